@@ -1,0 +1,222 @@
+"""Every error metaserver raises on purpose.
+
+::
+
+    MetaServerError
+    ├── ConfigError                 problems of a configuration, all of them at once
+    ├── ProtocolError               bytes that are no frame; the connection closes
+    ├── RefusedError                a request that is understood and refused: status and text
+    ├── StorageError
+    │   ├── CorruptLogError         bytes that are no record where one must be
+    │   ├── OffsetOutOfRangeError   a position the log does not hold
+    │   │   └── OffsetInHoleError   a position inside a damaged range or a missing piece
+    │   ├── DiskFullError           nothing was written; the same call may succeed later
+    │   ├── LogFailedError          a write or fsync failed; the log takes no more appends
+    │   ├── DivergedLogError        a replica holds what its master does not
+    │   └── DirectoryLockedError    another broker owns the data directory
+    ├── ControlError                the control socket of a broker cannot be used
+    └── ClientError
+        ├── BrokerUnreachableError  no connection, or it broke before the reply
+        ├── RequestTimeoutError     no reply in time; the request's fate is unknown
+        └── ReplyError              the broker answered with a status other than 200
+
+Errors carry fields; the text is made from them in one place, so that a log line, a reply and a
+terminal say the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class MetaServerError(Exception):
+    """The root of the tree."""
+
+
+@attrs.define
+class ConfigError(MetaServerError):
+    """A configuration that cannot be used."""
+
+    problems: tuple[str, ...]
+    """One sentence each: file, line, section, key, what is wrong, what would be right."""
+
+    def __str__(self) -> str:
+        """All problems, a line each."""
+        return "\n".join(self.problems)
+
+
+@attrs.define
+class ProtocolError(MetaServerError):
+    """Bytes on a connection that are no frame of the protocol."""
+
+    reason: str
+    opaque: int | None = None
+    """The frame's correlation number, where it could be read."""
+
+    def __str__(self) -> str:
+        """The reason."""
+        return self.reason
+
+
+@attrs.define
+class RefusedError(MetaServerError):
+    """A request that is refused; the reply carries exactly this status and text."""
+
+    status: int
+    text: str
+
+    def __str__(self) -> str:
+        """The text of the reply."""
+        return self.text
+
+
+class StorageError(MetaServerError):
+    """The log, or its directory, cannot do what was asked."""
+
+
+@attrs.define
+class CorruptLogError(StorageError):
+    """Bytes that are no record where one must be."""
+
+    path: Path
+    position: int
+    """Position in the file, in bytes."""
+    reason: str
+
+    def __str__(self) -> str:
+        """File, position and reason."""
+        return f"{self.path} is damaged at position {self.position}: {self.reason}"
+
+
+@attrs.define
+class OffsetOutOfRangeError(StorageError):
+    """A position the log does not hold."""
+
+    requested: int
+    start: int
+    """The first offset held."""
+    end: int
+    """The offset behind the last byte that may be read."""
+
+    def __str__(self) -> str:
+        """The offset beside the range."""
+        return f"offset {self.requested} is outside of {self.start}..{self.end}"
+
+
+@attrs.define
+class OffsetInHoleError(OffsetOutOfRangeError):
+    """A position inside a damaged range, or where a piece of the log is missing."""
+
+    next_offset: int
+    """The first offset behind it that may be readable."""
+
+    def __str__(self) -> str:
+        """The offset, and where to go on."""
+        return f"offset {self.requested} is damaged or missing; the log goes on at {self.next_offset}"
+
+
+@attrs.define
+class DiskFullError(StorageError):
+    """There is no room. Nothing was written; the same call may succeed later."""
+
+    path: Path
+    free_bytes: int
+
+    def __str__(self) -> str:
+        """Where, and how much is left."""
+        return f"no space left for {self.path}: {self.free_bytes} bytes are free"
+
+
+@attrs.define
+class LogFailedError(StorageError):
+    """A write or fsync of this log has failed; it takes no more appends until the broker restarts."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        """Which log, and why."""
+        return f"{self.path} takes no more messages after a disk error: {self.reason}"
+
+
+@attrs.define
+class DivergedLogError(StorageError):
+    """A replica holds bytes its master does not hold."""
+
+    path: Path
+    local_end: int
+    master_end: int
+
+    def __str__(self) -> str:
+        """Both ends."""
+        return f"{self.path} ends at {self.local_end}, its master at {self.master_end}: the histories differ"
+
+
+@attrs.define
+class DirectoryLockedError(StorageError):
+    """Another broker owns the data directory."""
+
+    path: Path
+    owner: str
+    """What the owner wrote into the lock file."""
+
+    def __str__(self) -> str:
+        """The directory and its owner."""
+        return f"data directory {self.path} is in use by {self.owner}"
+
+
+@attrs.define
+class ControlError(MetaServerError):
+    """The control socket of a broker cannot be used."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        """Socket and reason."""
+        return f"control socket {self.path}: {self.reason}"
+
+
+class ClientError(MetaServerError):
+    """A request of a client was not answered with success."""
+
+
+@attrs.define
+class BrokerUnreachableError(ClientError):
+    """There is no connection, or it broke before the reply came."""
+
+    address: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Address and reason."""
+        return f"broker {self.address} cannot be reached: {self.reason}"
+
+
+@attrs.define
+class RequestTimeoutError(ClientError):
+    """No reply came in time; whether the broker acted on the request is unknown."""
+
+    address: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """Address and the time waited."""
+        return f"broker {self.address} did not answer within {self.seconds:g} s"
+
+
+@attrs.define
+class ReplyError(ClientError):
+    """The broker answered with a status other than the one that means success."""
+
+    status: int
+    text: str
+
+    def __str__(self) -> str:
+        """Status and text as they came."""
+        return f"{self.status} {self.text}"

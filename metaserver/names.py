@@ -1,0 +1,53 @@
+"""Small types for the words of the field, so that an offset is never taken for a size."""
+
+from __future__ import annotations
+
+import re
+from typing import NewType
+
+import attrs
+
+Topic = NewType("Topic", str)
+Group = NewType("Group", str)
+PartitionId = NewType("PartitionId", int)
+BrokerId = NewType("BrokerId", int)
+
+Offset = NewType("Offset", int)
+"""A byte position in a partition's log, counted from its very first byte ever."""
+
+MessageId = NewType("MessageId", int)
+
+MAX_OFFSET = Offset(2**63 - 1)
+"""Asks for the end of a log (Java's ``Long.MAX_VALUE``)."""
+
+TOPIC_BYTES_MAX = 200
+"""A directory name may have 255 bytes; the partition number needs some of them."""
+
+_TOPIC = re.compile(r"(?!\.{1,2}\Z)[!-.0-~]{1,%d}" % TOPIC_BYTES_MAX)
+
+
+def is_valid_topic(name: str) -> bool:
+    """Whether a topic of this name can be stored: printable ASCII, no blank, no slash, not ``..``."""
+    return _TOPIC.fullmatch(name) is not None
+
+
+@attrs.frozen(order=True)
+class TopicPartition:
+    """One partition of one topic; its directory is ``TOPIC-PARTITION``."""
+
+    topic: Topic
+    partition: PartitionId
+
+    def __str__(self) -> str:
+        """The directory name."""
+        return f"{self.topic}-{self.partition}"
+
+    @classmethod
+    def parse(cls, directory_name: str) -> TopicPartition | None:
+        """The partition a directory name stands for (split at the last dash); None if for none."""
+        topic, dash, partition = directory_name.rpartition("-")
+        if not dash or not partition.isascii() or not partition.isdigit() or not is_valid_topic(topic):
+            return None
+        if str(int(partition)) != partition:
+            return None
+        return cls(Topic(topic), PartitionId(int(partition)))
