@@ -1,0 +1,224 @@
+"""The configuration as values: frozen, complete, every number with its unit in its name.
+
+Defaults stand here and nowhere else in the code; a test compares them with what ``conf/server.ini`` shows.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from metaserver.names import is_valid_topic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KIB = 1024
+MIB = 1024 * KIB
+
+DELETE_WHEN_DEFAULT = "0 0 6,18 * * ?"
+
+
+@attrs.frozen(kw_only=True)
+class DeletePolicy:
+    """What becomes of segments that are sealed and old."""
+
+    action: Literal["delete", "archive"]
+    age_seconds: float
+    """Older than this, by the time of the last change of the file."""
+    compress: bool = False
+    """Archive into a ZIP file."""
+
+    def __str__(self) -> str:
+        """As it would stand in the file."""
+        seconds = int(self.age_seconds)
+        age = f"{seconds // 3600}h" if seconds % 3600 == 0 else f"{seconds}s"
+        return f"{self.action},{age}{',true' if self.compress else ''}"
+
+
+DELETE_POLICY_DEFAULT = DeletePolicy(action="delete", age_seconds=168 * 3600.0)
+
+
+@attrs.frozen(kw_only=True)
+class TopicConfig:
+    """A section ``[topic=NAME]``, with the values of [system] where it has none of its own."""
+
+    name: str
+    """``*`` in it stands for any characters, everything else for itself. Blank: the values of [system]."""
+    partition_count: int
+    unflush_threshold: int
+    """Messages between two flushes; 0 or less: every acknowledged message is on disk."""
+    unflush_interval_ms: int
+    data_path: Path
+    delete_policy: DeletePolicy = DELETE_POLICY_DEFAULT
+    delete_when: str = DELETE_WHEN_DEFAULT
+    """A Quartz cron expression, in local time; see :mod:`metaserver.config.cron`."""
+    accept_publish: bool = True
+    accept_subscribe: bool = True
+    stat: bool = False
+    group_filters: tuple[tuple[str, str], ...] = ()
+    """Consumer group and class name, in the order of the file."""
+    own_fields: frozenset[str] = attrs.field(default=frozenset(), eq=False, repr=False)
+    """The fields above that its section sets itself; the others follow [system]."""
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the name stands for more than one topic."""
+        return "*" in self.name
+
+    def matches(self, topic: str) -> bool:
+        """Whether the section speaks for this topic.
+
+        In time proportional to the length of the topic, which comes from the network: no regular expression.
+        """
+        first, *pieces = self.name.split("*")
+        if not pieces:
+            return topic == first
+        last = pieces.pop()
+        if len(topic) < len(first) + len(last) or not topic.startswith(first) or not topic.endswith(last):
+            return False
+        position, end = len(first), len(topic) - len(last)
+        for piece in pieces:
+            found = topic.find(piece, position, end)
+            if found < 0:
+                return False
+            position = found + len(piece)
+        return True
+
+
+@attrs.frozen(kw_only=True)
+class ZooKeeperConfig:
+    """Section [zookeeper]."""
+
+    connect: str | None = None
+    """``host:port,host:port/chroot``; None: this broker hosts a registry of its own."""
+    enable: bool = True
+    """Register topics and the broker."""
+    root: str = "/meta"
+    session_timeout_ms: int = 30_000
+    connection_timeout_ms: int = 30_000
+    sync_time_ms: int = 5_000
+
+
+@attrs.frozen(kw_only=True)
+class ServerConfig:
+    """A ``server.ini``, complete.
+
+    Two configurations are equal if all settings are, whatever else their files say.
+    """
+
+    path: Path = attrs.field(eq=False)
+    source_bytes: bytes = attrs.field(eq=False, repr=False)
+    """The file as it lies on disk."""
+    checksum: int = attrs.field(eq=False)
+    """CRC-32 of the file."""
+
+    broker_id: int
+    server_port: int = 8123
+    """0: any free port."""
+    dashboard_http_port: int = 8120
+    """0: any free port."""
+    host_name: str | None = None
+    """What clients are told; None: found out at the start."""
+    bind_address: str = "0.0.0.0"  # noqa: S104 - as in MetaQ; the shipped file says 127.0.0.1
+    data_path: Path
+    data_log_path: Path
+    """Parent of the ``transactions`` directory."""
+    app_class_path: Path
+    """Where filter classes are looked up; it need not exist."""
+    defaults: TopicConfig
+    """The values of [system] that sections of topics may replace."""
+    topics: tuple[TopicConfig, ...]
+    """In the order of the file."""
+    max_segment_size_bytes: int
+    max_transfer_size_bytes: int
+    update_consumer_offsets: bool = False
+    get_process_thread_count: int = attrs.field(factory=lambda: 10 * (os.cpu_count() or 1))
+    put_process_thread_count: int = attrs.field(factory=lambda: 10 * (os.cpu_count() or 1))
+    load_message_stores_in_parallel: bool = False
+    quartz_thread_count: int = 5
+    flush_tx_log_at_commit: int = 1
+    """0: never, 1: at each prepare, commit and rollback, 2: every second."""
+    max_checkpoints: int = 3
+    checkpoint_interval_ms: int = 3_600_000
+    max_tx_timeout_timer_capacity: int = 30_000
+    max_tx_timeout_seconds: int = 60
+
+    max_connections: int = 10_000
+    max_line_bytes: int = 8 * KIB
+    max_request_bytes: int = 16 * MIB
+    max_inflight_bytes: int = 64 * MIB
+    """Bytes of puts of all connections that wait to be written."""
+    max_connection_inflight_bytes: int = 8 * MIB
+    """The same for one connection."""
+    max_pending_reply_bytes: int = 8 * MIB
+    """Bytes of replies that one connection may have waiting."""
+    max_pending_replies: int = 1024
+    """Replies with data that one connection may have waiting."""
+    idle_timeout_ms: int = 300_000
+    request_timeout_ms: int = 60_000
+    """For the rest of a frame whose beginning has come."""
+    write_timeout_ms: int = 60_000
+    """For a peer that takes no bytes."""
+    max_long_poll_ms: int = 60_000
+    max_waiting_gets: int = 100_000
+    stop_timeout_ms: int = 10_000
+    min_free_disk_bytes: int = 64 * MIB
+    checkpoint_bytes: int = 64 * MIB
+    """Appended bytes between two recovery checkpoints of a partition."""
+    flush_thread_count: int = 4
+
+    zookeeper: ZooKeeperConfig = ZooKeeperConfig()
+
+    _literal: dict[str, TopicConfig] = attrs.field(init=False, eq=False, repr=False)
+    _patterns: tuple[TopicConfig, ...] = attrs.field(init=False, eq=False, repr=False)
+
+    @_literal.default
+    def _index_literal(self) -> dict[str, TopicConfig]:
+        return {topic.name: topic for topic in self.topics if not topic.is_pattern}
+
+    @_patterns.default
+    def _index_patterns(self) -> tuple[TopicConfig, ...]:
+        return tuple(topic for topic in self.topics if topic.is_pattern)
+
+    @property
+    def accept_publish(self) -> bool:
+        """The value of [system]."""
+        return self.defaults.accept_publish
+
+    @property
+    def accept_subscribe(self) -> bool:
+        """The value of [system]."""
+        return self.defaults.accept_subscribe
+
+    @property
+    def stat(self) -> bool:
+        """The value of [system]."""
+        return self.defaults.stat
+
+    def topic_config(self, topic: str) -> TopicConfig | None:
+        """The section of that name, else the first whose pattern matches, else None: no such topic."""
+        found = self._literal.get(topic)
+        if found is not None or not is_valid_topic(topic):
+            return found
+        return next((pattern for pattern in self._patterns if pattern.matches(topic)), None)
+
+
+@attrs.frozen(kw_only=True)
+class SlaveConfig:
+    """An ``async_slave.properties``. None: the value of ``server.ini`` holds."""
+
+    path: Path = attrs.field(eq=False)
+    slave_id: int
+    slave_group: str
+    slave_max_delay_ms: int = 500
+    auto_sync_master_config: bool = False
+    master_address: tuple[str, int] | None = None
+    """Host and port; None: the registry knows."""
+    server_port: int | None = None
+    dashboard_http_port: int | None = None
+    host_name: str | None = None
+    bind_address: str | None = None
+    data_path: Path | None = None

@@ -1,0 +1,192 @@
+"""``server.ini`` to ServerConfig: every problem of the file at once, or a complete value."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from metaserver.config import schema, values
+from metaserver.config.ini import parse_ini
+from metaserver.config.models import ServerConfig, TopicConfig, ZooKeeperConfig
+from metaserver.config.reading import (
+    absolute,
+    base_directory_of,
+    distance,
+    read_entries,
+    read_file,
+    report_unknown,
+)
+from metaserver.config.text import Problems, decode, excerpt
+from metaserver.errors import ConfigError
+from metaserver.names import TOPIC_BYTES_MAX, is_valid_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from metaserver.config.ini import Section
+
+_TOPIC = "topic="
+
+
+def load_server_config(path: Path, *, lenient: bool = False) -> ServerConfig:
+    """Read the file; relative paths in it begin beside its ``conf`` directory.
+
+    Lenient: unknown keys, misspelt sections and backslashes that escape nothing are passed over. Raises
+    ConfigError with every problem of the file.
+    """
+    return parse_server_config(
+        read_file(path), source=str(path), base_directory=base_directory_of(path), lenient=lenient
+    )
+
+
+def parse_server_config(
+    text: str | bytes, *, source: str, base_directory: Path, lenient: bool = False
+) -> ServerConfig:
+    """The same from what a file holds; `source` is its path, as problems name it.
+
+    Any text gives a value or ConfigError, and no other exception.
+    """
+    problems = Problems(source)
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    decoded = text if isinstance(text, str) else decode(text, problems)
+    sections = parse_ini(decoded, problems, lenient=lenient)
+    if not lenient:
+        _report_unknown(sections, problems)
+
+    fields = _system(sections.get("system"), problems, base_directory)
+    zookeeper = _section_fields(sections.get("zookeeper"), schema.ZOOKEEPER_KEYS, problems)
+    own = [
+        (name.removeprefix(_TOPIC), _topic(section, problems, base_directory))
+        for name, section in sections.items()
+        if name.startswith(_TOPIC)
+    ]
+    if not own:
+        problems.add(None, "", "no topic is configured; add a section [topic=NAME]")
+    problems.raise_if_any()
+
+    defaults: TopicConfig = fields["defaults"]
+    return ServerConfig(
+        path=Path(source),
+        source_bytes=data,
+        checksum=zlib.crc32(data),
+        topics=tuple(with_own_fields(defaults, name, topic_fields) for name, topic_fields in own),
+        zookeeper=ZooKeeperConfig(**zookeeper),
+        **fields,
+    )
+
+
+def with_own_fields(defaults: TopicConfig, name: str, own: Mapping[str, Any]) -> TopicConfig:
+    """A topic with these fields of its own and all others as in [system]."""
+    inherited = {key.field: getattr(defaults, key.field) for key in schema.TOPIC_KEYS.values()}
+    return TopicConfig(name=name, own_fields=frozenset(own), **{**inherited, **own})
+
+
+def _section_fields(
+    section: Section | None, keys: Mapping[str, schema.Key], problems: Problems
+) -> dict[str, Any]:
+    if section is None:
+        return {}
+    return read_entries(
+        section.entries, keys, problems, section=f"[{section.name}]", section_line=section.line
+    )
+
+
+def _system(section: Section | None, problems: Problems, base_directory: Path) -> dict[str, Any]:
+    """Fields of ServerConfig. Incomplete where there are problems."""
+    if section is None:
+        problems.add(None, "[system]", "the section is missing")
+        return {}
+    fields = _section_fields(section, schema.SERVER_KEYS, problems)
+    defaults = _section_fields(section, schema.DEFAULTS_KEYS, problems)
+    fields["data_path"] = absolute(base_directory, fields.get("data_path", os.path.expanduser("~/meta")))  # noqa: PTH111 - Path raises where there is no home
+    fields["data_log_path"] = absolute(base_directory, fields.get("data_log_path", fields["data_path"]))
+    fields["app_class_path"] = absolute(base_directory, fields.get("app_class_path", "provided"))
+    _check_together(section, fields, problems)
+    if all(key.field in defaults for key in schema.DEFAULTS_KEYS.values() if key.is_required):
+        fields["defaults"] = TopicConfig(name="", data_path=fields["data_path"], **defaults)
+    return fields
+
+
+def _check_together(section: Section, fields: Mapping[str, Any], problems: Problems) -> None:
+    """Values that are right alone and wrong beside one another."""
+
+    def given(key: str) -> int:
+        field = schema.SERVER_KEYS[key].field
+        value: int = fields.get(field, getattr(attrs.fields(ServerConfig), field).default)
+        return value
+
+    def complain(key: str, other: str, text: str) -> None:
+        entry = section.entries.get(key) or section.entries.get(other)
+        line = section.line if entry is None else entry.line
+        problems.add(line, f"[system] {key}", text)
+
+    port = given("serverPort")
+    if port and port == given("dashboardHttpPort"):
+        complain("dashboardHttpPort", "serverPort", f"is {port} like serverPort; choose another port")
+    whole, part = given("maxInflightBytes"), given("maxConnectionInflightBytes")
+    if part > whole:
+        text = f"is {part}, more than the {whole} of maxInflightBytes; choose at most as much"
+        complain("maxConnectionInflightBytes", "maxInflightBytes", text)
+
+
+def _topic(section: Section, problems: Problems, base_directory: Path) -> dict[str, Any]:
+    """The fields of TopicConfig that the section sets."""
+    where = f"[{section.name}]"
+    name = section.name.removeprefix(_TOPIC)
+    if not is_valid_topic(name):
+        problems.add(
+            section.line,
+            where,
+            f"{excerpt(name)} is no topic name; 1 to {TOPIC_BYTES_MAX} printable ASCII characters are, "
+            "without blank or slash",
+        )
+    fields = _section_fields(section, schema.TOPIC_KEYS, problems)
+    if "data_path" in fields:
+        fields["data_path"] = absolute(base_directory, fields["data_path"])
+    filters = []
+    for key, entry in section.entries.items():
+        if not key.startswith(schema.FILTER_PREFIX) or not entry.value:
+            continue
+        try:
+            group = values.word(key.removeprefix(schema.FILTER_PREFIX))
+            filters.append((group, values.word(entry.value)))
+        except ConfigError as error:
+            problems.add_all(entry.line, f"{where} {key}", error)
+    if filters:
+        fields["group_filters"] = tuple(filters)
+    return fields
+
+
+def _report_unknown(sections: Mapping[str, Section], problems: Problems) -> None:
+    """Unknown keys, and sections whose names come close to one that means something."""
+    for name, section in sections.items():
+        where = f"[{name}]"
+        if name == "system":
+            report_unknown(
+                section.entries, schema.SYSTEM_KEYS, schema.IGNORED_SYSTEM_NAMES, problems, section=where
+            )
+        elif name == "zookeeper":
+            report_unknown(
+                section.entries,
+                schema.ZOOKEEPER_KEYS,
+                schema.IGNORED_ZOOKEEPER_NAMES,
+                problems,
+                section=where,
+            )
+        elif name.startswith(_TOPIC):
+            entries = {
+                key: entry
+                for key, entry in section.entries.items()
+                if not key.startswith(schema.FILTER_PREFIX)
+            }
+            report_unknown(entries, schema.TOPIC_KEYS, schema.IGNORED_TOPIC_NAMES, problems, section=where)
+        elif name.lower().startswith("topic"):
+            problems.add(section.line, where, "is no known section; write [topic=NAME]")
+        else:
+            for meant in ("system", "zookeeper"):
+                if distance(name.lower()[:16], meant) <= 2:
+                    problems.add(section.line, where, f"is no known section; do you mean [{meant}]?")

@@ -1,0 +1,61 @@
+"""``async_slave.properties`` to SlaveConfig, and what it replaces in ``server.ini``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from metaserver.config.models import SlaveConfig
+from metaserver.config.properties import parse_properties
+from metaserver.config.reading import absolute, base_directory_of, read_entries, read_file, report_unknown
+from metaserver.config.schema import SLAVE_KEYS
+from metaserver.config.text import Problems, decode
+
+if TYPE_CHECKING:
+    from metaserver.config.models import ServerConfig
+
+
+def load_slave_config(path: Path, *, lenient: bool = False) -> SlaveConfig:
+    """Read the file; relative paths in it begin beside its ``conf`` directory.
+
+    Raises ConfigError with every problem of the file; lenient: unknown keys are passed over.
+    """
+    return parse_slave_config(
+        read_file(path), source=str(path), base_directory=base_directory_of(path), lenient=lenient
+    )
+
+
+def parse_slave_config(
+    text: str | bytes, *, source: str, base_directory: Path, lenient: bool = False
+) -> SlaveConfig:
+    """The same from what a file holds; `source` is its path, as problems name it."""
+    problems = Problems(source)
+    decoded = text if isinstance(text, str) else decode(text, problems)
+    entries = parse_properties(decoded, problems, lenient=lenient)
+    if not lenient:
+        report_unknown(entries, SLAVE_KEYS, (), problems, section="")
+    fields = read_entries(entries, SLAVE_KEYS, problems, section="", section_line=None)
+    problems.raise_if_any()
+    fields.setdefault("slave_group", f"meta-slave-group_{fields['slave_id']}")
+    if "data_path" in fields:
+        fields["data_path"] = absolute(base_directory, fields["data_path"])
+    return SlaveConfig(path=Path(source), **fields)
+
+
+def apply_slave(server: ServerConfig, slave: SlaveConfig) -> ServerConfig:
+    """The configuration of a slave that has the ``server.ini`` of its master beside it.
+
+    A data path of the slave's own holds for everything, also for topics that have one in
+    ``server.ini``: on one machine those would be the master's.
+    """
+    names = ("server_port", "dashboard_http_port", "host_name", "bind_address")
+    changes: dict[str, Any] = {
+        name: getattr(slave, name) for name in names if getattr(slave, name) is not None
+    }
+    if slave.data_path is not None:
+        changes["data_path"] = changes["data_log_path"] = slave.data_path
+        changes["defaults"] = attrs.evolve(server.defaults, data_path=slave.data_path)
+        changes["topics"] = tuple(attrs.evolve(topic, data_path=slave.data_path) for topic in server.topics)
+    return attrs.evolve(server, **changes)

@@ -1,0 +1,341 @@
+"""What the log needs of the machine: a dozen file calls and a clock, both handed in.
+
+Every call that changes durable state takes a :class:`Point`, its name in the story of the log. A test
+filesystem fails, or loses power, at any of them. No other module of the package touches ``os``.
+
+All calls raise the plain :class:`OSError`; what an error means for the log is decided by the log.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import attrs
+
+from metaserver.errors import DirectoryLockedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from metaserver.message import Buffer
+
+OpenMode = Literal["create", "replace", "write", "read"]
+"""``create``: must not exist yet. ``replace``: emptied if it exists. ``write``: exists, read and written."""
+
+_OPEN_FLAGS: dict[OpenMode, int] = {
+    "create": os.O_RDWR | os.O_CREAT | os.O_EXCL,
+    "replace": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+    "write": os.O_RDWR,
+    "read": os.O_RDONLY,
+}
+_BUFFERS_MAX = os.sysconf("SC_IOV_MAX")
+
+
+class Point(enum.Enum):
+    """The calls that change durable state, or make it durable."""
+
+    APPEND_WRITE = "append: write the records"
+    APPEND_UNDO = "append: cut back what a failed write left"
+    APPEND_SYNC = "flush: make the records durable"
+    DISCARD_TRUNCATE = "discard: cut records whose flush failed"
+    ROLL_CREATE = "roll: create the next segment"
+    ROLL_UNDO = "roll: remove a segment that could not be created whole"
+    ROLL_SYNC_DIRECTORY = "roll: make the new name durable"
+    CREATE_DIRECTORY = "create: make a directory"
+    CREATE_SYNC_PARENT = "create: make the directory's name durable"
+    CHECKPOINT_OPEN = "checkpoint: read it"
+    CHECKPOINT_CREATE = "checkpoint: create the temporary file"
+    CHECKPOINT_WRITE = "checkpoint: write it"
+    CHECKPOINT_SYNC = "checkpoint: make it durable"
+    CHECKPOINT_RENAME = "checkpoint: put it in place"
+    CHECKPOINT_REMOVE = "checkpoint: withdraw it before a truncation"
+    CHECKPOINT_SYNC_DIRECTORY = "checkpoint: make its name durable"
+    RECOVERY_READ = "recovery: open a segment to look at it"
+    RECOVERY_KEEP_CREATE = "recovery: create the file for what will be cut"
+    RECOVERY_KEEP_WRITE = "recovery: copy what will be cut"
+    RECOVERY_KEEP_SYNC = "recovery: make the copy durable"
+    RECOVERY_KEEP_SYNC_DIRECTORY = "recovery: make the copy's name durable"
+    RECOVERY_OPEN = "recovery: open the last segment for writing"
+    RECOVERY_CUT = "recovery: cut the torn tail"
+    RECOVERY_SYNC = "recovery: make what was found durable"
+    RECOVERY_SYNC_DIRECTORY = "recovery: make the names that were found durable"
+    SEGMENT_OPEN = "open a segment"
+    TRUNCATE_REMOVE = "truncate: remove a segment behind the new end"
+    TRUNCATE_SYNC_DIRECTORY = "truncate: make the removals durable"
+    TRUNCATE_CUT = "truncate: cut the segment that holds the new end"
+    TRUNCATE_SYNC = "truncate: make the cut durable"
+    RETENTION_REMOVE = "retention: remove an old segment"
+    RETENTION_RENAME = "retention: rename an old segment"
+    RETENTION_ZIP_CREATE = "retention: create the compressed copy"
+    RETENTION_ZIP_WRITE = "retention: write the compressed copy"
+    RETENTION_ZIP_SYNC = "retention: make the compressed copy durable"
+    RETENTION_ZIP_RENAME = "retention: put the compressed copy in place"
+    RETENTION_SYNC_DIRECTORY = "retention: make the changes durable"
+
+
+class Clock(Protocol):
+    """Where the package gets the time from."""
+
+    def wall_seconds(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    def monotonic_seconds(self) -> float:
+        """Seconds since some moment; never goes back."""
+        ...
+
+
+class File(Protocol):
+    """An open file. All calls are positioned, so that threads do not share a cursor."""
+
+    def write(self, buffers: Sequence[Buffer], position: int, point: Point) -> None:
+        """Write all of the buffers at a position, or raise OSError with any part of them written."""
+        ...
+
+    def read(self, size: int, position: int) -> bytes:
+        """Up to ``size`` bytes at a position; fewer only at the end of the file."""
+        ...
+
+    def sync(self, point: Point) -> None:
+        """Make data and size durable. After an error nothing is known of what was written before."""
+        ...
+
+    def truncate(self, size: int, point: Point) -> None:
+        """Cut the file to a size."""
+        ...
+
+    def size(self) -> int:
+        """Bytes in the file."""
+        ...
+
+    def fileno(self) -> int:
+        """The descriptor, for ``sendfile``."""
+        ...
+
+    def close(self) -> None:
+        """Give the descriptor back; the second call does nothing."""
+        ...
+
+
+class DirectoryLock(Protocol):
+    """The right to use a data directory."""
+
+    def release(self) -> None:
+        """Give it back and remove the lock file."""
+        ...
+
+
+class FileSystem(Protocol):
+    """The calls on names."""
+
+    def open(self, path: Path, mode: OpenMode, point: Point) -> File:
+        """Open a file."""
+        ...
+
+    def list_directory(self, path: Path) -> list[str]:
+        """The names in a directory, in no order."""
+        ...
+
+    def is_directory(self, path: Path) -> bool:
+        """Whether the path is an existing directory."""
+        ...
+
+    def make_directory(self, path: Path, point: Point) -> None:
+        """Make one directory; its parent exists, it does not."""
+        ...
+
+    def rename(self, source: Path, target: Path, point: Point) -> None:
+        """Give a file another name, replacing a file of that name."""
+        ...
+
+    def remove(self, path: Path, point: Point) -> None:
+        """Remove a file."""
+        ...
+
+    def sync_directory(self, path: Path, point: Point) -> None:
+        """Make the names in a directory durable."""
+        ...
+
+    def size(self, path: Path) -> int:
+        """Bytes in a file."""
+        ...
+
+    def modified_seconds(self, path: Path) -> float:
+        """When a file was last written, in seconds since 1970."""
+        ...
+
+    def free_bytes(self, path: Path) -> int:
+        """What an ordinary user can still write to the disk that holds the path."""
+        ...
+
+    def lock(self, path: Path, owner: str) -> DirectoryLock:
+        """Take the lock file at this path; raises DirectoryLockedError with what its owner wrote into it."""
+        ...
+
+
+def make_directories(filesystem: FileSystem, path: Path) -> None:
+    """Make a directory and the parents it lacks, each name durable before the next is made."""
+    missing = []
+    while not filesystem.is_directory(path):
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        filesystem.make_directory(directory, Point.CREATE_DIRECTORY)
+        filesystem.sync_directory(directory.parent, Point.CREATE_SYNC_PARENT)
+
+
+@attrs.define(eq=False)
+class RealFile:
+    """A file of the operating system."""
+
+    _descriptor: int
+
+    def write(self, buffers: Sequence[Buffer], position: int, point: Point) -> None:  # noqa: ARG002
+        """See :class:`File`."""
+        size = sum(map(len, buffers))
+        written = os.pwritev(self._descriptor, buffers[:_BUFFERS_MAX], position)
+        if written != size:
+            self._write_rest(buffers, position, written)
+
+    def _write_rest(self, buffers: Sequence[Buffer], position: int, written: int) -> None:
+        """Go on after a short write, or behind the first IOV_MAX buffers."""
+        pending = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        first = 0
+        while True:
+            position += written
+            while first < len(pending) and written >= len(pending[first]):
+                written -= len(pending[first])
+                first += 1
+            if first == len(pending):
+                return
+            pending[first] = pending[first][written:]
+            written = os.pwritev(self._descriptor, pending[first : first + _BUFFERS_MAX], position)
+
+    def read(self, size: int, position: int) -> bytes:
+        """See :class:`File`."""
+        data = os.pread(self._descriptor, size, position)
+        if len(data) == size or not data:
+            return data
+        pieces = [data]
+        missing = size - len(data)
+        while missing and (data := os.pread(self._descriptor, missing, position + size - missing)):
+            pieces.append(data)
+            missing -= len(data)
+        return b"".join(pieces)
+
+    def sync(self, point: Point) -> None:  # noqa: ARG002
+        """See :class:`File`."""
+        os.fdatasync(self._descriptor)
+
+    def truncate(self, size: int, point: Point) -> None:  # noqa: ARG002
+        """See :class:`File`."""
+        os.ftruncate(self._descriptor, size)
+
+    def size(self) -> int:
+        """See :class:`File`."""
+        return os.fstat(self._descriptor).st_size
+
+    def fileno(self) -> int:
+        """See :class:`File`."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """See :class:`File`."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+@attrs.define(eq=False)
+class _RealLock:
+    path: Path
+    descriptor: int
+
+    def release(self) -> None:
+        if self.descriptor < 0:
+            return
+        # Removed while still held: whoever opened it meanwhile notices that it has no name any more.
+        self.path.unlink(missing_ok=True)
+        descriptor, self.descriptor = self.descriptor, -1
+        os.close(descriptor)
+
+
+class RealFileSystem:
+    """The filesystem of the operating system."""
+
+    def open(self, path: Path, mode: OpenMode, point: Point) -> File:  # noqa: ARG002
+        """See :class:`FileSystem`."""
+        return RealFile(os.open(path, _OPEN_FLAGS[mode] | os.O_CLOEXEC, 0o644))
+
+    def list_directory(self, path: Path) -> list[str]:
+        """See :class:`FileSystem`."""
+        return os.listdir(path)  # noqa: PTH208 - names are wanted, and a Path each costs ten times that
+
+    def is_directory(self, path: Path) -> bool:
+        """See :class:`FileSystem`."""
+        return path.is_dir()
+
+    def make_directory(self, path: Path, point: Point) -> None:  # noqa: ARG002
+        """See :class:`FileSystem`."""
+        path.mkdir()
+
+    def rename(self, source: Path, target: Path, point: Point) -> None:  # noqa: ARG002
+        """See :class:`FileSystem`."""
+        source.replace(target)
+
+    def remove(self, path: Path, point: Point) -> None:  # noqa: ARG002
+        """See :class:`FileSystem`."""
+        path.unlink()
+
+    def sync_directory(self, path: Path, point: Point) -> None:  # noqa: ARG002
+        """See :class:`FileSystem`."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def size(self, path: Path) -> int:
+        """See :class:`FileSystem`."""
+        return path.stat().st_size
+
+    def modified_seconds(self, path: Path) -> float:
+        """See :class:`FileSystem`."""
+        return path.stat().st_mtime
+
+    def free_bytes(self, path: Path) -> int:
+        """See :class:`FileSystem`."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
+    def lock(self, path: Path, owner: str) -> DirectoryLock:
+        """See :class:`FileSystem`."""
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
+                    raise DirectoryLockedError(path.parent, holder or "an unnamed process") from None
+                if _has_name(descriptor, path):
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, f"{owner}\n".encode(), 0)
+                    lock, descriptor = _RealLock(path, descriptor), -1
+                    return lock
+                # Its last owner removed it between our open and our flock: take the new one.
+            finally:
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+
+def _has_name(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,581 @@
+"""One partition: segments in order, together one run of bytes whose positions are the offsets.
+
+Threads. One owner at a time calls what changes the log (``append``, ``roll``, ``truncate``,
+``discard_unflushed``, ``write_checkpoint``, ``close``). ``flush`` may run in a worker thread while the
+owner appends; ``delete_expired`` too, for it only takes segments from the front. Reads and properties
+may be used by any thread at any time: they look at one immutable tuple, which changes replace.
+
+Failure. A write that finds no room is undone and may be repeated. Any other failed write, and any
+failed sync, closes the log for appends until the broker restarts: after a failed sync the kernel may
+drop the pages and report success the next time, so it is never tried again. Reads go on.
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_right
+from threading import Lock
+from typing import TYPE_CHECKING, NoReturn
+
+import attrs
+
+from metaserver.errors import (
+    DiskFullError,
+    LogFailedError,
+    OffsetInHoleError,
+    OffsetOutOfRangeError,
+    StorageError,
+)
+from metaserver.storage.checkpoint import Checkpoint, fingerprint, save_checkpoint, withdraw_checkpoint
+from metaserver.storage.filenames import segment_name
+from metaserver.storage.filesystem import Point
+from metaserver.storage.recovery import FoundSegment, RecoveredLog
+from metaserver.storage.resynchronise import scan_file
+from metaserver.storage.retention import compress_segment, dispose_segment, is_expired
+from metaserver.storage.segment import LogSlice, OffsetRange, OpenSegments, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from metaserver.message import Buffer
+    from metaserver.storage.filesystem import File, FileSystem
+    from metaserver.storage.retention import RetentionAction
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@attrs.frozen(kw_only=True)
+class StoreOptions:
+    """What all partitions of a store have in common."""
+
+    segment_bytes_max: int
+    """A segment that has reached this size takes no more appends; files end up to one append larger."""
+    checkpoint_bytes: int
+    """After this many appended bytes a checkpoint is due: no more than these are verified after a crash."""
+    open_segments_max: int = 512
+    """How many segments stay open only because they were read."""
+
+
+@attrs.frozen
+class LogStatistics:
+    """A partition in figures."""
+
+    start_offset: int
+    end_offset: int
+    flushed_offset: int
+    segment_count: int
+    size_bytes: int
+    """In segment files; less than the offsets span where pieces are missing."""
+    record_count: int
+    damaged_ranges: tuple[OffsetRange, ...]
+    """Damaged and missing ranges; reads skip them."""
+
+
+@attrs.frozen
+class _Layout:
+    """The segments at one moment."""
+
+    starts: tuple[int, ...]
+    segments: tuple[Segment, ...]
+    """At least one; the last takes the appends."""
+
+    @classmethod
+    def of(cls, segments: tuple[Segment, ...]) -> _Layout:
+        return cls(tuple(segment.start_offset for segment in segments), segments)
+
+
+class PartitionLog:
+    """One partition on disk. Made by the store, from what recovery or creation returned."""
+
+    __slots__ = (
+        "_checkpoint_offset",
+        "_checkpoint_tried_offset",
+        "_directory",
+        "_end_offset",
+        "_failure",
+        "_filesystem",
+        "_flush_lock",
+        "_flushed_count",
+        "_flushed_offset",
+        "_has_undone",
+        "_is_checkpoint_clean",
+        "_last_message_id",
+        "_layout",
+        "_layout_lock",
+        "_options",
+        "_pool",
+        "_record_count",
+        "_roll_offset",
+        "_unreadable",
+        "_writer",
+        "_writer_start",
+    )
+
+    def __init__(
+        self, filesystem: FileSystem, options: StoreOptions, pool: OpenSegments, recovered: RecoveredLog
+    ) -> None:
+        self._filesystem = filesystem
+        self._options = options
+        self._pool = pool
+        self._directory = recovered.directory
+        self._layout = _Layout.of(tuple(self._segment(found) for found in recovered.segments))
+        self._layout_lock = Lock()
+        self._flush_lock = Lock()
+        self._writer: File | None = None
+        self._writer_start = recovered.segments[-1].start_offset
+        self._end_offset = recovered.end_offset
+        self._flushed_offset = recovered.end_offset
+        self._flushed_count = self._record_count = recovered.record_count
+        self._last_message_id = recovered.last_message_id
+        self._unreadable = recovered.unreadable
+        self._failure = recovered.failure
+        self._has_undone = False
+        """Whether a failed write was cut back since the last sync."""
+        self._checkpoint_offset = self._checkpoint_tried_offset = recovered.checkpoint_offset
+        self._is_checkpoint_clean = recovered.is_checkpoint_clean
+        self._layout.segments[-1].unseal()
+        self._roll_offset = 0
+        self._plan_roll()
+
+    @classmethod
+    def create(
+        cls,
+        filesystem: FileSystem,
+        options: StoreOptions,
+        pool: OpenSegments,
+        directory: Path,
+        start_offset: int,
+    ) -> PartitionLog:
+        """A new log in an existing, empty directory. Raises OSError."""
+        path = directory / segment_name(start_offset)
+        filesystem.open(path, "create", Point.ROLL_CREATE).close()
+        filesystem.sync_directory(directory, Point.ROLL_SYNC_DIRECTORY)
+        return cls(filesystem, options, pool, RecoveredLog.empty(directory, start_offset))
+
+    @property
+    def directory(self) -> Path:
+        """Where the segments are."""
+        return self._directory
+
+    @property
+    def start_offset(self) -> int:
+        """The offset of the first byte held."""
+        return self._layout.starts[0]
+
+    @property
+    def end_offset(self) -> int:
+        """The offset behind the last byte written; the next append goes there."""
+        return self._end_offset
+
+    @property
+    def flushed_offset(self) -> int:
+        """The offset behind the last byte known to be on disk."""
+        return self._flushed_offset
+
+    @property
+    def record_count(self) -> int:
+        """Records counted so far: found by recovery, remembered by the checkpoint, and appended.
+
+        Sealed segments nobody has counted (written by another broker) are not in it; retention does
+        not lower it.
+        """
+        return self._record_count
+
+    @property
+    def last_message_id(self) -> int | None:
+        """The id of the last record, as far as known."""
+        return self._last_message_id
+
+    @property
+    def failure(self) -> LogFailedError | None:
+        """Why the log takes no more appends; None while it does."""
+        return self._failure
+
+    @property
+    def needs_roll(self) -> bool:
+        """Whether the last segment is full, or damaged (another broker would cut it there)."""
+        return self._end_offset >= self._roll_offset
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a crash now would cost more verifying than the options allow."""
+        return self._flushed_offset - self._checkpoint_tried_offset >= self._options.checkpoint_bytes
+
+    def append(self, buffers: Sequence[Buffer], size_bytes: int, count: int, last_id: int) -> int:
+        """Write whole records at the end; returns the offset of the first.
+
+        ``size_bytes`` is the size of all buffers, ``count`` the number of records in them, ``last_id``
+        the last one's id. Raises DiskFullError, with nothing written, and LogFailedError.
+        """
+        start = self._end_offset
+        if self._failure is not None:
+            self._raise_failure()
+        try:
+            (self._writer or self._open_writer()).write(
+                buffers, start - self._writer_start, Point.APPEND_WRITE
+            )
+        except OSError as error:
+            self._undo_write(error)
+        self._record_count += count
+        self._last_message_id = last_id
+        self._end_offset = start + size_bytes
+        return start
+
+    def flush(self) -> None:
+        """Make durable what is written when the call begins. Raises LogFailedError.
+
+        The first failure is final: no later call tries again.
+        """
+        with self._flush_lock:
+            self._flush()
+
+    def discard_unflushed(self, to_offset: int) -> None:
+        """Cut back to an offset not before ``flushed_offset``, after a flush has failed.
+
+        What was to be answered with an error shall not be found by a restart. The disk may refuse.
+        """
+        with self._flush_lock:
+            if not self._flushed_offset <= to_offset <= self._end_offset:
+                raise OffsetOutOfRangeError(to_offset, self._flushed_offset, self._end_offset)
+            self._end_offset = to_offset
+            self._has_undone = True
+            if self._writer is not None:
+                try:
+                    self._writer.truncate(to_offset - self._writer_start, Point.DISCARD_TRUNCATE)
+                except OSError as error:
+                    self.fail(_reason(error))
+
+    def fail(self, reason: str) -> LogFailedError:
+        """Close the log for appends; returns its failure, which is the first one reported."""
+        if self._failure is None:
+            self._failure = LogFailedError(self._directory, reason)
+        return self._failure
+
+    def roll(self) -> None:
+        """Seal the last segment and begin the next one at the end offset.
+
+        Raises LogFailedError; DiskFullError or StorageError where the new file cannot be made (the log
+        then goes on in the segment it has).
+        """
+        with self._flush_lock:
+            self._flush()
+            end = self._end_offset
+            sealed = self._layout.segments[-1]
+            if end == sealed.start_offset:
+                return
+            segment = self._segment(FoundSegment(end, 0))
+            segment.unseal()
+            try:
+                writer = segment.create()
+            except OSError as error:
+                self._undo_create(segment.path, error)
+            try:
+                self._filesystem.sync_directory(self._directory, Point.ROLL_SYNC_DIRECTORY)
+            except OSError as error:
+                segment.retire()
+                self.fail(_reason(error))
+                self._raise_failure(error)
+            with self._layout_lock:
+                self._layout = _Layout.of((*self._layout.segments, segment))
+            self._writer, self._writer_start = writer, end
+            self._is_checkpoint_clean = False
+            self._plan_roll()
+            sealed.seal(end - sealed.start_offset)
+
+    def read(self, offset: int, size_max: int, end_offset: int) -> LogSlice:
+        """The bytes from an offset on: of one segment, at most ``size_max``, none behind ``end_offset``.
+
+        ``end_offset`` is what the caller lets readers see. The slice has at least one byte; it may end
+        inside a record. Raises OffsetOutOfRangeError for an offset before the start, or not before the
+        end; OffsetInHoleError where the log is damaged or a piece is missing; StorageError where the
+        disk does not answer.
+        """
+        starts, segments = (layout := self._layout).starts, layout.segments
+        end = min(end_offset, self._end_offset)
+        if not starts[0] <= offset < end:
+            raise OffsetOutOfRangeError(offset, starts[0], end)
+        index = bisect_right(starts, offset) - 1
+        stop = min(starts[index + 1], end) if index + 1 < len(starts) else end
+        for gap in self._unreadable:
+            if gap.end > offset:
+                if gap.start <= offset:
+                    raise OffsetInHoleError(offset, starts[0], end, gap.end)
+                stop = min(stop, gap.start)
+                break
+        segment = segments[index]
+        try:
+            file = segment.pin()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and offset < self.start_offset:
+                # Retention removed it between our look at the layout and the opening.
+                raise OffsetOutOfRangeError(offset, self.start_offset, end) from None
+            raise StorageError(f"{segment.path} cannot be read: {_reason(error)}") from error
+        return LogSlice(file, offset - starts[index], min(size_max, stop - offset), offset, segment)
+
+    def segment_start(self, offset: int) -> int:
+        """The start of the segment that holds an offset; the log's start below it, its end behind it."""
+        layout = self._layout
+        if offset >= self._end_offset:
+            return self._end_offset
+        return layout.starts[max(0, bisect_right(layout.starts, offset) - 1)]
+
+    def truncate(self, offset: int) -> None:
+        """Forget everything from an offset on (a record's start), durably.
+
+        Raises OffsetOutOfRangeError; OffsetInHoleError where no file holds the offset; LogFailedError.
+        """
+        with self._flush_lock:
+            layout = self._layout
+            if not layout.starts[0] <= offset <= self._end_offset:
+                raise OffsetOutOfRangeError(offset, layout.starts[0], self._end_offset)
+            if self._failure is not None:
+                self._raise_failure()
+            if offset == self._end_offset:
+                return
+            index = bisect_right(layout.starts, offset) - 1
+            segment, removed = layout.segments[index], layout.segments[index + 1 :]
+            if removed and offset > segment.start_offset + segment.size_bytes:
+                raise OffsetInHoleError(offset, layout.starts[0], self._end_offset, layout.starts[index + 1])
+            try:
+                self._truncate(segment, removed, offset)
+            except OSError as error:
+                self.fail(_reason(error))
+                self._raise_failure(error)
+        if self.checkpoint_due:
+            self.write_checkpoint(clean=False)
+
+    def delete_expired(
+        self,
+        action: RetentionAction,
+        age_seconds: float,
+        compress: bool,  # noqa: FBT001 - the order of the configuration's policy
+        now_wall_seconds: float,
+    ) -> list[str]:
+        """Delete or archive the oldest segments last written longer ago than the age; their names.
+
+        Goes from the front and stops at the first that is young enough; the last segment always stays.
+        Raises DiskFullError, StorageError; what was done before stays done.
+        """
+        names: list[str] = []
+        try:
+            for segment in self._layout.segments[:-1]:
+                path = segment.path
+                if not is_expired(self._filesystem, path, age_seconds, now_wall_seconds):
+                    break
+                if action == "archive" and compress:
+                    compress_segment(self._filesystem, path)
+                # Out of sight of readers before the file goes.
+                with self._layout_lock:
+                    self._layout = _Layout.of(self._layout.segments[1:])
+                try:
+                    dispose_segment(self._filesystem, path, action, compress=compress)
+                except OSError:
+                    with self._layout_lock:
+                        self._layout = _Layout.of((segment, *self._layout.segments))
+                    raise
+                segment.retire()
+                names.append(path.name)
+            if names:
+                self._filesystem.sync_directory(self._directory, Point.RETENTION_SYNC_DIRECTORY)
+        except OSError as error:
+            self._raise_storage_error("old segments cannot be removed", error)
+        return names
+
+    def write_checkpoint(self, *, clean: bool) -> None:
+        """Remember durably that everything up to ``flushed_offset`` is good.
+
+        ``clean`` is for a log that is about to be closed. Raises DiskFullError, StorageError: the log
+        is none the worse, only its next recovery takes longer. Of a failed log nothing is remembered.
+        """
+        if self._failure is not None:
+            return
+        end = self._flushed_offset
+        if end == self._checkpoint_offset and clean == self._is_checkpoint_clean:
+            return
+        # A disk that refuses is asked again after as many bytes, not with each append.
+        self._checkpoint_tried_offset = end
+        segment = self._layout.segments[-1]
+        try:
+            file = segment.pin()
+            try:
+                mark = fingerprint(file, end - segment.start_offset)
+            finally:
+                segment.unpin()
+            checkpoint = Checkpoint(
+                segment_start=segment.start_offset,
+                end_offset=end,
+                is_clean=clean,
+                record_count=self._flushed_count,
+                last_message_id=self._last_message_id,
+                fingerprint=mark,
+                unreadable=tuple(gap for gap in self._unreadable if gap.end > self.start_offset),
+            )
+            save_checkpoint(self._filesystem, self._directory, checkpoint)
+        except OSError as error:
+            self._raise_storage_error("the recovery checkpoint cannot be written", error)
+        self._checkpoint_offset, self._is_checkpoint_clean = end, clean
+
+    def statistics(self) -> LogStatistics:
+        """The partition in figures."""
+        layout, end = self._layout, self._end_offset
+        sealed_bytes = sum(segment.size_bytes for segment in layout.segments[:-1])
+        return LogStatistics(
+            start_offset=layout.starts[0],
+            end_offset=end,
+            flushed_offset=self._flushed_offset,
+            segment_count=len(layout.segments),
+            size_bytes=sealed_bytes + end - layout.starts[-1],
+            record_count=self._record_count,
+            damaged_ranges=tuple(gap for gap in self._unreadable if gap.end > layout.starts[0]),
+        )
+
+    def close(self) -> None:
+        """Flush, write a clean checkpoint, close the files (those being read: when they are released).
+
+        Raises StorageError where flush or checkpoint fail; the files are closed all the same.
+        """
+        try:
+            if self._failure is None:
+                self.flush()
+                self.write_checkpoint(clean=True)
+        finally:
+            with self._flush_lock:
+                self._writer = None
+                self.fail("it is closed")
+                for segment in self._layout.segments:
+                    segment.retire()
+
+    def _segment(self, found: FoundSegment) -> Segment:
+        path = self._directory / segment_name(found.start_offset)
+        return Segment(path, found.start_offset, self._filesystem, self._pool, found.size_bytes)
+
+    def _open_writer(self) -> File:
+        """Open the last segment for appending. Nothing is lost where that fails: it may be tried again."""
+        try:
+            self._writer = self._layout.segments[-1].writer()
+        except OSError as error:
+            self._raise_storage_error("the last segment cannot be opened for writing", error)
+        return self._writer
+
+    def _plan_roll(self) -> None:
+        """Work out at which end offset the last segment is to be sealed."""
+        start = self._writer_start
+        is_damaged = any(gap.end > start for gap in self._unreadable)
+        self._roll_offset = start + (1 if is_damaged else self._options.segment_bytes_max)
+
+    def _flush(self) -> None:
+        if self._failure is not None:
+            self._raise_failure()
+        # The count first: it may be one append short of the end, never ahead of it.
+        count = self._record_count
+        end = self._end_offset
+        writer = self._writer
+        if writer is None or (end == self._flushed_offset and not self._has_undone):
+            return
+        self._has_undone = False
+        try:
+            writer.sync(Point.APPEND_SYNC)
+        except OSError as error:
+            self.fail(_reason(error))
+            self._raise_failure(error)
+        self._flushed_offset = end
+        self._flushed_count = count
+
+    def _undo_write(self, error: OSError) -> NoReturn:
+        """Cut back what a failed write may have left, and say what that means."""
+        assert self._writer is not None  # noqa: S101 - it has just failed
+        self._has_undone = True
+        is_full = error.errno in _NO_ROOM
+        try:
+            self._writer.truncate(self._end_offset - self._writer_start, Point.APPEND_UNDO)
+        except OSError:
+            is_full = False
+        if is_full:
+            self._raise_storage_error("no room", error)
+        self.fail(_reason(error))
+        self._raise_failure(error)
+
+    def _undo_create(self, path: Path, error: OSError) -> NoReturn:
+        """Remove what may be there of a new segment: its name would soon lie inside the one before."""
+        try:
+            self._filesystem.remove(path, Point.ROLL_UNDO)
+        except FileNotFoundError:
+            pass
+        except OSError as second_error:
+            self.fail(_reason(second_error))
+            self._raise_failure(second_error)
+        self._raise_storage_error("the next segment cannot be created", error)
+
+    def _truncate(self, segment: Segment, removed: tuple[Segment, ...], offset: int) -> None:
+        """Truncate in an order that a crash may interrupt anywhere. Raises OSError."""
+        position = offset - segment.start_offset
+        self._writer = None
+        if self._checkpoint_offset > offset:
+            withdraw_checkpoint(self._filesystem, self._directory)
+            self._checkpoint_offset = self._checkpoint_tried_offset = -1
+            self._is_checkpoint_clean = False
+        lost_count = self._count_records(segment, position, removed)
+        # First out of sight of readers.
+        self._end_offset = offset
+        self._flushed_offset = min(self._flushed_offset, offset)
+        with self._layout_lock:
+            segments = self._layout.segments
+            self._layout = _Layout.of(segments[: len(segments) - len(removed)])
+        self._record_count = self._flushed_count = max(0, self._record_count - lost_count)
+        self._unreadable = tuple(
+            OffsetRange(gap.start, min(gap.end, offset)) for gap in self._unreadable if gap.start < offset
+        )
+        # Then from the back, so that what a crash leaves is still one run.
+        for gone in reversed(removed):
+            gone.retire()
+            self._filesystem.remove(gone.path, Point.TRUNCATE_REMOVE)
+        if removed:
+            self._filesystem.sync_directory(self._directory, Point.TRUNCATE_SYNC_DIRECTORY)
+        segment.unseal()
+        self._writer_start = segment.start_offset
+        self._writer = segment.writer()
+        self._writer.truncate(position, Point.TRUNCATE_CUT)
+        self._writer.sync(Point.TRUNCATE_SYNC)
+        self._flushed_offset = offset
+        self._plan_roll()
+
+    def _count_records(self, segment: Segment, position: int, removed: tuple[Segment, ...]) -> int:
+        """How many records a truncation takes away."""
+        last = removed[-1] if removed else segment
+        last.size_bytes = self._end_offset - last.start_offset
+        count = 0
+        for counted in (segment, *removed):
+            start = position if counted is segment else 0
+            file = counted.pin()
+            try:
+                count += scan_file(file, start, counted.size_bytes, None).count
+            except OSError:
+                # A count is no reason to keep what cannot be read.
+                continue
+            finally:
+                counted.unpin()
+        return count
+
+    def _raise_failure(self, cause: OSError | None = None) -> NoReturn:
+        failure = self._failure
+        assert failure is not None  # noqa: S101 - every caller has set or seen it
+        raise LogFailedError(failure.path, failure.reason) from cause
+
+    def _raise_storage_error(self, what: str, error: OSError) -> NoReturn:
+        raise translate_error(self._filesystem, self._directory, what, error) from error
+
+
+def translate_error(filesystem: FileSystem, path: Path, what: str, error: OSError) -> StorageError:
+    """The error of this package for one of the operating system that harms no data."""
+    if error.errno in _NO_ROOM:
+        try:
+            free_bytes = filesystem.free_bytes(path)
+        except OSError:
+            free_bytes = 0
+        return DiskFullError(path, free_bytes)
+    return StorageError(f"{path}: {what}: {_reason(error)}")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,417 @@
+"""Opening a partition, also after a crash. A log cannot be made from a directory in any other way.
+
+The passes:
+
+1. List: which segments there are. A file that ends like a segment and is none stops the opening.
+2. Join: each segment must end where the next begins. A missing piece becomes a *hole*; two segments
+   that both hold an offset stop the opening.
+3. Trust: what does the checkpoint vouch for? Where it ends exactly where the log does, that is all.
+4. Scan: verify the last segment from there. A damaged record with a valid one anywhere behind it
+   becomes a *damaged range*; bytes with nothing valid behind them are the *torn tail*.
+5. Cut: copy the torn tail into a file beside, sync that, then cut.
+6. Settle: sync what was found, so that a second crash cannot take it back.
+7. Ids: where nothing above has shown the last message id, look into the segment before.
+
+Segments before the last are not read: a roll syncs a segment before its successor exists.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import attrs
+
+from metaserver.errors import CorruptLogError, LogFailedError
+from metaserver.storage.checkpoint import fingerprint, load_checkpoint
+from metaserver.storage.filenames import (
+    claims_to_be_segment,
+    parse_segment_name,
+    segment_name,
+    torn_name,
+)
+from metaserver.storage.filesystem import Point
+from metaserver.storage.resynchronise import ScanResult, scan_file
+from metaserver.storage.segment import OffsetRange
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from metaserver.names import TopicPartition
+    from metaserver.storage.checkpoint import Checkpoint
+    from metaserver.storage.filesystem import Clock, File, FileSystem
+
+_COPY_BYTES = 1024 * 1024
+
+
+@attrs.frozen(kw_only=True)
+class RecoveryReport:
+    """What opening one partition found and did."""
+
+    topic_partition: TopicPartition
+    bytes_cut: int
+    """Length of the torn tail that was cut."""
+    torn_file: Path | None
+    """Where the cut bytes are kept; None where none were cut, or all of them were zeros."""
+    records_scanned: int
+    bytes_scanned: int
+    damaged_ranges: tuple[OffsetRange, ...]
+    """Ranges that hold no valid record, but have valid ones behind them (also those known before)."""
+    holes: tuple[OffsetRange, ...]
+    """Ranges that no file holds."""
+    bytes_missing: int
+    """What the checkpoint had vouched for and is not there any more."""
+    highest_message_id: int | None
+    """The last id of the log, where one was found."""
+    seconds: float
+    clean: bool
+    """Whether the log was closed in order, so that nothing had to be looked at."""
+
+
+@attrs.frozen
+class FoundSegment:
+    """A segment file in the directory."""
+
+    start_offset: int
+    size_bytes: int
+
+    @property
+    def end_offset(self) -> int:
+        """The offset behind its last byte."""
+        return self.start_offset + self.size_bytes
+
+
+@attrs.frozen(kw_only=True)
+class RecoveredLog:
+    """A partition that is ready to be read and appended to."""
+
+    directory: Path
+    segments: tuple[FoundSegment, ...]
+    """In order; at least one."""
+    end_offset: int
+    record_count: int
+    last_message_id: int | None
+    unreadable: tuple[OffsetRange, ...]
+    checkpoint_offset: int
+    """What the checkpoint on disk vouches for; -1 without a usable one."""
+    is_checkpoint_clean: bool
+    failure: LogFailedError | None
+    """Why the log can only be read: its torn tail could not be cut, or not be synced."""
+
+    @classmethod
+    def empty(cls, directory: Path, start_offset: int) -> RecoveredLog:
+        """A log that has just been created."""
+        return cls(
+            directory=directory,
+            segments=(FoundSegment(start_offset, 0),),
+            end_offset=start_offset,
+            record_count=0,
+            last_message_id=None,
+            unreadable=(),
+            checkpoint_offset=start_offset,
+            is_checkpoint_clean=False,
+            failure=None,
+        )
+
+
+@attrs.define
+class _Trust:
+    """What pass 3 decides."""
+
+    scan_from: int
+    """The offset where verifying begins."""
+    checkpoint: Checkpoint | None
+    """None where it does not fit the files."""
+    is_settled: bool
+    """Whether the names and everything before ``scan_from`` are known to be durable."""
+    bytes_missing: int = 0
+
+
+def recover(
+    filesystem: FileSystem, clock: Clock, directory: Path, topic_partition: TopicPartition
+) -> tuple[RecoveredLog, RecoveryReport] | None:
+    """Open a partition directory; None where it holds no segment and never did.
+
+    Raises CorruptLogError where a human must look, and OSError where the disk does not answer.
+    """
+    started = clock.monotonic_seconds()
+    segments = _list_segments(filesystem, directory)
+    checkpoint = load_checkpoint(filesystem, directory)
+    if not segments:
+        if checkpoint is None:
+            return None
+        # All segments are gone, by whatever hand. Offsets must never be given out twice.
+        _create_segment(filesystem, directory, checkpoint.end_offset)
+        segments = [FoundSegment(checkpoint.end_offset, 0)]
+    known = checkpoint.unreadable if checkpoint is not None else ()
+    holes, before_holes = _join_segments(filesystem, directory, segments, known)
+    last = segments[-1]
+    path = directory / segment_name(last.start_offset)
+
+    trust = _decide_trust(filesystem, path, last, checkpoint)
+    damaged = [gap for gap in known if gap.start >= segments[0].start_offset and _is_kept(gap, trust, holes)]
+    damaged += before_holes
+    scanned = ScanResult(trust.scan_from - last.start_offset)
+    failure = None
+    torn_file = None
+    bytes_cut = 0
+    if trust.scan_from < last.end_offset or not trust.is_settled:
+        last_known_id = trust.checkpoint.last_message_id if trust.checkpoint is not None else None
+        scanned = _scan(filesystem, path, last, trust.scan_from, last_known_id)
+        bytes_cut = last.size_bytes - scanned.end
+        try:
+            if bytes_cut:
+                torn_file = _keep_torn_tail(filesystem, directory, last, scanned.end)
+            _settle(filesystem, directory, path, trust, scanned.end if bytes_cut else None)
+        except OSError as error:
+            failure = LogFailedError(path, f"its end could not be repaired: {error.strerror or error}")
+        damaged += [
+            OffsetRange(last.start_offset + start, last.start_offset + end) for start, end in scanned.damaged
+        ]
+
+    count, last_id = scanned.count, scanned.last_id
+    bytes_scanned = scanned.end + bytes_cut - (trust.scan_from - last.start_offset)
+    if trust.checkpoint is not None:
+        count += trust.checkpoint.record_count
+    if last_id is None:
+        earlier = _find_earlier_id(filesystem, directory, segments, trust.checkpoint)
+        last_id = earlier.last_id
+        count += earlier.count
+        bytes_scanned += earlier.bytes_scanned
+    end_offset = last.start_offset + scanned.end
+    segments[-1] = FoundSegment(last.start_offset, scanned.end)
+    is_clean = (
+        trust.checkpoint is not None
+        and trust.checkpoint.is_clean
+        and trust.checkpoint.end_offset == end_offset
+    )
+    damaged = _merge(damaged)
+    recovered = RecoveredLog(
+        directory=directory,
+        segments=tuple(segments),
+        end_offset=end_offset,
+        record_count=count,
+        last_message_id=last_id,
+        unreadable=tuple(_merge([*damaged, *holes])),
+        checkpoint_offset=-1 if trust.checkpoint is None else trust.checkpoint.end_offset,
+        is_checkpoint_clean=is_clean,
+        failure=failure,
+    )
+    report = RecoveryReport(
+        topic_partition=topic_partition,
+        bytes_cut=bytes_cut,
+        torn_file=torn_file,
+        records_scanned=count - (trust.checkpoint.record_count if trust.checkpoint is not None else 0),
+        bytes_scanned=bytes_scanned,
+        damaged_ranges=tuple(damaged),
+        holes=tuple(holes),
+        bytes_missing=trust.bytes_missing,
+        highest_message_id=last_id,
+        seconds=clock.monotonic_seconds() - started,
+        clean=is_clean and not bytes_scanned,
+    )
+    return recovered, report
+
+
+# Pass 1.
+
+
+def _list_segments(filesystem: FileSystem, directory: Path) -> list[FoundSegment]:
+    segments = []
+    for name in filesystem.list_directory(directory):
+        if not claims_to_be_segment(name):
+            continue
+        path = directory / name
+        start_offset = parse_segment_name(name)
+        if start_offset is None:
+            if filesystem.is_directory(path):
+                continue
+            raise CorruptLogError(
+                path, 0, "the name ends with .meta, but is not 20 digits and .meta; move the file away"
+            )
+        segments.append(FoundSegment(start_offset, filesystem.size(path)))
+    segments.sort(key=lambda segment: segment.start_offset)
+    return segments
+
+
+def _create_segment(filesystem: FileSystem, directory: Path, start_offset: int) -> None:
+    filesystem.open(directory / segment_name(start_offset), "create", Point.ROLL_CREATE).close()
+    filesystem.sync_directory(directory, Point.ROLL_SYNC_DIRECTORY)
+
+
+# Pass 2.
+
+
+def _join_segments(
+    filesystem: FileSystem, directory: Path, segments: list[FoundSegment], known: tuple[OffsetRange, ...]
+) -> tuple[list[OffsetRange], list[OffsetRange]]:
+    """The holes, and the incomplete records that lie before them."""
+    holes, incomplete = [], []
+    for segment, following in pairwise(segments):
+        if segment.end_offset > following.start_offset:
+            raise CorruptLogError(
+                directory / segment_name(segment.start_offset),
+                following.start_offset - segment.start_offset,
+                f"the next segment begins here, but this one goes on to offset {segment.end_offset}",
+            )
+        if segment.end_offset == following.start_offset:
+            continue
+        hole = OffsetRange(segment.end_offset, following.start_offset)
+        holes.append(hole)
+        if any(gap.start <= hole.start and gap.end >= hole.end for gap in known):
+            continue
+        # What cut the file short did not do so between two records.
+        path = directory / segment_name(segment.start_offset)
+        result = _scan(filesystem, path, segment, segment.start_offset, None)
+        incomplete += [
+            OffsetRange(segment.start_offset + start, segment.start_offset + end)
+            for start, end in result.damaged
+        ]
+        if result.end < segment.size_bytes:
+            incomplete.append(OffsetRange(segment.start_offset + result.end, segment.end_offset))
+    return holes, incomplete
+
+
+# Pass 3.
+
+
+def _decide_trust(
+    filesystem: FileSystem, path: Path, last: FoundSegment, checkpoint: Checkpoint | None
+) -> _Trust:
+    if checkpoint is None:
+        return _Trust(last.start_offset, None, is_settled=False)
+    if checkpoint.end_offset > last.end_offset:
+        missing = checkpoint.end_offset - last.end_offset
+        return _Trust(last.start_offset, None, is_settled=False, bytes_missing=missing)
+    if checkpoint.segment_start != last.start_offset:
+        # Rolled since then; the roll has synced what lies between.
+        fits = checkpoint.end_offset <= last.start_offset
+        return _Trust(last.start_offset, checkpoint if fits else None, is_settled=False)
+    if not _has_fingerprint(filesystem, path, checkpoint):
+        return _Trust(last.start_offset, None, is_settled=False)
+    return _Trust(checkpoint.end_offset, checkpoint, is_settled=True)
+
+
+def _has_fingerprint(filesystem: FileSystem, path: Path, checkpoint: Checkpoint) -> bool:
+    position = checkpoint.end_offset - checkpoint.segment_start
+    if not position:
+        return True
+    file = filesystem.open(path, "read", Point.RECOVERY_READ)
+    try:
+        return fingerprint(file, position) == checkpoint.fingerprint
+    finally:
+        file.close()
+
+
+def _is_kept(gap: OffsetRange, trust: _Trust, holes: list[OffsetRange]) -> bool:
+    """Whether a range the checkpoint names is still to be skipped: not where it is scanned again."""
+    return gap.end <= trust.scan_from and gap not in holes
+
+
+# Pass 4.
+
+
+def _scan(
+    filesystem: FileSystem, path: Path, segment: FoundSegment, scan_from: int, last_id: int | None
+) -> ScanResult:
+    file = filesystem.open(path, "read", Point.RECOVERY_READ)
+    try:
+        return scan_file(file, scan_from - segment.start_offset, segment.size_bytes, last_id)
+    finally:
+        file.close()
+
+
+# Pass 5.
+
+
+def _keep_torn_tail(
+    filesystem: FileSystem, directory: Path, segment: FoundSegment, position: int
+) -> Path | None:
+    """Copy what will be cut into a file of its own; None where there is nothing but zeros."""
+    file = filesystem.open(directory / segment_name(segment.start_offset), "read", Point.RECOVERY_READ)
+    try:
+        end = _end_of_content(file, position, segment.size_bytes)
+        if end == position:
+            return None
+        existing = set(filesystem.list_directory(directory))
+        repetition = 0
+        # A cut that a crash interrupted is repeated; the copy it left may be incomplete.
+        while (name := torn_name(segment.start_offset, position, repetition)) in existing:
+            repetition += 1
+        copy = filesystem.open(directory / name, "create", Point.RECOVERY_KEEP_CREATE)
+        try:
+            for start in range(position, end, _COPY_BYTES):
+                data = file.read(min(_COPY_BYTES, end - start), start)
+                copy.write([data], start - position, Point.RECOVERY_KEEP_WRITE)
+            copy.sync(Point.RECOVERY_KEEP_SYNC)
+        finally:
+            copy.close()
+    finally:
+        file.close()
+    filesystem.sync_directory(directory, Point.RECOVERY_KEEP_SYNC_DIRECTORY)
+    return directory / name
+
+
+def _end_of_content(file: File, start: int, end: int) -> int:
+    """The position behind the last byte that is not zero."""
+    while end > start:
+        piece_start = max(start, end - _COPY_BYTES)
+        content = file.read(end - piece_start, piece_start).rstrip(b"\0")
+        if content:
+            return piece_start + len(content)
+        end = piece_start
+    return start
+
+
+# Pass 6.
+
+
+def _settle(filesystem: FileSystem, directory: Path, path: Path, trust: _Trust, cut_to: int | None) -> None:
+    file = filesystem.open(path, "write", Point.RECOVERY_OPEN)
+    try:
+        if cut_to is not None:
+            file.truncate(cut_to, Point.RECOVERY_CUT)
+        # After the crash of a process these bytes may still be in memory only.
+        file.sync(Point.RECOVERY_SYNC)
+    finally:
+        file.close()
+    if not trust.is_settled:
+        filesystem.sync_directory(directory, Point.RECOVERY_SYNC_DIRECTORY)
+
+
+# Pass 7.
+
+
+@attrs.frozen
+class _EarlierId:
+    last_id: int | None
+    count: int = 0
+    bytes_scanned: int = 0
+
+
+def _find_earlier_id(
+    filesystem: FileSystem, directory: Path, segments: list[FoundSegment], checkpoint: Checkpoint | None
+) -> _EarlierId:
+    """The last id before the last segment: from the checkpoint, or from the segment before."""
+    known = checkpoint.last_message_id if checkpoint is not None else None
+    if len(segments) == 1 or (checkpoint is not None and checkpoint.end_offset >= segments[-1].start_offset):
+        return _EarlierId(known)
+    before = segments[-2]
+    scan_from = before.start_offset
+    if checkpoint is not None and before.start_offset <= checkpoint.end_offset <= before.end_offset:
+        scan_from = checkpoint.end_offset
+    result = _scan(filesystem, directory / segment_name(before.start_offset), before, scan_from, known)
+    return _EarlierId(
+        known if result.last_id is None else result.last_id, result.count, before.end_offset - scan_from
+    )
+
+
+def _merge(ranges: list[OffsetRange]) -> list[OffsetRange]:
+    """The same offsets in as few ranges as possible, in order."""
+    merged: list[OffsetRange] = []
+    for gap in sorted(ranges):
+        if merged and gap.start <= merged[-1].end:
+            merged[-1] = OffsetRange(merged[-1].start, max(merged[-1].end, gap.end))
+        else:
+            merged.append(gap)
+    return merged

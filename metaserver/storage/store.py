@@ -1,0 +1,170 @@
+"""All partitions of a broker: found, opened, created and closed; and the lock on their directories."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import attrs
+
+from metaserver.errors import DirectoryLockedError, StorageError
+from metaserver.names import TopicPartition
+from metaserver.storage.filenames import LOCK_NAME
+from metaserver.storage.filesystem import Point, make_directories
+from metaserver.storage.log import PartitionLog, StoreOptions, translate_error
+from metaserver.storage.recovery import RecoveryReport, recover
+from metaserver.storage.segment import OpenSegments
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from metaserver.storage.filesystem import Clock, DirectoryLock, FileSystem
+
+_LOWEST_MESSAGE_ID = -(2**63)
+
+
+@attrs.define(eq=False, kw_only=True)
+class MessageStore:
+    """The partitions in one or several data directories."""
+
+    _filesystem: FileSystem
+    _clock: Clock
+    _options: StoreOptions
+    _owner: str
+    _pool: OpenSegments
+    _locks: dict[Path, DirectoryLock] = attrs.Factory(dict)
+    partitions: dict[TopicPartition, PartitionLog] = attrs.Factory(dict)
+    """Every partition that is open."""
+    failed: dict[TopicPartition, StorageError] = attrs.Factory(dict)
+    """Every partition that was found and could not be opened, and why."""
+    reports: list[RecoveryReport] = attrs.Factory(list)
+    """What opening each partition found and did."""
+    highest_message_id: int = _LOWEST_MESSAGE_ID
+    """Of all partitions, when they were opened; no message id may be handed out again."""
+
+    @classmethod
+    def open(
+        cls,
+        filesystem: FileSystem,
+        clock: Clock,
+        options: StoreOptions,
+        data_paths: Sequence[Path],
+        owner: str,
+    ) -> MessageStore:
+        """Lock the data directories (made where missing) and open every partition in them.
+
+        ``owner`` is what another broker is told that finds them locked. Raises DirectoryLockedError,
+        and StorageError or DiskFullError where a data directory cannot be used at all.
+        """
+        pool = OpenSegments(options.open_segments_max)
+        store = cls(filesystem=filesystem, clock=clock, options=options, owner=owner, pool=pool)
+        try:
+            for data_path in dict.fromkeys(data_paths):
+                store._add_data_path(data_path)
+        except StorageError:
+            store._release_locks()
+            raise
+        return store
+
+    def create(self, topic_partition: TopicPartition, data_path: Path, start_offset: int = 0) -> PartitionLog:
+        """Make a partition that begins at an offset; the open one where it exists already.
+
+        A data directory not seen before is locked and opened first. Raises StorageError (the one in
+        ``failed``, where the partition is there), DiskFullError, DirectoryLockedError.
+        """
+        if data_path not in self._locks:
+            self._add_data_path(data_path)
+        if topic_partition in self.failed:
+            raise self.failed[topic_partition]
+        if topic_partition in self.partitions:
+            return self.partitions[topic_partition]
+        directory = data_path / str(topic_partition)
+        try:
+            make_directories(self._filesystem, directory)
+            log = PartitionLog.create(self._filesystem, self._options, self._pool, directory, start_offset)
+        except OSError as error:
+            raise translate_error(
+                self._filesystem, data_path, f"{topic_partition} cannot be created", error
+            ) from error
+        self.partitions[topic_partition] = log
+        return log
+
+    def close(self) -> None:
+        """Flush and close every partition, and release the locks.
+
+        A partition that cannot be flushed is recovered at the next start. Raises StorageError, after
+        everything is closed, where that happened.
+        """
+        problems = []
+        for log in self.partitions.values():
+            try:
+                log.close()
+            except StorageError as error:
+                problems.append(str(error))
+        self.partitions.clear()
+        self._release_locks()
+        if problems:
+            raise StorageError("; ".join(problems))
+
+    def _add_data_path(self, data_path: Path) -> None:
+        try:
+            make_directories(self._filesystem, data_path)
+            self._locks[data_path] = self._filesystem.lock(data_path / LOCK_NAME, self._owner)
+            # A crash may have come between making a partition's directory and making its name durable.
+            self._filesystem.sync_directory(data_path, Point.CREATE_SYNC_PARENT)
+            names = sorted(self._filesystem.list_directory(data_path))
+        except DirectoryLockedError:
+            raise
+        except OSError as error:
+            raise translate_error(
+                self._filesystem, data_path, "the data directory cannot be used", error
+            ) from error
+        for name in names:
+            topic_partition = TopicPartition.parse(name)
+            if topic_partition is not None and self._filesystem.is_directory(data_path / name):
+                self._open_partition(topic_partition, data_path / name)
+
+    def _open_partition(self, topic_partition: TopicPartition, directory: Path) -> None:
+        if topic_partition in self.failed:
+            return
+        try:
+            if topic_partition in self.partitions:
+                self._refuse_second_place(topic_partition, directory)
+            found = recover(self._filesystem, self._clock, directory, topic_partition)
+        except StorageError as error:
+            self.failed[topic_partition] = error
+            return
+        except OSError as error:
+            self.failed[topic_partition] = translate_error(
+                self._filesystem, directory, "it cannot be opened", error
+            )
+            return
+        if found is None:
+            return
+        recovered, report = found
+        log = PartitionLog(self._filesystem, self._options, self._pool, recovered)
+        self.partitions[topic_partition] = log
+        self.reports.append(report)
+        if report.highest_message_id is not None:
+            self.highest_message_id = max(self.highest_message_id, report.highest_message_id)
+        if log.failure is None and (log.checkpoint_due or report.damaged_ranges):
+            self._save_progress(log)
+
+    def _refuse_second_place(self, topic_partition: TopicPartition, directory: Path) -> NoReturn:
+        """Serve neither: whichever was chosen, the messages of the other would be missing."""
+        log = self.partitions.pop(topic_partition)
+        log.close()
+        raise StorageError(f"{topic_partition} is in two places: {log.directory} and {directory}")
+
+    def _save_progress(self, log: PartitionLog) -> None:
+        """Spare the next opening what this one had to read."""
+        try:
+            log.write_checkpoint(clean=False)
+        except StorageError:
+            # Only time would have been saved; a disk that refuses writes shows at the first append.
+            return
+
+    def _release_locks(self) -> None:
+        for lock in self._locks.values():
+            lock.release()
+        self._locks.clear()
