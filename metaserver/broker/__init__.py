@@ -1,0 +1,35 @@
+"""A running message server: the rules, the group commit, the connections.
+
+:class:`Broker` turns commands into replies and never waits. :class:`Committer` appends and syncs for all
+partitions. :class:`Server` and ``Connection`` are the trio shells around them.
+"""
+
+from metaserver.broker.broker import Broker
+from metaserver.broker.committer import CommitStatistics, Committer
+from metaserver.broker.disk import DiskGuard
+from metaserver.broker.executor import Executor, ThreadExecutor
+from metaserver.broker.page_cache import KernelPageCache, PageCache
+from metaserver.broker.partition import Partition
+from metaserver.broker.retention import Retention
+from metaserver.broker.server import Server, open_listener
+from metaserver.broker.sink import ReplySink
+from metaserver.broker.timers import Timers
+from metaserver.broker.version import VERSION_TEXT
+
+__all__ = [
+    "VERSION_TEXT",
+    "Broker",
+    "CommitStatistics",
+    "Committer",
+    "DiskGuard",
+    "Executor",
+    "KernelPageCache",
+    "PageCache",
+    "Partition",
+    "ReplySink",
+    "Retention",
+    "Server",
+    "ThreadExecutor",
+    "Timers",
+    "open_listener",
+]

@@ -1,0 +1,79 @@
+"""One partition as the broker serves it: its log, what waits to be appended, who waits to read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from metaserver.broker.timers import Timer
+    from metaserver.config import TopicConfig
+    from metaserver.errors import StorageError
+    from metaserver.message import Buffer
+    from metaserver.names import TopicPartition
+    from metaserver.storage import PartitionLog
+
+
+@attrs.define(eq=False)
+class PendingAppend:
+    """Records that belong together: they are appended in one piece, and answered in one piece."""
+
+    records: Sequence[Buffer]
+    size_bytes: int
+    count: int
+    last_id: int
+    succeed: Callable[[int], None]
+    """Called with the offset of the first record once the bytes are as safe as configured."""
+    fail: Callable[[StorageError], None]
+    """Called when they are not in the log."""
+    flush_replies: Callable[[], None]
+    """Called after all outcomes of one commit are told, so that replies leave in one send."""
+    offset: int | None = None
+    """Where the records must begin (a replica's), or None for wherever the log ends."""
+
+
+@attrs.define(eq=False)
+class WaitingGet:
+    """A long poll: called once, when there is something to read or the time is over."""
+
+    answer: Callable[[], None]
+    timer: Timer | None = None
+
+
+@attrs.define(eq=False)
+class Partition:
+    """State changes only on the loop; ``log`` is lent to a worker thread while ``is_busy``."""
+
+    name: TopicPartition
+    log: PartitionLog
+    config: TopicConfig
+    readable_offset: int
+    """Behind the last byte a consumer or slave may see: what the durability setting has made safe."""
+    is_configured: bool = True
+    """Whether a topic section covers it; where none does, it is readable and takes no puts."""
+    pending: list[PendingAppend] = attrs.Factory(list)
+    is_busy: bool = False
+    """A worker thread owns the log: appends wait in ``pending``."""
+    is_flushing: bool = False
+    """A worker thread syncs the log; appends may go on."""
+    unflushed_count: int = 0
+    flush_timer: Timer | None = None
+    waiting_gets: dict[WaitingGet, None] = attrs.Factory(dict)
+    """In the order they came."""
+
+    @property
+    def is_group_commit(self) -> bool:
+        """Whether a put is answered only after it is on disk."""
+        return self.config.unflush_threshold <= 0
+
+    def publish(self, readable_offset: int) -> None:
+        """Let readers see more, and answer those who waited for it."""
+        self.readable_offset = readable_offset
+        if self.waiting_gets:
+            waiting = list(self.waiting_gets)
+            self.waiting_gets.clear()
+            for get in waiting:
+                get.answer()

@@ -1,0 +1,75 @@
+"""Deletes or archives old segments when ``deleteWhen`` says so, of every partition that is open then."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from metaserver.config import next_fire
+from metaserver.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaserver.broker.broker import Broker
+    from metaserver.broker.partition import Partition
+    from metaserver.storage import Clock, PartitionLog
+
+_log = get_logger(__name__)
+
+_LOOK_SECONDS = 30.0
+"""The wall clock may be set, and the configuration reloaded: neither is trusted for longer."""
+_BUSY_SECONDS = 0.05
+
+
+@attrs.define(eq=False)
+class Retention:
+    """Applies each topic's ``deletePolicy`` at the times of its ``deleteWhen``."""
+
+    _broker: Broker
+    _clock: Clock
+    _utc_offset_seconds: Callable[[float], float]
+    """How far the local clock is ahead of UTC at an instant: the expressions mean local time."""
+
+    async def run(self) -> None:
+        """Wait for the next time and clean, until cancelled."""
+        looked = self._clock.wall_seconds()
+        while True:
+            await trio.sleep(_LOOK_SECONDS)
+            now = self._clock.wall_seconds()
+            due = {
+                expression
+                for expression in self._expressions()
+                if (fire := next_fire(expression, looked, utc_offset_seconds=self._utc_offset_seconds))
+                is not None
+                and fire <= now
+            }
+            # A clock that was set back must not fire the same hour twice, nor wait for it to come again.
+            looked = now
+            if due:
+                await self.clean([p for p in self._broker.partitions.values() if p.config.delete_when in due])
+
+    async def clean(self, partitions: list[Partition]) -> None:
+        """Apply the policies of these partitions now; returns when all are done."""
+        for partition in partitions:
+            finished = trio.Event()
+            job = partial(self._delete, partition)
+            while not self._broker.committer.run_exclusively(partition, job, finished.set):
+                await trio.sleep(_BUSY_SECONDS)
+            await finished.wait()
+
+    def _expressions(self) -> set[str]:
+        return {partition.config.delete_when for partition in self._broker.partitions.values()}
+
+    def _delete(self, partition: Partition, log: PartitionLog) -> None:
+        """In a worker thread."""
+        policy = partition.config.delete_policy
+        for name in log.delete_expired(
+            policy.action, policy.age_seconds, policy.compress, self._clock.wall_seconds()
+        ):
+            _log.info(
+                "Deleting file with policy", file=name, partition=str(partition.name), policy=str(policy)
+            )

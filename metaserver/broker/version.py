@@ -1,0 +1,6 @@
+"""What a broker calls itself, and the extensions it announces (docs/protocol.md)."""
+
+from metaserver import __version__
+
+VERSION_TEXT = f"1.4.6.2 metaserver/{__version__} extensions=long-poll,put-batch"
+"""MetaQ's version first, for those who read it; then ours and what a 1.4.6 broker does not know."""

@@ -1,0 +1,328 @@
+"""One connection to one broker, many requests in flight. Runs on trio and on asyncio (anyio).
+
+Requests are matched to replies by their opaque. A request that is cancelled or times out leaves the
+connection usable: its reply is dropped when it comes; whether the broker acted on it is unknown.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+import attrs
+
+from metaserver.client.messages import (
+    Batch,
+    BatchResult,
+    Fetched,
+    Message,
+    Moved,
+    NothingThere,
+    PutResult,
+)
+from metaserver.errors import (
+    BrokerUnreachableError,
+    ClientError,
+    ProtocolError,
+    ReplyError,
+    RequestTimeoutError,
+)
+from metaserver.message import join_attribute
+from metaserver.names import MAX_OFFSET
+from metaserver.protocol import (
+    ReplyDecoder,
+    Result,
+    Status,
+    Value,
+    encode_get,
+    encode_offset_query,
+    encode_put,
+    encode_put_batch,
+    encode_stats,
+    encode_version,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from anyio.abc import SocketStream
+
+Reply: TypeAlias = Result | Value
+
+CONNECT_SECONDS = 5.0
+REQUEST_SECONDS = 30.0
+FETCH_BYTES = 1024 * 1024
+FETCH_BYTES_MAX = 64 * 1024 * 1024
+FOLLOW_WAIT_MS = 10_000
+DEFAULT_GROUP = "meta-client"
+
+_RECEIVE_BYTES = 256 * 1024
+_OUTGOING_BYTES_MAX = 4 * 1024 * 1024
+_OPAQUE_MAX = 2**31 - 1
+
+
+@attrs.define(eq=False)
+class PendingReply:
+    """A request whose reply has not come yet."""
+
+    _event: anyio.Event = attrs.Factory(anyio.Event)
+    _outcome: Reply | ClientError | None = None
+
+    def settle(self, outcome: Reply | ClientError) -> None:
+        """The reply is here, or will never come."""
+        self._outcome = outcome
+        self._event.set()
+
+    async def wait(self) -> Reply:
+        """The reply; raises BrokerUnreachableError when the connection broke first."""
+        await self._event.wait()
+        if isinstance(self._outcome, ClientError):
+            raise self._outcome
+        assert self._outcome is not None  # Set before the event.
+        return self._outcome
+
+
+class BrokerConnection:
+    """Requests to one broker; made by :func:`connect`."""
+
+    def __init__(self, stream: SocketStream, address: str) -> None:
+        """Use :func:`connect` instead."""
+        self.address = address
+        self.extensions: frozenset[str] = frozenset()
+        """What the broker's version reply announces: ``long-poll``, ``put-batch``."""
+        self.version = ""
+        self._stream = stream
+        self._decoder = ReplyDecoder()
+        self._waiting: dict[int, Callable[[Reply | ClientError], None]] = {}
+        self._last_opaque = 0
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
+        self._something_to_send = anyio.Event()
+        self._room = anyio.Event()
+        self._broken: BrokerUnreachableError | None = None
+
+    # The primitive: everything else is built on it.
+
+    def submit(self, encode: Callable[[int], bytes], settle: Callable[[Reply | ClientError], None]) -> None:
+        """Queue a request and return; ``settle`` is called once, with the reply or why there is none.
+
+        ``encode`` is given the request's opaque and returns the frame.
+        """
+        if self._broken is not None:
+            settle(self._broken)
+            return
+        self._last_opaque = self._last_opaque % _OPAQUE_MAX + 1
+        frame = encode(self._last_opaque)
+        self._waiting[self._last_opaque] = settle
+        self._outgoing.append(frame)
+        self._outgoing_bytes += len(frame)
+        self._something_to_send.set()
+
+    async def send(self, encode: Callable[[int], bytes]) -> PendingReply:
+        """Queue a request as soon as there is room, for pipelining: wait for the reply later."""
+        while self._outgoing_bytes > _OUTGOING_BYTES_MAX and self._broken is None:
+            self._room = anyio.Event()
+            await self._room.wait()
+        pending = PendingReply()
+        self.submit(encode, pending.settle)
+        return pending
+
+    async def request(
+        self, encode: Callable[[int], bytes], timeout_seconds: float = REQUEST_SECONDS
+    ) -> Reply:
+        """Send a request and wait for its reply.
+
+        Raises RequestTimeoutError and BrokerUnreachableError.
+        """
+        with anyio.move_on_after(timeout_seconds):
+            return await (await self.send(encode)).wait()
+        raise RequestTimeoutError(self.address, timeout_seconds)
+
+    # Commands.
+
+    async def put(
+        self, topic: str, partition: int, payload: bytes, attribute: str | None = None
+    ) -> PutResult:
+        """Send one message and wait until the broker has taken it; raises ClientError otherwise."""
+        flag, data = join_attribute(attribute, payload)
+        reply = await self.request(lambda opaque: encode_put(topic, partition, data, flag, opaque))
+        message_id, used_partition, offset = expect_text(reply).split(" ")
+        return PutResult(int(message_id), int(used_partition), int(offset))
+
+    async def send_batch(self, topic: str, partition: int, batch: Batch) -> PendingReply:
+        """Send a batch without waiting; give the reply to :func:`batch_result`."""
+        records = batch.encode()
+        return await self.send(lambda opaque: encode_put_batch(topic, partition, records, opaque))
+
+    async def put_batch(self, topic: str, partition: int, batch: Batch) -> BatchResult:
+        """Send a batch and wait until the broker has taken all of it; raises ClientError otherwise."""
+        return batch_result(await (await self.send_batch(topic, partition, batch)).wait())
+
+    async def get(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        size_max: int = FETCH_BYTES,
+        wait_ms: int = 0,
+        group: str = DEFAULT_GROUP,
+    ) -> Fetched | Moved | NothingThere:
+        """Read log bytes; with ``wait_ms`` the broker may hold the answer until there are some."""
+        reply = await self.request(
+            lambda opaque: encode_get(topic, group, partition, offset, size_max, opaque, wait_ms),
+            REQUEST_SECONDS + wait_ms / 1000,
+        )
+        return fetch_result(reply, topic, partition, offset)
+
+    async def offset(self, topic: str, partition: int, offset: int, group: str = DEFAULT_GROUP) -> int:
+        """The valid offset nearest to this one, by the broker's rules: 0 gives the first of all."""
+        reply = await self.request(
+            lambda opaque: encode_offset_query(topic, group, partition, offset, opaque)
+        )
+        return int(expect_text(reply))
+
+    async def end_offset(self, topic: str, partition: int) -> int:
+        """The offset behind the last message that can be read."""
+        return await self.offset(topic, partition, MAX_OFFSET)
+
+    async def stats(self, item: str = "") -> str:
+        """A statistics report."""
+        return expect_text(await self.request(lambda opaque: encode_stats(item, opaque)))
+
+    async def ping(self) -> str:
+        """The broker's version text."""
+        return expect_text(await self.request(encode_version))
+
+    async def follow(
+        self, topic: str, partition: int, offset: int, *, group: str = DEFAULT_GROUP
+    ) -> AsyncIterator[Message]:
+        """Messages from an offset on, for ever: at the end it waits for more.
+
+        Where the broker says that the offset has moved, it goes on there. Raises ClientError.
+        """
+        size_max = FETCH_BYTES
+        while True:
+            got = await self.get(
+                topic, partition, offset, size_max=size_max, wait_ms=FOLLOW_WAIT_MS, group=group
+            )
+            if isinstance(got, Moved):
+                offset = got.offset
+            elif isinstance(got, NothingThere):
+                if "long-poll" not in self.extensions:
+                    await anyio.sleep(0.1)
+            else:
+                before = offset
+                for message in got.messages():
+                    offset = message.next_offset
+                    yield message
+                size_max = FETCH_BYTES if offset != before else next_fetch_size(size_max, got)
+
+    # The shell.
+
+    async def _receive(self) -> None:
+        try:
+            while True:
+                for reply in self._decoder.feed(await self._stream.receive(_RECEIVE_BYTES)):
+                    settle = self._waiting.pop(reply.opaque, None)
+                    if settle is not None:
+                        settle(reply)
+        except anyio.EndOfStream:
+            self._break("the broker closed the connection")
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+            self._break(str(error) or "the connection broke")
+        except ProtocolError as error:
+            self._break(error.reason)
+
+    async def _send(self) -> None:
+        try:
+            while True:
+                await self._something_to_send.wait()
+                self._something_to_send = anyio.Event()
+                data = b"".join(self._outgoing)
+                self._outgoing.clear()
+                await self._stream.send(data)
+                self._outgoing_bytes -= len(data)
+                self._room.set()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+            self._break(str(error) or "the connection broke")
+
+    def _break(self, reason: str) -> None:
+        self._broken = self._broken or BrokerUnreachableError(self.address, reason)
+        waiting, self._waiting = self._waiting, {}
+        for settle in waiting.values():
+            settle(self._broken)
+        self._room.set()
+
+
+@asynccontextmanager
+async def connect(
+    host: str, port: int, *, timeout_seconds: float = CONNECT_SECONDS
+) -> AsyncIterator[BrokerConnection]:
+    """A connection to a broker, closed at the end of the block; raises BrokerUnreachableError."""
+    address = f"{host}:{port}"
+    try:
+        with anyio.fail_after(timeout_seconds):
+            stream = await anyio.connect_tcp(host, port)
+    except TimeoutError:
+        raise BrokerUnreachableError(address, f"no connection within {timeout_seconds:g} s") from None
+    except OSError as error:
+        raise BrokerUnreachableError(address, str(error)) from error
+    async with stream:
+        connection = BrokerConnection(stream, address)
+        failure: BaseException | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection._receive)  # noqa: SLF001 - the two halves of one class's shell
+            tasks.start_soon(connection._send)  # noqa: SLF001
+            try:
+                connection.version = await connection.ping()
+                connection.extensions = announced_extensions(connection.version)
+                yield connection
+            except BaseException as error:  # Kept out of the task group, which would wrap it in a group.
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+
+def announced_extensions(version: str) -> frozenset[str]:
+    """The extensions a version text names (docs/protocol.md)."""
+    for word in version.split(" "):
+        if word.startswith("extensions="):
+            return frozenset(word.removeprefix("extensions=").split(","))
+    return frozenset()
+
+
+def expect_text(reply: Reply) -> str:
+    """The text of a reply that means success; raises ReplyError for any other."""
+    if isinstance(reply, Value):
+        raise ReplyError(Status.ERROR, "the broker answered with data where a text was due")
+    if reply.status != Status.SUCCESS:
+        raise ReplyError(reply.status, reply.text)
+    return reply.text
+
+
+def batch_result(reply: Reply) -> BatchResult:
+    """What a ``putbatch`` was answered; raises ReplyError when it was refused."""
+    first_id, partition, offset, count = expect_text(reply).split(" ")
+    return BatchResult(int(first_id), int(partition), int(offset), int(count))
+
+
+def fetch_result(reply: Reply, topic: str, partition: int, offset: int) -> Fetched | Moved | NothingThere:
+    """What a ``get`` was answered; raises ReplyError when it failed."""
+    if isinstance(reply, Value):
+        return Fetched(topic, partition, offset, reply.data)
+    if reply.status == Status.MOVED:
+        return Moved(int(reply.text))
+    if reply.status in (Status.NOT_FOUND, Status.FORBIDDEN):
+        return NothingThere(reply.text)
+    raise ReplyError(reply.status, reply.text)
+
+
+def next_fetch_size(size_max: int, got: Fetched) -> int:
+    """A larger size after a fetch held no whole record; raises ReplyError where no size can help."""
+    if size_max >= FETCH_BYTES_MAX or len(got.data) < size_max:
+        text = f"no whole, valid record in {len(got.data)} bytes at offset {got.offset}"
+        raise ReplyError(Status.ERROR, text)
+    return size_max * 2

@@ -1,0 +1,86 @@
+"""The wire without sockets: bytes to commands, replies to bytes. Source: reference wire-protocol.
+
+A frame is a line of tokens separated by one space, ended by CR LF, and for some words a body of
+exactly LENGTH bytes with nothing behind it::
+
+    put TOPIC PARTITION LENGTH FLAG [CHECKSUM] [TXKEY] OPAQUE     body: the message's data
+    putbatch TOPIC PARTITION LENGTH OPAQUE                        body: whole records     (extension)
+    get TOPIC GROUP PARTITION OFFSET MAXSIZE OPAQUE [WAIT_MS]     the last word is an extension
+    offset TOPIC GROUP PARTITION OFFSET OPAQUE
+    stats [ITEM] [OPAQUE]
+    version [OPAQUE]
+    quit
+    transaction TXKEY SESSION TYPE [TIMEOUT] [QUALIFIER] OPAQUE
+    sync TOPIC PARTITION LENGTH FLAG MSGID [CHECKSUM] OPAQUE      body: the message's data
+
+    result STATUS LENGTH OPAQUE                                   body: UTF-8 text
+    value LENGTH OPAQUE                                           body: records, cut anywhere
+
+The decoders' invariant: any bytes give commands, and at most one :class:`Malformed` as the last of
+them; the result does not depend on how the bytes were cut into pieces.
+"""
+
+from metaserver.protocol.commands import (
+    OPAQUE_MISSING,
+    Command,
+    Get,
+    Malformed,
+    OffsetQuery,
+    OversizedPut,
+    PutBatch,
+    Puts,
+    Quit,
+    Result,
+    Stats,
+    Status,
+    Sync,
+    Transaction,
+    TransactionalPut,
+    Value,
+    Version,
+)
+from metaserver.protocol.decoder import CommandDecoder, Limits
+from metaserver.protocol.encoder import (
+    encode_get,
+    encode_offset_query,
+    encode_put,
+    encode_put_batch,
+    encode_put_results,
+    encode_result,
+    encode_stats,
+    encode_value_header,
+    encode_version,
+)
+from metaserver.protocol.replies import ReplyDecoder
+
+__all__ = [
+    "OPAQUE_MISSING",
+    "Command",
+    "CommandDecoder",
+    "Get",
+    "Limits",
+    "Malformed",
+    "OffsetQuery",
+    "OversizedPut",
+    "PutBatch",
+    "Puts",
+    "Quit",
+    "ReplyDecoder",
+    "Result",
+    "Stats",
+    "Status",
+    "Sync",
+    "Transaction",
+    "TransactionalPut",
+    "Value",
+    "Version",
+    "encode_get",
+    "encode_offset_query",
+    "encode_put",
+    "encode_put_batch",
+    "encode_put_results",
+    "encode_result",
+    "encode_stats",
+    "encode_value_header",
+    "encode_version",
+]

@@ -1,0 +1,173 @@
+"""What a peer asked for, one class a command, and the two kinds of reply."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeAlias
+
+import attrs
+
+OPAQUE_MISSING = 2147483647
+"""What a reply carries where the request had no opaque (``stats`` and ``version`` may omit it)."""
+
+
+class Status(IntEnum):
+    """The numbers in a ``result``; their meaning is the reference's (wire-protocol sections 5, 6)."""
+
+    SUCCESS = 200
+    MOVED = 301
+    BAD_REQUEST = 400
+    FORBIDDEN = 403
+    NOT_FOUND = 404
+    ERROR = 500
+    UNAVAILABLE = 503
+
+
+@attrs.define
+class Puts:
+    """Consecutive ``put`` frames to one partition, taken from one read.
+
+    One object for the whole run, because one a message halves the put rate. The lists are parallel.
+    """
+
+    topic: str
+    partition: int
+    bodies: list[bytes] = attrs.Factory(list)
+    flags: list[int] = attrs.Factory(list)
+    checksums: list[bytes | None] = attrs.Factory(list)
+    """As they stood in the frame: decimal text, None where the frame had none."""
+    opaques: list[bytes] = attrs.Factory(list)
+    """As they stood in the frame: decimal text, always in canonical form."""
+
+
+@attrs.frozen
+class PutBatch:
+    """A run of whole records in the log's own layout, to be appended as one."""
+
+    topic: str
+    partition: int
+    records: bytes = attrs.field(repr=False)
+    opaque: int
+
+
+@attrs.frozen
+class OversizedPut:
+    """A put whose record would be longer than the limit; its body has been thrown away."""
+
+    topic: str
+    partition: int
+    length: int
+    opaque: int
+
+
+@attrs.frozen
+class TransactionalPut:
+    """A put inside a transaction; its body has been read."""
+
+    topic: str
+    partition: int
+    transaction_key: str
+    opaque: int
+
+
+@attrs.frozen
+class Get:
+    """A read of at most ``size_max`` bytes from an offset on."""
+
+    topic: str
+    group: str
+    partition: int
+    offset: int
+    size_max: int
+    opaque: int
+    wait_ms: int = 0
+    """How long the broker may wait for data before it answers that there is none."""
+
+
+@attrs.frozen
+class OffsetQuery:
+    """Asks which valid offset is nearest, by the rules of reference wire-protocol 6.4."""
+
+    topic: str
+    group: str
+    partition: int
+    offset: int
+    opaque: int
+
+
+@attrs.frozen
+class Stats:
+    """Asks for a statistics report."""
+
+    item: str
+    opaque: int
+
+
+@attrs.frozen
+class Version:
+    """Asks for the broker's version; any 200 is a heartbeat."""
+
+    opaque: int
+
+
+@attrs.frozen
+class Quit:
+    """Asks to close the connection after the replies already owed."""
+
+
+@attrs.frozen
+class Transaction:
+    """Any of the transaction commands."""
+
+    action: str
+    opaque: int
+
+
+@attrs.frozen
+class Sync:
+    """A replicated put of the synchronous pair; its body has been read."""
+
+    topic: str
+    partition: int
+    opaque: int
+
+
+@attrs.frozen
+class Malformed:
+    """Bytes that are no frame: answer the reason, then close; nothing behind them is decoded."""
+
+    reason: str
+    opaque: int = OPAQUE_MISSING
+
+
+Command: TypeAlias = (
+    Puts
+    | PutBatch
+    | OversizedPut
+    | TransactionalPut
+    | Get
+    | OffsetQuery
+    | Stats
+    | Version
+    | Quit
+    | Transaction
+    | Sync
+    | Malformed
+)
+
+
+@attrs.frozen
+class Result:
+    """A ``result`` frame."""
+
+    status: int
+    text: str
+    opaque: int
+
+
+@attrs.frozen
+class Value:
+    """A ``value`` frame: bytes of a log, cut at an arbitrary place."""
+
+    data: bytes = attrs.field(repr=False)
+    opaque: int
