@@ -1,0 +1,108 @@
+"""The door of the HTTP pages: what to show, the limits, and opening the port.
+
+This module imports neither hypercorn nor starlette: a broker that starts opens the port here and
+loads the rest (``connections.py``, ``application.py``) beside its work.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from metaserver.errors import MetaServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from metaserver.http.connections import Connections
+
+
+@attrs.frozen(kw_only=True)
+class HttpSource:
+    """Where the pages take their values from. All of it is called in the event loop and must be quick."""
+
+    status: Callable[[], dict[str, object]]
+    """What ``/api/v1/status`` shows; values that JSON knows."""
+    metrics: Callable[[], Callable[[], bytes]]
+    """Takes the values of ``/metrics`` and returns what renders them, which runs in a worker thread
+    (``BrokerMetrics.prepare``)."""
+    readiness: Callable[[], list[str]]
+    """Why the broker is not ready, a sentence each; empty when it is."""
+
+
+@attrs.frozen(kw_only=True)
+class HttpLimits:
+    """How much one client, and all of them, may take."""
+
+    connections: int = 64
+    """Open at the same time; one more is told so and closed."""
+    header_bytes: int = 16 * 1024
+    """The request line and headers together."""
+    idle_seconds: float = 15.0
+    """A connection without a complete request is closed after this time."""
+    send_seconds: float = 30.0
+    """A peer that has not taken an answer after this time is cut off."""
+    stop_seconds: float = 0.5
+    """Answers under way get this long to finish when the server stops."""
+
+
+class HttpPortError(MetaServerError, OSError):
+    """The HTTP port cannot be opened; ``errno`` and ``strerror`` are those of the cause."""
+
+    def __init__(self, host: str, port: int, cause: OSError) -> None:
+        super().__init__(cause.errno, cause.strerror or str(cause))
+        self.host = host
+        self.port = port
+
+    def __str__(self) -> str:
+        """Address, reason, and what to do."""
+        return (
+            f"the HTTP port {self.host}:{self.port} cannot be opened: {self.strerror}; "
+            f"choose another dashboardHttpPort, or stop what uses this one"
+        )
+
+
+async def serve_http(
+    host: str,
+    port: int,
+    source: HttpSource,
+    *,
+    limits: HttpLimits | None = None,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the pages until cancelled; reports the port (useful with port 0) once it is open.
+
+    The port is open at once; requests wait in it while hypercorn and starlette are imported in a
+    worker thread, so start this after the broker's own port. Cancelled, it stops accepting, lets
+    answers under way finish for ``limits.stop_seconds``, and closes the rest.
+
+    Raises:
+        HttpPortError: the port cannot be opened; nothing has been started.
+
+    """
+    limits = limits or HttpLimits()
+    listeners = await _open_listeners(host, port)
+    try:
+        task_status.started(listeners[0].socket.getsockname()[1])
+        connections = await trio.to_thread.run_sync(_load, source, limits)
+        await connections.serve(listeners)
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+async def _open_listeners(host: str, port: int) -> Sequence[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        raise HttpPortError(host, port, error) from error
+
+
+def _load(source: HttpSource, limits: HttpLimits) -> Connections:
+    # Imported here, because the two libraries cost 0.2 s of processor time that a start should not wait for.
+    from metaserver.http.application import build_application  # noqa: PLC0415
+    from metaserver.http.connections import Connections  # noqa: PLC0415
+
+    return Connections(build_application(source), limits)

@@ -1,0 +1,352 @@
+"""One process is one node: store, broker, control socket, HTTP, and on a slave the replication.
+
+Order of a start: the data directory is locked and recovered, the port opened, then the control socket
+and HTTP; only then is the node ready. A failure of any step ends the start; nothing half-started stays.
+
+Order of a stop: no more requests are read, what was taken is answered, logs are synced and marked clean,
+the lock is given back.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from random import SystemRandom
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+from prometheus_client import CollectorRegistry
+
+from metaserver.broker import (
+    Broker,
+    Committer,
+    DiskGuard,
+    KernelPageCache,
+    Retention,
+    Server,
+    ThreadExecutor,
+    Timers,
+    open_listener,
+)
+from metaserver.config import adopt_topics, diff_configs, load_server_config
+from metaserver.control.server import serve_control
+from metaserver.errors import ConfigError, MetaServerError
+from metaserver.http import HttpSource, serve_http
+from metaserver.logs import get_logger
+from metaserver.metrics import BrokerMetrics
+from metaserver.node.clock import SystemClock, utc_offset_seconds
+from metaserver.node.reporting import Reporter
+from metaserver.replication import Slave
+from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from metaserver.broker import Partition
+    from metaserver.config import ServerConfig, SlaveConfig
+    from metaserver.node.paths import NodePaths
+
+_log = get_logger(__name__)
+
+_SWITCH_SECONDS = 0.001
+"""A disk thread that is done waits no longer than this for a busy loop."""
+_GARBAGE_THRESHOLD = 20_000
+"""Requests make few objects that reference each other: the collector may look seldom."""
+
+
+@attrs.define
+class NodeError(MetaServerError):
+    """The node cannot start."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        """The reason."""
+        return self.reason
+
+
+@attrs.frozen
+class NodeAddresses:
+    """Where a ready node answers."""
+
+    address: str
+    """``HOST:PORT`` of the broker, as advertised."""
+    port: int
+    http_port: int
+
+
+async def run_node(
+    config: ServerConfig,
+    slave_config: SlaveConfig | None,
+    paths: NodePaths,
+    on_ready: Callable[[NodeAddresses], None],
+) -> None:
+    """Run until SIGTERM, SIGINT or the ``stop`` command; returns after a clean stop.
+
+    Raises NodeError, StorageError and others of :mod:`metaserver.errors` when the start fails.
+    """
+    if slave_config is not None and slave_config.master_address is None:
+        raise NodeError(
+            f"{slave_config.path}: masterAddress is missing; write masterAddress=HOST:PORT of the master"
+        )
+    paths.logs_directory.mkdir(parents=True, exist_ok=True)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    node = _Node(config, slave_config, paths, on_ready)
+    try:
+        await node.run()
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+
+
+@attrs.define(eq=False)
+class _Node:
+    _config: ServerConfig
+    _slave_config: SlaveConfig | None
+    _paths: NodePaths
+    _on_ready: Callable[[NodeAddresses], None]
+    _clock: SystemClock = attrs.Factory(SystemClock)
+
+    async def run(self) -> None:
+        config = self._config
+        listener = self._open_listener()
+        port: int = listener.getsockname()[1]
+        config = self._config = attrs.evolve(config, server_port=port)
+        try:
+            store = self._open_store()
+        except BaseException:
+            listener.close()
+            raise
+        executor = ThreadExecutor(config.flush_thread_count)
+        try:
+            await self._serve(store, executor, listener)
+        finally:
+            listener.close()
+            executor.close()
+            store.close()
+        _log.info("Stop metamorphosis server successfully")
+
+    async def _serve(self, store: MessageStore, executor: ThreadExecutor, listener: socket.socket) -> None:
+        config, slave_config = self._config, self._slave_config
+        timers = Timers()
+        disk = DiskGuard(RealFileSystem(), _data_paths(config), config.min_free_disk_bytes)
+        disk.check()
+        committer = Committer(executor, timers, self._clock, disk)
+        address = f"{_advertised_host(config)}:{config.server_port}"
+        master = None if slave_config is None else slave_config.master_address
+        broker = Broker(
+            config=config,
+            store=store,
+            committer=committer,
+            clock=self._clock,
+            timers=timers,
+            executor=executor,
+            random=SystemRandom(),
+            page_cache=KernelPageCache(),
+            address=address,
+            master_address=None if master is None else f"{master[0]}:{master[1]}",
+        )
+        slave = None
+        if slave_config is not None and master is not None:
+            slave = Slave(broker, slave_config, self._clock, timers, master[0], master[1])
+        reporter = Reporter(broker, store, disk, slave)
+        server = Server(broker, listener)
+        retention = Retention(broker, self._clock, utc_offset_seconds)
+        async with trio.open_nursery() as nursery:
+            stop = _Stop(server)
+            nursery.start_soon(timers.run)
+            nursery.start_soon(disk.run)
+            nursery.start_soon(retention.run)
+            await nursery.start(self._handle_signals, stop, broker)
+            handlers = self._control_handlers(stop, broker, reporter)
+            await nursery.start(serve_control, self._paths.control_socket, handlers)
+            metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)
+            source = HttpSource(status=reporter.status, metrics=metrics.prepare, readiness=reporter.readiness)
+            reporter.http_port = await nursery.start(
+                serve_http, config.bind_address, config.dashboard_http_port, source
+            )
+            if slave is not None:
+                stop.replication = await nursery.start(_run_slave, slave)
+            with _PidFile(self._paths):
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(_GARBAGE_THRESHOLD)
+                _log.info("Start metamorphosis server successfully", address=address, http=reporter.http_port)
+                nursery.start_soon(
+                    self._announce, NodeAddresses(address, config.server_port, reporter.http_port)
+                )
+                await server.serve()
+                await _wait_until_idle(
+                    committer, list(broker.partitions.values()), config.stop_timeout_ms / 1000
+                )
+            nursery.cancel_scope.cancel()
+
+    async def _announce(self, addresses: NodeAddresses) -> None:
+        """After the server task has run for the first time: the port answers."""
+        await trio.lowlevel.checkpoint()
+        self._on_ready(addresses)
+
+    def _open_listener(self) -> socket.socket:
+        config = self._config
+        try:
+            return open_listener(config.bind_address, config.server_port)
+        except OSError as error:
+            raise NodeError(
+                f"cannot listen on {config.bind_address}:{config.server_port}: {error.strerror or error}; "
+                "choose another serverPort, or stop what uses this one"
+            ) from error
+
+    def _open_store(self) -> MessageStore:
+        config = self._config
+        role = "master" if self._slave_config is None else "slave"
+        owner = f"pid {os.getpid()} on {socket.gethostname()}, {role} of {config.path}"
+        options = StoreOptions(
+            segment_bytes_max=config.max_segment_size_bytes, checkpoint_bytes=config.checkpoint_bytes
+        )
+        store = MessageStore.open(RealFileSystem(), self._clock, options, _data_paths(config), owner)
+        for report in store.reports:
+            if not report.clean:
+                _log.info(
+                    "Recovery succeeded",
+                    partition=str(report.topic_partition),
+                    seconds=round(report.seconds, 3),
+                    truncated_bytes=report.bytes_cut,
+                    records=report.records_scanned,
+                )
+            if report.damaged_ranges or report.holes:
+                _log.error(
+                    "Log has damaged ranges: they are skipped by reads",
+                    partition=str(report.topic_partition),
+                    ranges=[*report.damaged_ranges, *report.holes],
+                )
+        for name, error in store.failed.items():
+            _log.error("Partition cannot be opened", partition=str(name), reason=str(error))
+        return store
+
+    async def _handle_signals(
+        self, stop: _Stop, broker: Broker, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    try:
+                        self._reload(broker)
+                    except ConfigError as error:
+                        _log.error("Reload config failed", reason=str(error))
+                else:
+                    _log.info("Stopping", signal=signal.Signals(number).name)
+                    stop()
+
+    def _control_handlers(
+        self, stop: _Stop, broker: Broker, reporter: Reporter
+    ) -> dict[str, Callable[[dict[str, object]], Awaitable[dict[str, object]]]]:
+        async def status(_request: dict[str, object]) -> dict[str, object]:
+            return reporter.status()
+
+        async def slave_status(_request: dict[str, object]) -> dict[str, object]:
+            return reporter.slave_status()
+
+        async def topics(_request: dict[str, object]) -> dict[str, object]:
+            return reporter.topics()
+
+        async def reload(_request: dict[str, object]) -> dict[str, object]:
+            return self._reload(broker)
+
+        async def stop_node(_request: dict[str, object]) -> dict[str, object]:
+            _log.info("Stopping", reason="command")
+            stop()
+            return {}
+
+        return {
+            "status": status,
+            "slave-status": slave_status,
+            "topics": topics,
+            "reload": reload,
+            "stop": stop_node,
+        }
+
+    def _reload(self, broker: Broker) -> dict[str, object]:
+        """Read server.ini again; raises ConfigError and changes nothing where it is wrong."""
+        _log.info("Reloading topics......")
+        fresh = load_server_config(self._config.path)
+        if self._slave_config is not None:
+            fresh = attrs.evolve(fresh, data_path=broker.config.data_path)
+        difference = diff_configs(broker.config, attrs.evolve(fresh, server_port=broker.config.server_port))
+        broker.reconfigure(adopt_topics(broker.config, fresh))
+        _log.info("Reload topics successfully", **attrs.asdict(difference))
+        return {key: list(value) for key, value in attrs.asdict(difference).items()}
+
+
+@attrs.define(eq=False)
+class _Stop:
+    """Ends a node gracefully; calling it again changes nothing."""
+
+    _server: Server
+    replication: trio.CancelScope | None = None
+
+    def __call__(self) -> None:
+        if self.replication is not None:
+            self.replication.cancel()
+        self._server.stop()
+
+
+class _PidFile:
+    """Exists while the node is ready."""
+
+    def __init__(self, paths: NodePaths) -> None:
+        self._path = paths.pid_file
+
+    def __enter__(self) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(f"{os.getpid()}\n", encoding="ascii")
+        temporary.replace(self._path)
+
+    def __exit__(self, *_exception: object) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+async def _run_slave(
+    slave: Slave, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await slave.run()
+
+
+async def _wait_until_idle(committer: Committer, partitions: list[Partition], limit_seconds: float) -> None:
+    """What was handed to the disk comes back before the store is closed."""
+    with trio.move_on_after(limit_seconds):
+        while not committer.is_idle or any(partition.pending for partition in partitions):
+            await trio.sleep(0.002)
+
+
+def _data_paths(config: ServerConfig) -> list[Path]:
+    return list(dict.fromkeys([config.data_path, *(topic.data_path for topic in config.topics)]))
+
+
+def _advertised_host(config: ServerConfig) -> str:
+    """``hostName``, or the address bound to, or the first address of this machine that is not loopback."""
+    if config.host_name:
+        return config.host_name
+    if config.bind_address not in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not bound to
+        return f"[{config.bind_address}]" if ":" in config.bind_address else config.bind_address
+    # Connecting a datagram socket sends nothing; it only chooses the address that would be used.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error of ours inside, so that the command line can print it; else the group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,216 @@
+"""What a running node tells about itself: the status of the command line and of HTTP, and the metrics."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import attrs
+
+from metaserver import __version__
+from metaserver.metrics import (
+    BrokerSnapshot,
+    PartitionSnapshot,
+    RecoverySnapshot,
+    ReplicationSnapshot,
+    TopicSnapshot,
+)
+from metaserver.replication import ReplicaState
+
+if TYPE_CHECKING:
+    from metaserver.broker import Broker, DiskGuard
+    from metaserver.replication import Slave, SlaveReport
+    from metaserver.storage import MessageStore
+
+
+@attrs.define(eq=False)
+class Reporter:
+    """Reads the parts of one node."""
+
+    _broker: Broker
+    _store: MessageStore
+    _disk: DiskGuard
+    _slave: Slave | None
+    http_port: int = 0
+
+    def readiness(self) -> list[str]:
+        """Why the node does not do all of its work, a sentence each."""
+        reasons = [
+            f"partition {name} could not be opened: {error}" for name, error in self._store.failed.items()
+        ]
+        reasons += [
+            str(partition.log.failure)
+            for partition in self._broker.partitions.values()
+            if partition.log.failure is not None
+        ]
+        if self._disk.is_full:
+            reasons.append(f"the disk is full, puts are refused: {self._disk.free_bytes} bytes are free")
+        if self._slave is not None:
+            report = self._slave.report()
+            if not report.is_connected:
+                reasons.append(f"not connected to the master {report.master_address}: {report.problem}")
+            reasons += [
+                f"replication of {replica.name} has stopped: {replica.reason}"
+                for replica in report.partitions
+                if replica.state is ReplicaState.STOPPED
+            ]
+        return reasons
+
+    def status(self) -> dict[str, object]:
+        """The node on one page, in values JSON knows."""
+        broker, config = self._broker, self._broker.config
+        status: dict[str, object] = {
+            "role": "slave" if broker.is_slave else "master",
+            "version": __version__,
+            "pid": os.getpid(),
+            "broker_id": config.broker_id,
+            "address": broker.address,
+            "http_port": self.http_port,
+            "config": str(config.path),
+            "config_checksum": config.checksum,
+            "data_path": str(config.data_path),
+            "uptime_seconds": round(self._uptime_seconds, 3),
+            "connections": broker.connection_count,
+            "topics": len({topic for topic, _ in broker.partitions}),
+            "partitions": len(broker.partitions),
+            "messages": sum(partition.log.record_count for partition in broker.partitions.values()),
+            "bytes": sum(p.log.end_offset - p.log.start_offset for p in broker.partitions.values()),
+            "disk_free_bytes": self._disk.free_bytes,
+            "problems": self.readiness(),
+        }
+        if self._slave is not None:
+            status["replication"] = replication_status(self._slave.report(), with_partitions=False)
+        return status
+
+    def slave_status(self) -> dict[str, object]:
+        """Everything about the replication; empty on a master."""
+        return {} if self._slave is None else replication_status(self._slave.report(), with_partitions=True)
+
+    def topics(self) -> dict[str, object]:
+        """Every partition with its offsets."""
+        return {
+            "topics": [
+                {
+                    "topic": topic,
+                    "partition": number,
+                    "start_offset": partition.log.start_offset,
+                    "end_offset": partition.readable_offset,
+                    "messages": partition.log.record_count,
+                    "failed": None if partition.log.failure is None else str(partition.log.failure),
+                }
+                for (topic, number), partition in sorted(self._broker.partitions.items())
+            ],
+            "without_messages": [
+                section.name
+                for section in self._broker.config.topics
+                if (section.name not in {topic for topic, _ in self._broker.partitions})
+            ],
+        }
+
+    def metrics(self) -> BrokerSnapshot:
+        """Everything a scrape shows."""
+        broker, counters, commits = self._broker, self._broker.counters, self._broker.committer.statistics
+        return BrokerSnapshot(
+            version=__version__,
+            broker_id=broker.config.broker_id,
+            role="slave" if broker.is_slave else "master",
+            uptime_seconds=self._uptime_seconds,
+            put_requests=counters.put,
+            get_requests=counters.get,
+            offset_requests=counters.offset,
+            get_misses=counters.get_miss,
+            put_failures=counters.put_failed,
+            received_bytes=counters.bytes_in,
+            sent_bytes=counters.bytes_out,
+            connections=broker.connection_count,
+            inflight_bytes=broker.inflight_bytes,
+            fsync_count=commits.flushes,
+            fsync_seconds=commits.flush_seconds,
+            recovery=self._recovery(),
+            disk_free_bytes=((str(broker.config.data_path), self._disk.free_bytes),),
+            topics=self._topics(),
+            partitions=tuple(
+                PartitionSnapshot(
+                    topic=topic,
+                    partition=number,
+                    start_offset=partition.log.start_offset,
+                    end_offset=partition.log.end_offset,
+                    flushed_offset=partition.log.flushed_offset,
+                    failed=partition.log.failure is not None,
+                )
+                for (topic, number), partition in broker.partitions.items()
+            ),
+            replication=self._replication(),
+        )
+
+    def _topics(self) -> tuple[TopicSnapshot, ...]:
+        traffic = self._broker.traffic
+        return tuple(
+            TopicSnapshot(
+                topic=topic,
+                received_messages=counts.messages,
+                received_bytes=counts.bytes_in,
+                get_requests=counts.gets,
+                sent_bytes=counts.bytes_out,
+            )
+            for topic, counts in traffic.items()
+        )
+
+    def _recovery(self) -> RecoverySnapshot:
+        reports = self._store.reports
+        return RecoverySnapshot(
+            seconds=sum(report.seconds for report in reports),
+            scanned_bytes=sum(report.bytes_scanned for report in reports),
+            scanned_records=sum(report.records_scanned for report in reports),
+            cut_bytes=sum(report.bytes_cut for report in reports),
+            damaged_ranges=sum(len(report.damaged_ranges) for report in reports),
+            failed_partitions=len(self._store.failed),
+        )
+
+    def _replication(self) -> ReplicationSnapshot | None:
+        if self._slave is None:
+            return None
+        report = self._slave.report()
+        return ReplicationSnapshot(
+            connected=report.is_connected,
+            lag_bytes=report.lag_bytes,
+            lag_messages=report.lag_messages,
+            lag_seconds=report.lag_seconds,
+            diverged_partitions=sum(r.state is ReplicaState.STOPPED for r in report.partitions),
+        )
+
+    @property
+    def _uptime_seconds(self) -> float:
+        return self._broker.clock.monotonic_seconds() - self._broker.started_monotonic_seconds
+
+
+def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[str, object]:
+    """A slave's report in values JSON knows."""
+    status: dict[str, object] = {
+        "master": report.master_address,
+        "connected": report.is_connected,
+        "problem": report.problem,
+        "lag_bytes": report.lag_bytes,
+        "lag_messages": report.lag_messages,
+        "lag_seconds": round(report.lag_seconds, 3),
+        "partitions": len(report.partitions),
+        "stopped": sum(replica.state is ReplicaState.STOPPED for replica in report.partitions),
+    }
+    if with_partitions:
+        status["requests"] = report.requests
+        status["details"] = [
+            {
+                "topic": replica.name.topic,
+                "partition": replica.name.partition,
+                "state": replica.state.value,
+                "reason": replica.reason,
+                "start_offset": replica.local_start,
+                "end_offset": replica.local_end,
+                "master_end_offset": replica.master_end,
+                "lag_bytes": replica.lag_bytes,
+                "lag_messages": replica.lag_messages,
+                "lag_seconds": round(replica.lag_seconds, 3),
+            }
+            for replica in report.partitions
+        ]
+    return status

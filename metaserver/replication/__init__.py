@@ -1,0 +1,14 @@
+"""The asynchronous slave: a broker whose log follows a master's, byte for byte.
+
+A slave pulls. For every partition of its master it asks for the bytes behind its own end, verifies
+each record, and appends them unchanged, at the offset the master has them. It never appends at any
+other offset: where the master cannot give the bytes that belong there, the partition stops and says
+why, and what it holds stays readable.
+
+:mod:`progress` decides, without I/O; :mod:`slave` does what it says.
+"""
+
+from metaserver.replication.progress import ReplicaProgress, ReplicaState
+from metaserver.replication.slave import ReplicaReport, Slave, SlaveReport
+
+__all__ = ["ReplicaProgress", "ReplicaReport", "ReplicaState", "Slave", "SlaveReport"]

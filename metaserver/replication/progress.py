@@ -1,0 +1,195 @@
+"""What a slave does next for one partition. Pure: events in, one action out; every transition is here.
+
+::
+
+    PROBING ──────▶ CHECKING ──────▶ TAILING ◀─────▶ CAUGHT_UP
+       │                │               │
+       └───────────────▶└──────────────▶└──▶ STOPPED (diverged, behind, damaged, disk)
+
+A lost connection leads from any state but STOPPED back to PROBING.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TypeAlias
+
+import attrs
+
+from metaserver.message import scan
+
+CHECKED_BYTES = 64 * 1024
+"""So much of the log's end is compared with the master's before the first append."""
+
+FETCH_BYTES = 1024 * 1024
+FETCH_BYTES_MAX = 64 * 1024 * 1024
+
+
+class ReplicaState(Enum):
+    """Where a partition of a slave stands."""
+
+    PROBING = "probing"
+    """The master's range is not known yet, or no longer."""
+    CHECKING = "checking"
+    """The end of the local log is being compared with the same bytes of the master."""
+    TAILING = "tailing"
+    """Bytes are being copied."""
+    CAUGHT_UP = "caught up"
+    """Everything the master lets readers see is here."""
+    STOPPED = "stopped"
+    """Nothing is copied any more; ``reason`` says why and what to do."""
+
+
+@attrs.frozen
+class Fetch:
+    """Ask the master for bytes from ``offset`` on."""
+
+    offset: int
+    size_max: int
+
+
+@attrs.frozen
+class Append:
+    """Append verified records at ``offset``, then tell :meth:`ReplicaProgress.appended`."""
+
+    offset: int
+    records: memoryview = attrs.field(repr=False)
+    count: int
+    last_id: int
+
+
+@attrs.frozen
+class Compare:
+    """Compare the master's bytes with the local ones at ``offset``; tell :meth:`ReplicaProgress.compared`."""
+
+    offset: int
+    data: memoryview = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Stop:
+    """Copy nothing more."""
+
+    reason: str
+
+
+Action: TypeAlias = Fetch | Append | Compare | Stop
+
+
+@attrs.define
+class ReplicaProgress:
+    """One partition of a slave as it follows its master.
+
+    Invariant: bytes are appended only at ``local_end``, and ``local_start <= local_end``.
+    """
+
+    local_start: int
+    local_end: int
+    """Behind the last byte appended here."""
+    state: ReplicaState = ReplicaState.PROBING
+    reason: str = ""
+    """Why it is stopped."""
+    master_start: int = 0
+    master_end: int = 0
+    """The greatest end of the master's log heard of; ``local_end`` may run ahead of it for a moment."""
+    fetch_bytes: int = FETCH_BYTES
+    _checked_to: int = 0
+
+    def disconnected(self) -> None:
+        """The connection is gone: what is known of the master may be wrong by the next one."""
+        if self.state is not ReplicaState.STOPPED:
+            self.state = ReplicaState.PROBING
+
+    def master_range(self, start: int, end: int) -> Action | None:
+        """The master holds ``start..end``. None: there is nothing to do that is not under way."""
+        self.master_start, self.master_end = start, max(end, self.local_end if self._is_copying else end)
+        if self.state is not ReplicaState.PROBING:
+            return None
+        if self.local_end > end:
+            return self._stop(
+                f"this slave ends at {self.local_end} and its master at {end}: the master has lost messages "
+                "this slave still holds, or is not the master it followed before"
+            )
+        if self.local_end < start:
+            return self._stop(
+                f"this slave ends at {self.local_end} and its master begins at {start}: the messages between "
+                "are deleted there. Stop the slave, move this partition's directory away, start it again"
+            )
+        self._checked_to = max(self.local_end - CHECKED_BYTES, self.local_start, start)
+        if self._checked_to >= self.local_end:
+            return self._tail()
+        self.state = ReplicaState.CHECKING
+        return Fetch(self._checked_to, self.local_end - self._checked_to)
+
+    def received(self, offset: int, data: bytes) -> Action:
+        """The master answered a fetch at ``offset`` with bytes."""
+        view = memoryview(data)
+        if self.state is ReplicaState.CHECKING:
+            return Compare(offset, view[: self.local_end - offset])
+        if offset != self.local_end:
+            return Fetch(self.local_end, self.fetch_bytes)
+        found = scan(view)
+        if found.last_id is not None:
+            self.fetch_bytes = FETCH_BYTES
+            return Append(offset, view[: found.end], found.count, found.last_id)
+        if found.fault is not None:
+            return self._stop(
+                f"the master's bytes at offset {offset} are no record ({found.fault}): its log is damaged "
+                "there, or is another than the one this slave followed before"
+            )
+        if len(data) < self.fetch_bytes or self.fetch_bytes >= FETCH_BYTES_MAX:
+            return self._stop(f"the master gives no whole record at offset {offset}, only {len(data)} bytes")
+        self.fetch_bytes *= 2
+        return Fetch(offset, self.fetch_bytes)
+
+    def compared(self, offset: int, size: int, *, is_equal: bool) -> Action:
+        """The comparison asked for has been made."""
+        if not is_equal:
+            return self._stop(
+                f"the last bytes before {self.local_end} differ from the master's: the histories have parted"
+            )
+        self._checked_to = offset + size
+        if self._checked_to < self.local_end:
+            return Fetch(self._checked_to, self.local_end - self._checked_to)
+        return self._tail()
+
+    def appended(self, size: int) -> Action:
+        """Records handed out by :class:`Append` are on their way to disk; go on behind them."""
+        self.local_end += size
+        self.master_end = max(self.master_end, self.local_end)
+        return self._tail()
+
+    def nothing_new(self) -> Action:
+        """The master has nothing behind ``local_end`` yet."""
+        if self.state is ReplicaState.CHECKING:
+            return self._stop(f"the master does not hold the bytes before {self.local_end} any more")
+        self.state = ReplicaState.CAUGHT_UP
+        return Fetch(self.local_end, self.fetch_bytes)
+
+    def moved(self, offset: int) -> Action:
+        """The master does not hold the bytes asked for and names another offset."""
+        return self._stop(
+            f"the master has no bytes at {self.local_end} and points to {offset}: appending from there would "
+            "shift every later offset"
+        )
+
+    def append_failed(self, reason: str) -> Action:
+        """The local log takes no more."""
+        return self._stop(f"the local log takes no more: {reason}")
+
+    def rewind(self, local_end: int) -> None:
+        """Not everything handed out could be appended: begin again from the log's real end."""
+        self.local_end = local_end
+        self.state = ReplicaState.PROBING
+
+    @property
+    def _is_copying(self) -> bool:
+        return self.state in (ReplicaState.TAILING, ReplicaState.CAUGHT_UP)
+
+    def _tail(self) -> Fetch:
+        self.state = ReplicaState.TAILING if self.local_end < self.master_end else ReplicaState.CAUGHT_UP
+        return Fetch(self.local_end, self.fetch_bytes)
+
+    def _stop(self, reason: str) -> Stop:
+        self.state, self.reason = ReplicaState.STOPPED, reason
+        return Stop(reason)

@@ -1,0 +1,376 @@
+"""The trio shell of the slave: one connection to the master, one request per partition in flight.
+
+All partitions share the connection and this task; replies come back as calls, so a thousand idle
+partitions are a thousand long polls and no task. With a master that knows the long poll, a new message
+is here one round trip after it may be read there; ``slaveMaxDelayInMills`` bounds the idle wait. With one
+that does not (MetaQ), it is the polling interval.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from metaserver.client import BrokerConnection, Fetched, Moved, connect
+from metaserver.client.connection import expect_text, fetch_result
+from metaserver.errors import ClientError, DiskFullError, StorageError
+from metaserver.logs import get_logger
+from metaserver.message import message_id_to_seconds
+from metaserver.names import PartitionId, Topic, TopicPartition, is_valid_topic
+from metaserver.protocol import encode_get, encode_stats
+from metaserver.replication.progress import (
+    Action,
+    Append,
+    Compare,
+    Fetch,
+    ReplicaProgress,
+    ReplicaState,
+    Stop,
+)
+
+if TYPE_CHECKING:
+    from metaserver.broker import Broker
+    from metaserver.broker.timers import Timers
+    from metaserver.client.connection import Reply
+    from metaserver.config import SlaveConfig
+    from metaserver.storage import Clock
+
+_log = get_logger(__name__)
+
+_REFRESH_SECONDS = 1.0
+"""How often the master is asked for its partitions and their ends."""
+_RECONNECT_SECONDS_MIN = 0.05
+_RECONNECT_SECONDS_MAX = 2.0
+_SILENCE_SECONDS = 15.0
+"""A master that answers nothing for so long is given up, and connected to anew."""
+_RETRY_SECONDS = 1.0
+"""Pause after the local disk was full."""
+_UNWRITTEN_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes of one partition fetched and not yet on disk, before fetching pauses."""
+_IDLE_POLLS_PER_SECOND = 200
+"""With so many partitions that more long polls would end in a second, each waits longer: a new message
+ends it at once all the same."""
+_OFFSETS_WORDS = 7
+
+
+@attrs.frozen
+class ReplicaReport:
+    """One partition of a slave."""
+
+    name: TopicPartition
+    state: ReplicaState
+    reason: str
+    local_start: int
+    local_end: int
+    master_end: int
+    lag_bytes: int
+    lag_messages: int
+    """Estimated from the average size of the messages copied so far."""
+    lag_seconds: float
+    """Age of the newest message copied, while there are newer ones; 0 where there are none."""
+
+
+@attrs.frozen
+class SlaveReport:
+    """All of a slave."""
+
+    master_address: str
+    is_connected: bool
+    problem: str
+    """Why there is no connection."""
+    partitions: tuple[ReplicaReport, ...]
+    requests: int
+    """Fetches in flight."""
+
+    @property
+    def lag_bytes(self) -> int:
+        """Of all partitions."""
+        return sum(partition.lag_bytes for partition in self.partitions)
+
+    @property
+    def lag_messages(self) -> int:
+        """Of all partitions, estimated."""
+        return sum(partition.lag_messages for partition in self.partitions)
+
+    @property
+    def lag_seconds(self) -> float:
+        """Of the partition that is furthest behind."""
+        return max((partition.lag_seconds for partition in self.partitions), default=0.0)
+
+
+@attrs.define(eq=False)
+class _Replica:
+    """One partition: its progress, and what is under way for it."""
+
+    name: TopicPartition
+    progress: ReplicaProgress
+    ticket: int = 0
+    """Of the newest fetch; the reply to an older one is dropped."""
+    unwritten_bytes: int = 0
+    """Handed to the local log and not yet safe there."""
+    paused: Fetch | None = None
+    """What to fetch when enough is written."""
+    failure: StorageError | None = None
+    """The local log refused something: nothing is done until what was handed to it has come back."""
+    idle_seconds: float = 0.0
+    copied_bytes: int = 0
+    copied_messages: int = 0
+    last_id: int | None = None
+
+
+@attrs.define(eq=False)
+class Slave:
+    """Follows a master until cancelled."""
+
+    _broker: Broker
+    _config: SlaveConfig
+    _clock: Clock
+    _timers: Timers
+    _master_host: str
+    _master_port: int
+    _replicas: dict[TopicPartition, _Replica] = attrs.Factory(dict)
+    _link: BrokerConnection | None = None
+    _problem: str = "not connected yet"
+    _requests: int = 0
+    _broken: trio.Event = attrs.Factory(trio.Event)
+
+    async def run(self) -> None:
+        """Connect, copy, and connect again, for ever."""
+        pause_seconds = _RECONNECT_SECONDS_MIN
+        while True:
+            try:
+                async with connect(self._master_host, self._master_port) as link:
+                    _log.info("start subscribe message from master success", master=link.address)
+                    pause_seconds = _RECONNECT_SECONDS_MIN
+                    self._link, self._broken, self._problem = link, trio.Event(), ""
+                    await self._follow(link)
+            except ClientError as error:
+                if str(error) != self._problem:
+                    _log.warning("problem occured in start subscribe message from master", reason=str(error))
+                self._problem = str(error)
+            finally:
+                self._link = None
+                for replica in self._replicas.values():
+                    replica.ticket += 1
+                    replica.progress.disconnected()
+            await trio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _RECONNECT_SECONDS_MAX)
+
+    def report(self) -> SlaveReport:
+        """How far each partition is."""
+        return SlaveReport(
+            f"{self._master_host}:{self._master_port}",
+            self._link is not None,
+            self._problem,
+            tuple(self._report(replica) for replica in self._replicas.values()),
+            self._requests,
+        )
+
+    def _report(self, replica: _Replica) -> ReplicaReport:
+        progress = replica.progress
+        written_end = progress.local_end - replica.unwritten_bytes
+        lag_bytes = max(0, progress.master_end - written_end)
+        average = replica.copied_bytes / replica.copied_messages if replica.copied_messages else lag_bytes
+        lag_messages = max(1, round(lag_bytes / average)) if lag_bytes else 0
+        lag_seconds = 0.0
+        if lag_bytes and replica.last_id is not None:
+            lag_seconds = max(0.0, self._clock.wall_seconds() - message_id_to_seconds(replica.last_id))
+        return ReplicaReport(
+            replica.name,
+            progress.state,
+            progress.reason,
+            progress.local_start,
+            written_end,
+            progress.master_end,
+            lag_bytes,
+            lag_messages,
+            lag_seconds,
+        )
+
+    # The master's partitions.
+
+    async def _follow(self, link: BrokerConnection) -> None:
+        """Copy over one connection until it breaks (ClientError)."""
+        while True:
+            self._refresh(expect_text(await link.request(_encode_stats_offsets, _SILENCE_SECONDS)))
+            with trio.move_on_after(_REFRESH_SECONDS):
+                await self._broken.wait()
+
+    def _refresh(self, offsets: str) -> None:
+        """Learn the master's partitions and ranges from its ``stats offsets``."""
+        for line in offsets.splitlines():
+            words = line.split(" ")
+            if len(words) != _OFFSETS_WORDS or words[1] != "part" or not is_valid_topic(words[0]):
+                continue
+            name = TopicPartition(Topic(words[0]), PartitionId(int(words[2])))
+            start, end = int(words[4]), int(words[6])
+            replica = self._replicas.get(name) or self._open(name, start)
+            if replica is None or replica.failure is not None:
+                continue
+            action = replica.progress.master_range(start, end)
+            if action is not None:
+                self._act(replica, action)
+
+    def _open(self, name: TopicPartition, master_start: int) -> _Replica | None:
+        config = self._broker.config.topic_config(name.topic) or self._broker.config.defaults
+        try:
+            log = self._broker.open_partition(name, config, master_start).log
+        except (StorageError, OSError) as error:
+            _log.error("Cannot open partition", partition=str(name), reason=str(error))
+            return None
+        replica = _Replica(name, ReplicaProgress(log.start_offset, log.end_offset))
+        self._replicas[name] = replica
+        return replica
+
+    # One partition.
+
+    def _act(self, replica: _Replica, action: Action) -> None:
+        match action:
+            case Fetch():
+                self._fetch(replica, action)
+            case Append():
+                self._append(replica, action)
+            case Compare():
+                is_equal = self._local_bytes(replica.name, action.offset, len(action.data)) == action.data
+                self._act(
+                    replica, replica.progress.compared(action.offset, len(action.data), is_equal=is_equal)
+                )
+            case Stop():
+                _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)
+
+    def _fetch(self, replica: _Replica, fetch: Fetch) -> None:
+        if replica.unwritten_bytes > _UNWRITTEN_BYTES_MAX:
+            replica.paused = fetch
+            return
+        if self._link is None:
+            return
+        replica.ticket += 1
+        ticket, name, wait_ms = replica.ticket, replica.name, self._wait_ms()
+        asked = trio.current_time()
+        self._requests += 1
+
+        def settle(reply: Reply | ClientError) -> None:
+            self._requests -= 1
+            if ticket == replica.ticket:
+                self._answered(replica, fetch, reply, trio.current_time() - asked)
+
+        self._link.submit(
+            lambda opaque: encode_get(
+                name.topic,
+                self._config.slave_group,
+                name.partition,
+                fetch.offset,
+                fetch.size_max,
+                opaque,
+                wait_ms,
+            ),
+            settle,
+        )
+
+    def _answered(
+        self, replica: _Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
+    ) -> None:
+        if isinstance(reply, ClientError):
+            self._broken.set()
+            return
+        name, progress = replica.name, replica.progress
+        try:
+            got = fetch_result(reply, name.topic, name.partition, fetch.offset)
+        except ClientError as error:
+            _log.warning("The master refused a fetch", partition=str(name), reason=str(error))
+            self._fetch_later(replica, fetch)
+            return
+        if isinstance(got, Fetched):
+            replica.idle_seconds = 0.0
+            self._act(replica, progress.received(fetch.offset, got.data))
+        elif isinstance(got, Moved):
+            self._act(replica, progress.moved(got.offset))
+        else:
+            action = progress.nothing_new()
+            has_waited = took_seconds * 1000 >= self._wait_ms() / 2
+            if isinstance(action, Fetch) and not has_waited:
+                self._fetch_later(replica, action)
+            else:
+                self._act(replica, action)
+
+    def _fetch_later(self, replica: _Replica, fetch: Fetch) -> None:
+        """The master does not hold answers back: ask again after a while, each time a little later."""
+        longest = self._config.slave_max_delay_ms / 1000
+        replica.idle_seconds = min(replica.idle_seconds + longest / 10, longest)
+        ticket = replica.ticket
+
+        def fetch_now() -> None:
+            if ticket == replica.ticket:
+                self._fetch(replica, fetch)
+
+        self._timers.schedule(replica.idle_seconds, fetch_now)
+
+    def _wait_ms(self) -> int:
+        return max(self._config.slave_max_delay_ms, 1000 * len(self._replicas) // _IDLE_POLLS_PER_SECOND)
+
+    def _append(self, replica: _Replica, append: Append) -> None:
+        size = len(append.records)
+        replica.unwritten_bytes += size
+
+        def done(outcome: int | StorageError) -> None:
+            replica.unwritten_bytes -= size
+            if isinstance(outcome, StorageError):
+                replica.failure = replica.failure or outcome
+            else:
+                replica.copied_bytes += size
+                replica.copied_messages += append.count
+                replica.last_id = append.last_id
+            self._written(replica)
+
+        # The fetch of what follows leaves first: the network works while the disk does.
+        self._act(replica, replica.progress.appended(size))
+        self._broker.append_replica(
+            replica.name, append.offset, append.records, append.count, append.last_id, done
+        )
+
+    def _written(self, replica: _Replica) -> None:
+        if replica.failure is not None:
+            replica.ticket += 1
+            replica.paused = None
+            if replica.unwritten_bytes == 0:
+                self._recover(replica, replica.failure)
+        elif replica.paused is not None and replica.unwritten_bytes <= _UNWRITTEN_BYTES_MAX:
+            fetch, replica.paused = replica.paused, None
+            self._fetch(replica, fetch)
+
+    def _recover(self, replica: _Replica, failure: StorageError) -> None:
+        """All that was handed to the log has come back, some of it refused."""
+        replica.progress.rewind(self._broker.store.partitions[replica.name].end_offset)
+        if not isinstance(failure, DiskFullError):
+            self._act(replica, replica.progress.append_failed(str(failure)))
+            return
+        _log.warning(
+            "Replication waits for room on the disk", partition=str(replica.name), reason=str(failure)
+        )
+
+        def try_again() -> None:
+            replica.failure = None  # The next refresh starts the partition from its end.
+
+        self._timers.schedule(_RETRY_SECONDS, try_again)
+
+    def _local_bytes(self, name: TopicPartition, offset: int, size: int) -> bytes:
+        """Bytes of the local log, as far as they can be read."""
+        log = self._broker.store.partitions[name]
+        pieces: list[bytes] = []
+        while size > 0:
+            try:
+                log_slice = log.read(offset, size, log.end_offset)
+            except StorageError:
+                break
+            try:
+                pieces.append(log_slice.file.read(log_slice.size, log_slice.position))
+            finally:
+                log_slice.release()
+            offset, size = offset + log_slice.size, size - log_slice.size
+        return b"".join(pieces)
+
+
+def _encode_stats_offsets(opaque: int) -> bytes:
+    return encode_stats("offsets", opaque)
