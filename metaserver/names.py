@@ -23,7 +23,7 @@ MAX_OFFSET = Offset(2**63 - 1)
 TOPIC_BYTES_MAX = 200
 """A directory name may have 255 bytes; the partition number needs some of them."""
 
-_TOPIC = re.compile(r"(?!\.{1,2}\Z)[!-.0-~]{1,%d}" % TOPIC_BYTES_MAX)
+_TOPIC = re.compile(rf"(?!\.{{1,2}}\Z)[!-.0-~]{{1,{TOPIC_BYTES_MAX}}}")
 
 
 def is_valid_topic(name: str) -> bool:

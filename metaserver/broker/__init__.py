@@ -10,9 +10,11 @@ from metaserver.broker.disk import DiskGuard
 from metaserver.broker.executor import Executor, ThreadExecutor
 from metaserver.broker.page_cache import KernelPageCache, PageCache
 from metaserver.broker.partition import Partition
+from metaserver.broker.poller import Poller
 from metaserver.broker.retention import Retention
 from metaserver.broker.server import Server, open_listener
 from metaserver.broker.sink import ReplySink
+from metaserver.broker.syncer import KernelSyncer, Syncer, ThreadSyncer, make_syncer
 from metaserver.broker.timers import Timers
 from metaserver.broker.version import VERSION_TEXT
 
@@ -24,12 +26,17 @@ __all__ = [
     "DiskGuard",
     "Executor",
     "KernelPageCache",
+    "KernelSyncer",
     "PageCache",
     "Partition",
+    "Poller",
     "ReplySink",
     "Retention",
     "Server",
+    "Syncer",
     "ThreadExecutor",
+    "ThreadSyncer",
     "Timers",
+    "make_syncer",
     "open_listener",
 ]

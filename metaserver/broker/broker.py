@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
 import attrs
-import trio
 
 from metaserver.broker.partition import Partition, PendingAppend, WaitingGet
 from metaserver.broker.reports import report
@@ -79,6 +78,15 @@ _NO_SYNC = "This broker is no synchronous slave and takes no sync requests."
 _log = get_logger(__name__)
 
 
+@attrs.frozen
+class _Stamped:
+    """Records with their ids, ready to be appended."""
+
+    records: Buffer
+    count: int
+    last_id: int
+
+
 @attrs.define(eq=False)
 class Broker:
     """A master's or a slave's answers to commands."""
@@ -100,8 +108,8 @@ class Broker:
     traffic: defaultdict[str, TopicTraffic] = attrs.Factory(lambda: defaultdict(TopicTraffic))
     inflight_bytes: int = 0
     """Put bytes of all connections that wait for the disk."""
-    inflight_room: trio.lowlevel.ParkingLot = attrs.Factory(trio.lowlevel.ParkingLot)
-    """Where connections wait while ``inflight_bytes`` is above its limit."""
+    paused: dict[ReplySink, None] = attrs.Factory(dict)
+    """Who is to be resumed when ``inflight_bytes`` is no longer above its limit."""
     waiting_get_count: int = 0
     connection_count: int = 0
     started_monotonic_seconds: float = 0.0
@@ -139,9 +147,10 @@ class Broker:
             case Stats():
                 self._stats(command, sink)
             case OversizedPut():
+                longest = self.config.max_transfer_size_bytes
                 detail = (
-                    f"The message of {command.length} bytes is too long: a record may have "
-                    f"{self.config.max_transfer_size_bytes} bytes (maxTransferSize), {HEADER_SIZE} of them header"
+                    f"The message of {command.length} bytes is too long: a record may have {longest} bytes "
+                    f"(maxTransferSize), {HEADER_SIZE} of them header"
                 )
                 self._fail_put(command.topic, command.partition, detail, command.opaque, sink)
             case TransactionalPut() | Transaction():
@@ -159,7 +168,6 @@ class Broker:
 
     def _put(self, run: Puts, sink: ReplySink) -> None:
         self.counters.put += len(run.bodies)
-        self.counters.bytes_in += sum(map(len, run.bodies))
         try:
             partition = self._partition_for_put(run.topic, run.partition)
         except RefusedError as refusal:
@@ -180,11 +188,10 @@ class Broker:
             return encode_put_results(opaques, message_ids, name.partition, offset, sizes)
 
         self._count_puts(partition, run.partition, len(bodies), len(records) - HEADER_SIZE * len(bodies))
-        self._append(partition, [records], len(records), len(bodies), message_ids[-1], opaques, reply, sink)
+        self._append(partition, _Stamped(records, len(bodies), message_ids[-1]), opaques, reply, sink)
 
     def _put_batch(self, batch: PutBatch, sink: ReplySink) -> None:
         opaques = [b"%d" % batch.opaque]
-        self.counters.bytes_in += len(batch.records)
         try:
             found = scan(batch.records)
             self.counters.put += max(1, found.count)
@@ -204,7 +211,7 @@ class Broker:
             return encode_result(Status.SUCCESS, text, batch.opaque)
 
         self._count_puts(partition, batch.partition, count, len(records) - HEADER_SIZE * count)
-        self._append(partition, [records], len(records), count, message_ids[-1], opaques, reply, sink)
+        self._append(partition, _Stamped(records, count, message_ids[-1]), opaques, reply, sink)
 
     def _check_batch(
         self, name: TopicPartition, batch: PutBatch, count: int, end: int, fault: str | None
@@ -228,37 +235,42 @@ class Broker:
         count: int,
         last_id: int,
         done: Callable[[int | StorageError], None],
+        *,
+        begins_segment: bool = False,
     ) -> None:
         """Append a master's records as they are, at ``offset`` or not at all (slave only).
 
-        ``done`` is told the offset or the error, perhaps before this returns.
+        ``done`` is told the offset or the error, perhaps before this returns. With ``begins_segment``,
+        for which nothing else may be on its way, a new segment begins with the records.
         """
         partition = self.partitions[(name.topic, name.partition)]
         self._ids.observe(last_id)
         self.counters.put += count
         self.real_time.add("put_slave", name.topic, f"{self.config.broker_id}-{name.partition}", count, count)
-        append = PendingAppend([records], len(records), count, last_id, done, done, _nothing, offset)
+        append = PendingAppend(
+            [records], len(records), count, last_id, done, done, _nothing, offset, begins_segment
+        )
         self.committer.append(partition, append)
 
-    def _append(  # noqa: PLR0913 - the facts of one append; a class for one call would say no more
+    def _append(
         self,
         partition: Partition,
-        records: Sequence[Buffer],
-        size_bytes: int,
-        count: int,
-        last_id: int,
+        stamped: _Stamped,
         opaques: Sequence[bytes],
         reply: Callable[[int], bytes],
         sink: ReplySink,
     ) -> None:
+        size_bytes = len(stamped.records)
         self.inflight_bytes += size_bytes
         sink.add_inflight(size_bytes)
 
         def settle() -> None:
             sink.add_inflight(-size_bytes)
             self.inflight_bytes -= size_bytes
-            if self.inflight_bytes <= self.config.max_inflight_bytes:
-                self.inflight_room.unpark_all()
+            if self.paused and self.inflight_bytes <= self.config.max_inflight_bytes:
+                paused, self.paused = self.paused, {}
+                for other in paused:
+                    other.resume()
 
         def succeed(offset: int) -> None:
             sink.send(reply(offset))
@@ -272,7 +284,9 @@ class Broker:
             )
             settle()
 
-        append = PendingAppend(records, size_bytes, count, last_id, succeed, fail, sink.flush)
+        append = PendingAppend(
+            [stamped.records], size_bytes, stamped.count, stamped.last_id, succeed, fail, sink.flush
+        )
         self.committer.append(partition, append)
 
     def _partition_for_put(self, topic: str, requested: int) -> Partition:
@@ -443,7 +457,6 @@ class Broker:
             text = self._failure_text(get.topic, get.partition, str(error))
             sink.send(encode_result(Status.ERROR, text, get.opaque))
             return
-        self.counters.bytes_out += log_slice.size
         traffic = self.traffic[get.topic]
         traffic.gets += 1
         traffic.bytes_out += log_slice.size

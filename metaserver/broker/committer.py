@@ -2,13 +2,13 @@
 
 Two modes, by the topic's ``unflushThreshold``:
 
-* 0 or less: a worker thread writes what has gathered and syncs it; then all of it is answered. While
-  the disk works the next group gathers, so the slower the disk, the larger the group.
-* N: the loop writes at once and answers; a worker thread syncs after more than N messages, or after
+* 0 or less: what has gathered is written and synced; then all of it is answered. While the disk works
+  the next group gathers, so the slower the disk, the larger the group.
+* N: what comes is written at once and answered; it is synced after more than N messages, or after
   ``unflushInterval``.
 
-A partition is lent to one worker at a time (``Partition.is_busy``); only a plain sync lets appends of
-the second mode go on meanwhile (``Partition.is_flushing``).
+A partition does one thing at a time (``Partition.is_busy``); only a sync of the second mode lets appends
+go on meanwhile (``Partition.is_flushing``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
+import trio
 
 from metaserver.errors import DiskFullError, DivergedLogError, LogFailedError, StorageError
 from metaserver.logs import get_logger
@@ -26,11 +27,18 @@ if TYPE_CHECKING:
     from metaserver.broker.disk import DiskGuard
     from metaserver.broker.executor import Executor
     from metaserver.broker.partition import Partition, PendingAppend
+    from metaserver.broker.syncer import Syncer
     from metaserver.broker.timers import Timers
     from metaserver.message import Buffer
-    from metaserver.storage import Clock, PartitionLog
+    from metaserver.storage import Clock, PartitionLog, PendingFlush
 
 _log = get_logger(__name__)
+
+
+_WRITE_NOW_BYTES_MAX = 64 * 1024
+"""A group up to this size is written by the loop: the page cache takes it faster than a thread wakes up."""
+_MAINTENANCE_RETRY_BYTES = 1024 * 1024
+"""A segment or checkpoint that could not be written is tried again after so much more data."""
 
 
 @attrs.define
@@ -50,18 +58,14 @@ class Committer:
     """Appends for all partitions of a broker."""
 
     _executor: Executor
+    _syncer: Syncer
     _timers: Timers
     _clock: Clock
     _disk: DiskGuard
     statistics: CommitStatistics = attrs.Factory(CommitStatistics)
-    on_idle: Callable[[], None] | None = None
-    """Called whenever a partition has nothing left to do (used by a graceful stop)."""
     _active: int = 0
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no partition is lent out and none has something waiting."""
-        return self._active == 0
+    """Partitions lent to workers."""
+    _idle: trio.Event = attrs.Factory(trio.Event)
 
     def append(self, partition: Partition, append: PendingAppend) -> None:
         """Append now or with the next group; the outcome is told to ``append``, perhaps at once."""
@@ -69,7 +73,12 @@ class Committer:
             self._refuse([append], partition.log.failure)
         elif self._disk.is_full:
             self._refuse([append], self._disk.error(partition.log.directory))
-        elif partition.is_busy:
+        elif append.begins_segment:
+            # The roll that is due now comes first, and perhaps the sync before it.
+            partition.log.end_segment()
+            partition.pending.append(append)
+            self._continue(partition)
+        elif partition.is_busy or partition.pending:
             partition.pending.append(append)
         elif partition.is_group_commit:
             partition.pending.append(append)
@@ -81,93 +90,90 @@ class Committer:
         """Sync what is written, in the background (also called by the flush timer)."""
         if partition.is_busy or partition.is_flushing or partition.log.failure is not None:
             return
-        if partition.log.flushed_offset >= partition.log.end_offset:
+        pending = partition.log.begin_flush()
+        if pending is None:
             return
         partition.is_flushing = True
         partition.unflushed_count = 0
         self._active += 1
-        self._executor.submit(
-            lambda: self._timed_flush(partition.log),
-            lambda seconds, failure: self._flushed(partition, seconds, failure),
-        )
+        self._sync(partition, pending, lambda error: self._flushed(partition, error), is_lone=False)
 
-    def run_exclusively(
-        self,
-        partition: Partition,
-        job: Callable[[PartitionLog], object],
-        done: Callable[[], None] | None = None,
-    ) -> bool:
-        """Lend the log to a worker for ``job`` while appends wait; False when it is lent already."""
-        if partition.is_busy or partition.is_flushing:
-            return False
-        partition.is_busy = True
-        self._active += 1
+    async def wait_until_idle(self) -> None:
+        """Return when everything handed to the disk has come back."""
+        while self._active:
+            self._idle = trio.Event()
+            await self._idle.wait()
 
-        def finished(_result: object, failure: Exception | None) -> None:
-            if failure is not None:
-                self._report(partition, failure)
-            if done is not None:
-                done()
-            self._released(partition)
-
-        self._executor.submit(lambda: job(partition.log), finished)
-        return True
-
-    # Mode one: write and sync in a worker, then answer.
+    # Mode one: write, sync, then answer.
 
     def _start_commit(self, partition: Partition) -> None:
         batch, partition.pending = partition.pending, []
         partition.is_busy = True
         self._active += 1
-        self._executor.submit(
-            lambda: self._commit(partition.log, batch),
-            lambda outcome, failure: self._committed(partition, batch, outcome, failure),
-        )
-
-    def _commit(self, log: PartitionLog, batch: list[PendingAppend]) -> tuple[int, float]:
-        """In a worker thread: one write, one sync."""
-        records: Sequence[Buffer]
-        if len(batch) == 1:
-            records, size_bytes, count = batch[0].records, batch[0].size_bytes, batch[0].count
-        else:
-            records = [record for append in batch for record in append.records]
-            size_bytes = sum(append.size_bytes for append in batch)
-            count = sum(append.count for append in batch)
-        _expect_end(log, batch[0])
-        offset = log.append(records, size_bytes, count, batch[-1].last_id)
+        if sum(append.size_bytes for append in batch) > _WRITE_NOW_BYTES_MAX:
+            self._executor.submit(
+                lambda: _append_all(partition.log, batch),
+                lambda offset, failure: self._written(partition, batch, offset, failure),
+            )
+            return
         try:
-            seconds = self._timed_flush(log)
-        except LogFailedError:
-            # The puts are about to be answered with an error: leave nothing behind that a restart
-            # would find. The failed sync itself is never repeated.
-            log.discard_unflushed(offset)
-            raise
-        return offset, seconds
+            offset = _append_all(partition.log, batch)
+        except StorageError as error:
+            self._written(partition, batch, None, error)
+        else:
+            self._written(partition, batch, offset, None)
 
-    def _committed(
+    def _written(
         self,
         partition: Partition,
         batch: list[PendingAppend],
-        outcome: tuple[int, float] | None,
+        offset: int | None,
         failure: Exception | None,
     ) -> None:
+        pending = None
+        if offset is not None:
+            try:
+                pending = partition.log.begin_flush()
+            except LogFailedError as error:
+                failure = error
+        if offset is None or pending is None:
+            self._commit_failed(partition, batch, failure)
+        else:
+            self._sync(
+                partition,
+                pending,
+                lambda error: self._committed(partition, batch, offset, error),
+                is_lone=len(batch) == 1 and batch[0].count == 1,
+            )
+
+    def _committed(
+        self, partition: Partition, batch: list[PendingAppend], offset: int, error: LogFailedError | None
+    ) -> None:
+        if error is not None:
+            # The puts are about to be answered with an error: leave nothing behind that a restart
+            # would find. The failed sync itself is never repeated.
+            partition.log.discard_unflushed(offset)
+            self._commit_failed(partition, batch, error)
+            return
         partition.is_busy = False
         self._active -= 1
-        if outcome is None:
-            error = self._report(partition, failure)
-            if isinstance(error, LogFailedError):
-                batch = batch + partition.pending
-                partition.pending = []
-            self._refuse(batch, error)
-            self._continue(partition)
-            return
-        offset, seconds = outcome
-        self._count_flush(seconds)
         # The next group starts before this one is answered: the disk works while replies are made.
         self._continue(partition)
         self._succeed(batch, offset)
         partition.publish(offset + sum(append.size_bytes for append in batch))
         _flush_replies(batch)
+
+    def _commit_failed(
+        self, partition: Partition, batch: list[PendingAppend], failure: Exception | None
+    ) -> None:
+        partition.is_busy = False
+        self._active -= 1
+        error = self._report(partition, failure)
+        if isinstance(error, LogFailedError):
+            batch = batch + partition.pending
+            partition.pending = []
+        self._refuse(batch, error)
+        self._continue(partition)
 
     # Mode two: write at once, answer, sync later.
 
@@ -200,35 +206,41 @@ class Committer:
         partition.flush_timer = None
         self.flush(partition)
 
-    def _flushed(self, partition: Partition, seconds: float | None, failure: Exception | None) -> None:
+    def _flushed(self, partition: Partition, error: LogFailedError | None) -> None:
         partition.is_flushing = False
         self._active -= 1
-        if failure is not None:
-            self._report(partition, failure)
-        elif seconds is not None:
-            self._count_flush(seconds)
+        if error is not None:
+            self._report(partition, error)
         self._continue(partition)
 
     # Both modes.
 
     def _continue(self, partition: Partition) -> None:
-        """Go on with what is due: a new segment or checkpoint first, then what has gathered."""
+        """Go on with what is due: first a new segment or checkpoint, then what has gathered."""
         log = partition.log
         if partition.is_busy or partition.is_flushing:
             return
-        if log.failure is None and (log.needs_roll or log.checkpoint_due):
-            self.run_exclusively(partition, _maintain)
+        is_due = log.needs_roll or log.checkpoint_due
+        if is_due and log.failure is None and log.end_offset >= partition.maintain_offset:
+            self._start_maintenance(partition)
         else:
             self._drain(partition)
-        if self._active == 0 and self.on_idle is not None:
-            self.on_idle()
+        if not self._active:
+            self._idle.set()
 
-    def _released(self, partition: Partition) -> None:
-        partition.is_busy = False
-        self._active -= 1
-        self._drain(partition)
-        if self._active == 0 and self.on_idle is not None:
-            self.on_idle()
+    def _start_maintenance(self, partition: Partition) -> None:
+        partition.is_busy = True
+        self._active += 1
+
+        def finished(_result: object, failure: Exception | None) -> None:
+            partition.is_busy = False
+            self._active -= 1
+            if failure is not None:
+                self._report(partition, failure)
+                partition.maintain_offset = partition.log.end_offset + _MAINTENANCE_RETRY_BYTES
+            self._continue(partition)
+
+        self._executor.submit(lambda: _maintain(partition.log), finished)
 
     def _drain(self, partition: Partition) -> None:
         if not partition.pending:
@@ -242,15 +254,29 @@ class Committer:
             batch, partition.pending = partition.pending, []
             self._write_now(partition, batch)
 
-    def _timed_flush(self, log: PartitionLog) -> float:
+    def _sync(
+        self,
+        partition: Partition,
+        pending: PendingFlush,
+        done: Callable[[LogFailedError | None], None],
+        *,
+        is_lone: bool,
+    ) -> None:
         started = self._clock.monotonic_seconds()
-        log.flush()
-        return self._clock.monotonic_seconds() - started
 
-    def _count_flush(self, seconds: float) -> None:
-        self.statistics.flushes += 1
-        self.statistics.flush_seconds += seconds
-        self.statistics.flush_seconds_max = max(self.statistics.flush_seconds_max, seconds)
+        def synced(error: OSError | None) -> None:
+            seconds = self._clock.monotonic_seconds() - started
+            self.statistics.flushes += 1
+            self.statistics.flush_seconds += seconds
+            self.statistics.flush_seconds_max = max(self.statistics.flush_seconds_max, seconds)
+            try:
+                partition.log.finish_flush(pending, error)
+            except LogFailedError as failure:
+                done(failure)
+            else:
+                done(None)
+
+        self._syncer.sync(pending.file, synced, is_lone=is_lone)
 
     def _succeed(self, batch: list[PendingAppend], offset: int) -> None:
         for append in batch:
@@ -277,6 +303,18 @@ class Committer:
             return failure
         _log.error("Append message failed,*critical error*", partition=str(partition.name), exc_info=failure)
         return partition.log.fail(f"unexpected {failure!r}")
+
+
+def _append_all(log: PartitionLog, batch: list[PendingAppend]) -> int:
+    """One write for a whole group; a large one runs in a worker thread. Raises StorageError."""
+    records: Sequence[Buffer] = batch[0].records
+    size_bytes, count = batch[0].size_bytes, batch[0].count
+    if len(batch) > 1:
+        records = [record for append in batch for record in append.records]
+        size_bytes = sum(append.size_bytes for append in batch)
+        count = sum(append.count for append in batch)
+    _expect_end(log, batch[0])
+    return log.append(records, size_bytes, count, batch[-1].last_id)
 
 
 def _expect_end(log: PartitionLog, append: PendingAppend) -> None:

@@ -1,9 +1,7 @@
-"""The trio shell of one client connection.
+"""One client connection: what it has asked for, and what it still has to be sent.
 
-Two rules. Bytes leave in one place: :meth:`Connection.flush` sends what the socket takes at once, and
-only where it does not take all, a drain task goes on; never both at the same time. And a peer that
-does not read, or floods, slows only itself: its reader pauses while too many replies or puts of it
-are waiting.
+A peer that does not read, or floods, slows only itself: reading from it pauses while too many replies or
+puts of it are waiting. Nothing here waits; the transport calls back.
 """
 
 from __future__ import annotations
@@ -29,10 +27,11 @@ _log = get_logger(__name__)
 
 RECEIVE_BYTES_MIN = 16 * 1024
 RECEIVE_BYTES_MAX = 256 * 1024
-_LINGER_SECONDS = 2.0
-"""How long the rest of a malformed request is read, so that closing does not destroy the reply."""
-_SENDS_AT_ONCE_MAX = 64
+_SENDS_AT_ONCE_MAX = 16
 """After so many sends to one peer the others have their turn."""
+_LINGER_SECONDS = 1.0
+"""How long a peer that was sent everything may take to close. What it still sends is read and dropped:
+closing with unread bytes would reset the connection, and it might never see its last replies."""
 
 
 @attrs.define(eq=False)
@@ -48,30 +47,30 @@ class Connection:
     """One peer; implements :class:`metaserver.broker.sink.ReplySink`."""
 
     def __init__(
-        self,
-        broker: Broker,
-        transport: Transport,
-        limits: Limits,
-        drains: trio.Nursery,
-        on_closed: Callable[[Connection], None],
+        self, broker: Broker, transport: Transport, limits: Limits, on_closed: Callable[[Connection], None]
     ) -> None:
-        """``drains`` is where the task runs that sends what the peer does not take at once."""
+        """Serve the peer from now on, until ``on_closed`` is called."""
+        self.is_open = True
         self._broker = broker
         self._transport = transport
         self._decoder = CommandDecoder(limits)
-        self._drains = drains
         self._on_closed = on_closed
         self._outgoing: deque[bytes | _SliceToSend] = deque()
         self._outgoing_bytes = 0
+        """Of whole frames; slices cost no memory and are counted in ``_slices``."""
         self._slices = 0
-        self._is_draining = False
         self._inflight_bytes = 0
-        self._room = trio.Event()
+        self._receive_bytes = RECEIVE_BYTES_MIN
+        self._is_reading = True
+        self._is_blocked = False
+        """The socket takes no more; it will say when it does."""
         self._is_closing = False
         self._has_finished_sending = False
+        self._has_ended = False
+        """The peer sends nothing more."""
+        self._last_activity = trio.current_time()
         self._frame_began: float | None = None
-        self.is_open = True
-        self.last_activity = trio.current_time()
+        transport.start(self._on_readable, self._on_writable)
 
     @property
     def peer(self) -> str:
@@ -83,66 +82,70 @@ class Connection:
         """Whether anything asked for is not yet answered and sent."""
         return self._inflight_bytes > 0 or bool(self._outgoing)
 
-    async def serve(self) -> None:
-        """Read and answer until either side closes. Cancelled: reading stops, replies still go out."""
-        receive_bytes = RECEIVE_BYTES_MIN
-        while self.is_open and not self._is_closing:
-            await self._wait_for_room()
-            try:
-                await self._transport.wait_readable()
-                data = self._transport.receive_nowait(receive_bytes)
-            except BlockingIOError:
-                continue
-            except (OSError, trio.ClosedResourceError):
-                self.close()
-                return
-            if not data:
-                self._is_closing = True
-                break
-            self._received(data)
-            if len(data) == receive_bytes:
-                receive_bytes = min(2 * receive_bytes, RECEIVE_BYTES_MAX)
-            elif len(data) < receive_bytes // 4:
-                receive_bytes = max(receive_bytes // 2, RECEIVE_BYTES_MIN)
-        self._close_if_done()
-        if self._decoder.has_failed:
-            await self._linger()
+    # Reading.
 
-    async def _linger(self) -> None:
-        """Throw away what still comes: closing with unread bytes would reset the connection."""
+    def _on_readable(self) -> None:
         try:
-            with trio.move_on_after(_LINGER_SECONDS):
-                while self.is_open:
-                    await self._transport.wait_readable()
-                    if not self._transport.receive_nowait(RECEIVE_BYTES_MAX):
-                        break
-        except (OSError, trio.ClosedResourceError):
-            pass  # BlockingIOError included: the peer is gone, or soon will be.
-        self.close()
+            data = self._transport.receive_nowait(self._receive_bytes)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if not data:
+            self._end_of_stream()
+        elif not self._is_closing:
+            try:
+                self._received(data)
+            except Exception:  # noqa: BLE001 - one connection's fault must not end the server
+                _log.exception("Connection failed", peer=self.peer)
+                self.close()
 
     def _received(self, data: bytes) -> None:
-        self.last_activity = trio.current_time()
+        self._last_activity = trio.current_time()
+        size = len(data)
+        self._broker.counters.bytes_in += size
+        if size == self._receive_bytes:
+            self._receive_bytes = min(2 * size, RECEIVE_BYTES_MAX)
+        elif size < self._receive_bytes // 4 and self._receive_bytes > RECEIVE_BYTES_MIN:
+            self._receive_bytes //= 2
         commands = self._decoder.feed(data)
         if not self._decoder.has_partial_frame:
             self._frame_began = None
         elif commands or self._frame_began is None:
-            self._frame_began = self.last_activity
+            self._frame_began = self._last_activity
         handle = self._broker.handle
         for command in commands:
             handle(command, self)
         self.flush()
+        if self.is_open:
+            self._pause_or_resume()
 
-    async def _wait_for_room(self) -> None:
+    def _end_of_stream(self) -> None:
+        self._has_ended = self._is_closing = True
+        self._want(read=False)
+        self._close_if_done()
+
+    def _pause_or_resume(self) -> None:
+        """Read only while there is room for what may be asked."""
+        if self._is_closing:
+            return
         config = self._broker.config
-        while self.is_open and (
-            self._outgoing_bytes > config.max_pending_reply_bytes
-            or self._slices > config.max_pending_replies
-            or self._inflight_bytes > config.max_connection_inflight_bytes
-        ):
-            self._room = trio.Event()
-            await self._room.wait()
-        while self.is_open and self._broker.inflight_bytes > config.max_inflight_bytes:
-            await self._broker.inflight_room.park()
+        has_room = (
+            self._outgoing_bytes <= config.max_pending_reply_bytes
+            and self._slices <= config.max_pending_replies
+            and self._inflight_bytes <= config.max_connection_inflight_bytes
+        )
+        if has_room and self._broker.inflight_bytes > config.max_inflight_bytes:
+            self._broker.paused[self] = None
+            has_room = False
+        if has_room != self._is_reading:
+            self._want(read=has_room)
+
+    def resume(self) -> None:
+        """The broker has room again."""
+        if self.is_open:
+            self._pause_or_resume()
 
     # The broker's side: see ReplySink.
 
@@ -164,84 +167,80 @@ class Connection:
     def add_inflight(self, size_bytes: int) -> None:
         """Account for puts that wait for the disk."""
         self._inflight_bytes += size_bytes
-        if size_bytes < 0:
-            self._room.set()
 
     def close_after_replies(self) -> None:
-        """Read nothing more; close once everything queued is sent."""
+        """Act on nothing more this peer sends; close once everything queued is sent."""
         self._is_closing = True
+        if self.is_open and not self._is_reading:
+            self._want(read=True)
 
     def flush(self) -> None:
-        """Send what the peer takes now; a task sends the rest."""
-        if self._is_draining or not self._outgoing:
+        """Send what the peer takes now; the rest when it takes more."""
+        if self._outgoing and not self._is_blocked:
+            self._send_some()
+        if self.is_open:
+            if not self._is_reading:
+                self._pause_or_resume()
             self._close_if_done()
-            return
-        if self._send_some():
+
+    # Sending.
+
+    def _on_writable(self) -> None:
+        self._is_blocked = False
+        if self._outgoing:
+            self._send_some()
+        if self.is_open:
+            if not self._is_blocked:
+                self._want(read=self._is_reading)
+            self._pause_or_resume()
             self._close_if_done()
-        elif self.is_open:
-            self._is_draining = True
-            self._drains.start_soon(self._drain)
 
-    async def _drain(self) -> None:
-        """Send the rest as the peer takes it; a peer that takes nothing for too long is cut off."""
-        timeout_seconds = self._broker.config.write_timeout_ms / 1000
-        try:
-            while self.is_open:
-                with trio.move_on_after(timeout_seconds) as patience:
-                    await self._transport.wait_writable()
-                if patience.cancelled_caught:
-                    _log.info("Closing a connection that takes no replies", peer=self.peer)
-                    self.close()
-                elif self._send_some():
-                    break
-        except (OSError, trio.ClosedResourceError):
-            self.close()
-        finally:
-            self._is_draining = False
-        self._room.set()
-        self._close_if_done()
-
-    def _send_some(self) -> bool:
-        """Send until nothing is left (True), or the socket is full or others should have a turn (False)."""
+    def _send_some(self) -> None:
+        """Send until nothing is left, the socket is full, or others should have their turn."""
         outgoing = self._outgoing
         try:
             for _ in range(_SENDS_AT_ONCE_MAX):
-                if not outgoing:
-                    return True
                 first = outgoing[0]
                 if isinstance(first, _SliceToSend):
                     self._send_slice_part(first)
                 else:
-                    self._send_bytes_part()
+                    self._send_bytes_part(first)
+                if not outgoing:
+                    return
         except BlockingIOError:
-            return False
+            pass
         except OSError as error:
             _log.debug("Connection broke", peer=self.peer, reason=str(error))
             self.close()
-            return True
-        self.last_activity = trio.current_time()
-        return not outgoing
+            return
+        if not self._is_blocked:
+            self._is_blocked = True
+            self._want(read=self._is_reading)
 
-    def _send_bytes_part(self) -> None:
+    def _send_bytes_part(self, first: bytes) -> None:
         outgoing = self._outgoing
-        pieces: list[bytes] = []
-        while outgoing and not isinstance(outgoing[0], _SliceToSend):
-            pieces.append(outgoing.popleft())  # type: ignore[arg-type]
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        outgoing.popleft()
+        pieces = [first]
+        while outgoing and isinstance(following := outgoing[0], bytes):
+            pieces.append(following)
+            outgoing.popleft()
+        if len(pieces) > 1:
+            first = b"".join(pieces)
         try:
-            sent = self._transport.send_nowait(data, more=bool(outgoing))
+            sent = self._transport.send_nowait(first, more=bool(outgoing))
         except BlockingIOError:
-            outgoing.appendleft(data)
+            outgoing.appendleft(first)
             raise
+        self._sent(sent)
         self._outgoing_bytes -= sent
-        if sent < len(data):
-            outgoing.appendleft(data[sent:])
+        if sent < len(first):
+            outgoing.appendleft(first[sent:])
 
     def _send_slice_part(self, part: _SliceToSend) -> None:
         sent = self._transport.send_file_nowait(part.log_slice.file, part.position, part.remaining)
         if sent == 0:
-            msg = "the log file is shorter than announced"
-            raise OSError(msg)
+            raise OSError("the log file is shorter than announced")
+        self._sent(sent)
         part.position += sent
         part.remaining -= sent
         if part.remaining == 0:
@@ -249,15 +248,23 @@ class Connection:
             self._slices -= 1
             part.log_slice.release()
 
+    def _sent(self, size_bytes: int) -> None:
+        self._last_activity = trio.current_time()
+        self._broker.counters.bytes_out += size_bytes
+
+    def _want(self, *, read: bool) -> None:
+        self._is_reading = read
+        self._transport.want(read=read, write=self._is_blocked)
+
     # Closing.
 
     def _close_if_done(self) -> None:
-        if not self._is_closing or not self.is_open or self.has_replies_due:
+        if not self._is_closing or self.has_replies_due:
             return
         if not self._has_finished_sending:
             self._has_finished_sending = True
             self._transport.finish_sending()
-        if not self._decoder.has_failed:
+        if self._has_ended:
             self.close()
 
     def close(self) -> None:
@@ -270,15 +277,22 @@ class Connection:
                 item.log_slice.release()
         self._outgoing.clear()
         self._outgoing_bytes = self._slices = 0
+        self._broker.paused.pop(self, None)
         self._transport.close()
-        self._room.set()
         self._on_closed(self)
 
-    def close_if_stale(self, now: float, idle_seconds: float, frame_seconds: float) -> None:
-        """Close a connection without traffic, or whose frame does not come to an end."""
-        if self._frame_began is not None and now - self._frame_began > frame_seconds:
+    def close_if_stale(self, now: float) -> None:
+        """Close a peer that takes no replies, does not end its request, or has done nothing for long."""
+        config, quiet_seconds = self._broker.config, now - self._last_activity
+        frame_seconds = 0.0 if self._frame_began is None else now - self._frame_began
+        if self._has_finished_sending and quiet_seconds > _LINGER_SECONDS:
+            self.close()
+        elif self._is_blocked and quiet_seconds > config.write_timeout_ms / 1000:
+            _log.info("Closing a connection that takes no replies", peer=self.peer)
+            self.close()
+        elif self._is_reading and frame_seconds > config.request_timeout_ms / 1000:
             _log.info("Closing a connection whose request does not end", peer=self.peer)
             self.close()
-        elif now - self.last_activity > idle_seconds and not self.has_replies_due:
+        elif not self.has_replies_due and quiet_seconds > config.idle_timeout_ms / 1000:
             _log.info("Closing an idle connection", peer=self.peer)
             self.close()

@@ -33,6 +33,8 @@ class PendingAppend:
     """Called after all outcomes of one commit are told, so that replies leave in one send."""
     offset: int | None = None
     """Where the records must begin (a replica's), or None for wherever the log ends."""
+    begins_segment: bool = False
+    """Whether a new segment begins with the records (a replica's, where its master's does)."""
 
 
 @attrs.define(eq=False)
@@ -59,6 +61,8 @@ class Partition:
     """A worker thread owns the log: appends wait in ``pending``."""
     is_flushing: bool = False
     """A worker thread syncs the log; appends may go on."""
+    maintain_offset: int = 0
+    """No new segment or checkpoint is tried before the log ends here: the last attempt failed."""
     unflushed_count: int = 0
     flush_timer: Timer | None = None
     waiting_gets: dict[WaitingGet, None] = attrs.Factory(dict)

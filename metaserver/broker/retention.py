@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from metaserver.config import next_fire
+from metaserver.errors import StorageError
 from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
     from metaserver.broker.broker import Broker
     from metaserver.broker.partition import Partition
-    from metaserver.storage import Clock, PartitionLog
+    from metaserver.storage import Clock
 
 _log = get_logger(__name__)
 
 _LOOK_SECONDS = 30.0
 """The wall clock may be set, and the configuration reloaded: neither is trusted for longer."""
-_BUSY_SECONDS = 0.05
 
 
 @attrs.define(eq=False)
@@ -55,21 +54,23 @@ class Retention:
     async def clean(self, partitions: list[Partition]) -> None:
         """Apply the policies of these partitions now; returns when all are done."""
         for partition in partitions:
-            finished = trio.Event()
-            job = partial(self._delete, partition)
-            while not self._broker.committer.run_exclusively(partition, job, finished.set):
-                await trio.sleep(_BUSY_SECONDS)
-            await finished.wait()
+            # Not through the committer: old segments are no part of what it appends to.
+            await trio.to_thread.run_sync(self._delete, partition)
 
     def _expressions(self) -> set[str]:
         return {partition.config.delete_when for partition in self._broker.partitions.values()}
 
-    def _delete(self, partition: Partition, log: PartitionLog) -> None:
+    def _delete(self, partition: Partition) -> None:
         """In a worker thread."""
         policy = partition.config.delete_policy
-        for name in log.delete_expired(
-            policy.action, policy.age_seconds, policy.compress, self._clock.wall_seconds()
-        ):
+        try:
+            names = partition.log.delete_expired(
+                policy.action, policy.age_seconds, policy.compress, self._clock.wall_seconds()
+            )
+        except StorageError as error:
+            _log.error("Deleting old files failed", partition=str(partition.name), reason=str(error))
+            return
+        for name in names:
             _log.info(
                 "Deleting file with policy", file=name, partition=str(partition.name), policy=str(policy)
             )

@@ -10,20 +10,22 @@ import attrs
 import trio
 
 from metaserver.broker.connection import Connection
+from metaserver.broker.poller import READABLE
 from metaserver.broker.transport import SocketTransport
 from metaserver.logs import get_logger
-from metaserver.protocol import Limits, Status, encode_result
-from metaserver.protocol.commands import OPAQUE_MISSING
+from metaserver.protocol import OPAQUE_MISSING, Limits, Status, encode_result
 
 if TYPE_CHECKING:
     from metaserver.broker.broker import Broker
+    from metaserver.broker.poller import Poller
     from metaserver.config import ServerConfig
 
 _log = get_logger(__name__)
 
 _BACKLOG = 1000
-_STALE_CHECK_SECONDS = 5.0
-_ACCEPT_PAUSE_SECONDS = 0.1
+_ACCEPTS_AT_ONCE_MAX = 64
+_STALE_CHECK_SECONDS = 1.0
+_SHORT_PAUSE_SECONDS = 0.1
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -48,44 +50,51 @@ class Server:
 
     _broker: Broker
     _listener: socket.socket
+    _poller: Poller
     _connections: set[Connection] = attrs.Factory(set)
-    _reading: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    _stopping: trio.Event = attrs.Factory(trio.Event)
+    _all_gone: trio.Event = attrs.Factory(trio.Event)
+    """Set when a stopping server has no connection left."""
+    _is_out_of_resources: bool = False
 
-    async def serve(self) -> None:
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept and answer until :meth:`stop` or cancellation; leaves no connection open."""
-        async with trio.open_nursery() as drains:
-            try:
-                with self._reading:
-                    async with trio.open_nursery() as readers:
-                        readers.start_soon(self._close_stale)
-                        await self._accept(readers, drains)
-                # Only a graceful stop comes here with tasks in `drains` still allowed to run.
-                await self._finish_replies()
-            finally:
-                self._listener.close()
-                for connection in list(self._connections):
-                    connection.close()
-                drains.cancel_scope.cancel()
+        self._poller.register(self._listener.fileno(), READABLE, self._accept)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._look_after_connections)
+                task_status.started()
+                await self._stopping.wait()
+                nursery.cancel_scope.cancel()
+            await self._finish_replies()
+        finally:
+            self._poller.unregister(self._listener.fileno())
+            self._listener.close()
+            for connection in list(self._connections):
+                connection.close()
 
     def stop(self) -> None:
         """Take no more requests; answer those taken, then let :meth:`serve` return."""
-        self._reading.cancel()
+        self._stopping.set()
 
-    async def _accept(self, readers: trio.Nursery, drains: trio.Nursery) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(self._listener)
+    def _accept(self, _events: int) -> None:
+        for _ in range(_ACCEPTS_AT_ONCE_MAX):
             try:
                 accepted, address = self._listener.accept()
             except BlockingIOError:
-                continue
+                return
             except OSError as error:
                 if error.errno in _OUT_OF_RESOURCES:
                     _log.warning("Cannot accept connections for now", reason=str(error))
-                    await trio.sleep(_ACCEPT_PAUSE_SECONDS)
-                continue
-            self._start(accepted, f"{address[0]}:{address[1]}", readers, drains)
+                    self._is_out_of_resources = True
+                    self._poller.modify(self._listener.fileno(), 0)
+                return
+            if self._stopping.is_set():
+                accepted.close()
+            else:
+                self._start(accepted, f"{address[0]}:{address[1]}")
 
-    def _start(self, accepted: socket.socket, peer: str, readers: trio.Nursery, drains: trio.Nursery) -> None:
+    def _start(self, accepted: socket.socket, peer: str) -> None:
         accepted.setblocking(False)
         limit = self._broker.config.max_connections
         if len(self._connections) >= limit:
@@ -95,45 +104,45 @@ class Server:
             return
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        transport = SocketTransport(accepted, peer)
-        connection = Connection(self._broker, transport, limits_of(self._broker.config), drains, self._forget)
-        self._connections.add(connection)
+        transport = SocketTransport(accepted, peer, self._poller)
+        limits = limits_of(self._broker.config)
+        self._connections.add(Connection(self._broker, transport, limits, self._forget))
         self._broker.connection_count = len(self._connections)
-        readers.start_soon(self._serve_connection, connection)
-
-    async def _serve_connection(self, connection: Connection) -> None:
-        try:
-            await connection.serve()
-        except Exception:  # One connection's fault must not end the server.
-            _log.exception("Connection failed", peer=connection.peer)
-            connection.close()
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._broker.connection_count = len(self._connections)
+        if not self._connections:
+            self._all_gone.set()
 
-    async def _close_stale(self) -> None:
+    async def _look_after_connections(self) -> None:
         while True:
-            await trio.sleep(_STALE_CHECK_SECONDS)
-            now, config = trio.current_time(), self._broker.config
-            for connection in list(self._connections):
-                connection.close_if_stale(
-                    now, config.idle_timeout_ms / 1000, config.request_timeout_ms / 1000
-                )
+            await trio.sleep(_SHORT_PAUSE_SECONDS if self._is_out_of_resources else _STALE_CHECK_SECONDS)
+            if self._is_out_of_resources:
+                self._is_out_of_resources = False
+                self._poller.modify(self._listener.fileno(), READABLE)
+            self._close_stale()
+
+    def _close_stale(self) -> None:
+        now = trio.current_time()
+        for connection in list(self._connections):
+            connection.close_if_stale(now)
 
     async def _finish_replies(self) -> None:
         """Wait until every put taken is answered and every reply is with its peer, within the limit."""
-        with trio.move_on_after(self._broker.config.stop_timeout_ms / 1000) as patience:
+        limit_ms = self._broker.config.stop_timeout_ms
+        with trio.move_on_after(limit_ms / 1000) as patience:
             self._broker.answer_waiting_gets()
             for connection in list(self._connections):
                 connection.close_after_replies()
                 connection.flush()
             while self._connections:
-                await trio.sleep(0.005)
+                self._all_gone = trio.Event()
+                with trio.move_on_after(_SHORT_PAUSE_SECONDS):
+                    await self._all_gone.wait()
+                self._close_stale()
         if patience.cancelled_caught:
-            _log.warning(
-                "Some replies were not taken in time", stop_timeout_ms=self._broker.config.stop_timeout_ms
-            )
+            _log.warning("Some replies were not taken in time", stop_timeout_ms=limit_ms)
 
 
 def limits_of(config: ServerConfig) -> Limits:

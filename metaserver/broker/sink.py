@@ -32,6 +32,10 @@ class ReplySink(Protocol):
         """Account for puts of this peer that are not answered yet (a negative size when they are)."""
         ...
 
+    def resume(self) -> None:
+        """The broker has room again (called for those in ``Broker.paused``)."""
+        ...
+
     def close_after_replies(self) -> None:
         """Close once everything queued is sent; nothing more is read."""
         ...

@@ -67,7 +67,7 @@ class PendingReply:
     """A request whose reply has not come yet."""
 
     _event: anyio.Event = attrs.Factory(anyio.Event)
-    _outcome: Reply | ClientError | None = None
+    _outcome: Reply | ClientError = attrs.field(init=False)
 
     def settle(self, outcome: Reply | ClientError) -> None:
         """The reply is here, or will never come."""
@@ -79,7 +79,6 @@ class PendingReply:
         await self._event.wait()
         if isinstance(self._outcome, ClientError):
             raise self._outcome
-        assert self._outcome is not None  # Set before the event.
         return self._outcome
 
 
@@ -279,7 +278,7 @@ async def connect(
                 connection.version = await connection.ping()
                 connection.extensions = announced_extensions(connection.version)
                 yield connection
-            except BaseException as error:  # Kept out of the task group, which would wrap it in a group.
+            except BaseException as error:  # noqa: BLE001 - kept out of the task group, which would wrap it
                 failure = error
             tasks.cancel_scope.cancel()
         if failure is not None:

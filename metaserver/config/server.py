@@ -38,9 +38,11 @@ def load_server_config(path: Path, *, lenient: bool = False) -> ServerConfig:
     Lenient: unknown keys, misspelt sections and backslashes that escape nothing are passed over. Raises
     ConfigError with every problem of the file.
     """
-    return parse_server_config(
+    found = parse_server_config(
         read_file(path), source=str(path), base_directory=base_directory_of(path), lenient=lenient
     )
+    # A broker in the background may leave the working directory and still has to find its file.
+    return attrs.evolve(found, path=absolute(Path.cwd(), str(path)))
 
 
 def parse_server_config(

@@ -22,9 +22,11 @@ def load_slave_config(path: Path, *, lenient: bool = False) -> SlaveConfig:
 
     Raises ConfigError with every problem of the file; lenient: unknown keys are passed over.
     """
-    return parse_slave_config(
+    found = parse_slave_config(
         read_file(path), source=str(path), base_directory=base_directory_of(path), lenient=lenient
     )
+    # A broker in the background may leave the working directory and still has to find its file.
+    return attrs.evolve(found, path=absolute(Path.cwd(), str(path)))
 
 
 def parse_slave_config(

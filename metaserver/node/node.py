@@ -26,10 +26,13 @@ from metaserver.broker import (
     Committer,
     DiskGuard,
     KernelPageCache,
+    Poller,
     Retention,
     Server,
+    Syncer,
     ThreadExecutor,
     Timers,
+    make_syncer,
     open_listener,
 )
 from metaserver.config import adopt_topics, diff_configs, load_server_config
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from metaserver.broker import Partition
     from metaserver.config import ServerConfig, SlaveConfig
     from metaserver.node.paths import NodePaths
 
@@ -55,6 +57,8 @@ _log = get_logger(__name__)
 
 _SWITCH_SECONDS = 0.001
 """A disk thread that is done waits no longer than this for a busy loop."""
+_SEGMENT_BYTES_OF_A_SLAVE = 2**63
+"""A slave ends a segment where its master does, never by itself."""
 _GARBAGE_THRESHOLD = 20_000
 """Requests make few objects that reference each other: the collector may look seldom."""
 
@@ -121,21 +125,32 @@ class _Node:
         except BaseException:
             listener.close()
             raise
-        executor = ThreadExecutor(config.flush_thread_count)
+        poller = Poller()
+        executor = ThreadExecutor(config.flush_thread_count, poller)
+        syncer = make_syncer(poller, executor)
         try:
-            await self._serve(store, executor, listener)
+            await self._serve(store, poller, executor, syncer, listener)
         finally:
             listener.close()
+            syncer.close()
             executor.close()
+            poller.close()
             store.close()
         _log.info("Stop metamorphosis server successfully")
 
-    async def _serve(self, store: MessageStore, executor: ThreadExecutor, listener: socket.socket) -> None:
+    async def _serve(
+        self,
+        store: MessageStore,
+        poller: Poller,
+        executor: ThreadExecutor,
+        syncer: Syncer,
+        listener: socket.socket,
+    ) -> None:
         config, slave_config = self._config, self._slave_config
         timers = Timers()
         disk = DiskGuard(RealFileSystem(), _data_paths(config), config.min_free_disk_bytes)
         disk.check()
-        committer = Committer(executor, timers, self._clock, disk)
+        committer = Committer(executor, syncer, timers, self._clock, disk)
         address = f"{_advertised_host(config)}:{config.server_port}"
         master = None if slave_config is None else slave_config.master_address
         broker = Broker(
@@ -154,10 +169,11 @@ class _Node:
         if slave_config is not None and master is not None:
             slave = Slave(broker, slave_config, self._clock, timers, master[0], master[1])
         reporter = Reporter(broker, store, disk, slave)
-        server = Server(broker, listener)
+        server = Server(broker, listener, poller)
         retention = Retention(broker, self._clock, utc_offset_seconds)
         async with trio.open_nursery() as nursery:
             stop = _Stop(server)
+            nursery.start_soon(poller.run)
             nursery.start_soon(timers.run)
             nursery.start_soon(disk.run)
             nursery.start_soon(retention.run)
@@ -176,19 +192,12 @@ class _Node:
                 gc.freeze()
                 gc.set_threshold(_GARBAGE_THRESHOLD)
                 _log.info("Start metamorphosis server successfully", address=address, http=reporter.http_port)
-                nursery.start_soon(
-                    self._announce, NodeAddresses(address, config.server_port, reporter.http_port)
-                )
-                await server.serve()
-                await _wait_until_idle(
-                    committer, list(broker.partitions.values()), config.stop_timeout_ms / 1000
-                )
+                async with trio.open_nursery() as serving:
+                    await serving.start(server.serve)
+                    self._on_ready(NodeAddresses(address, config.server_port, reporter.http_port))
+                with trio.move_on_after(config.stop_timeout_ms / 1000):
+                    await committer.wait_until_idle()
             nursery.cancel_scope.cancel()
-
-    async def _announce(self, addresses: NodeAddresses) -> None:
-        """After the server task has run for the first time: the port answers."""
-        await trio.lowlevel.checkpoint()
-        self._on_ready(addresses)
 
     def _open_listener(self) -> socket.socket:
         config = self._config
@@ -205,7 +214,10 @@ class _Node:
         role = "master" if self._slave_config is None else "slave"
         owner = f"pid {os.getpid()} on {socket.gethostname()}, {role} of {config.path}"
         options = StoreOptions(
-            segment_bytes_max=config.max_segment_size_bytes, checkpoint_bytes=config.checkpoint_bytes
+            segment_bytes_max=(
+                config.max_segment_size_bytes if self._slave_config is None else _SEGMENT_BYTES_OF_A_SLAVE
+            ),
+            checkpoint_bytes=config.checkpoint_bytes,
         )
         store = MessageStore.open(RealFileSystem(), self._clock, options, _data_paths(config), owner)
         for report in store.reports:
@@ -316,13 +328,6 @@ async def _run_slave(
     with trio.CancelScope() as scope:
         task_status.started(scope)
         await slave.run()
-
-
-async def _wait_until_idle(committer: Committer, partitions: list[Partition], limit_seconds: float) -> None:
-    """What was handed to the disk comes back before the store is closed."""
-    with trio.move_on_after(limit_seconds):
-        while not committer.is_idle or any(partition.pending for partition in partitions):
-            await trio.sleep(0.002)
 
 
 def _data_paths(config: ServerConfig) -> list[Path]:

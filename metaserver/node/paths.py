@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class NodePaths:
-    """One set for the master and one for the slave of an installation, so that both can run beside each other."""
+    """One set for the master and one for the slave of an installation: both can run at once."""
 
     logs_directory: Path
     is_slave: bool

@@ -56,6 +56,15 @@ class Append:
     records: memoryview = attrs.field(repr=False)
     count: int
     last_id: int
+    begins_segment: bool = False
+    """Whether a segment of the master begins here: then one begins here too."""
+
+
+@attrs.frozen
+class Locate:
+    """Ask the master where the segment begins that holds ``offset``; tell :meth:`ReplicaProgress.located`."""
+
+    offset: int
 
 
 @attrs.frozen
@@ -73,19 +82,27 @@ class Stop:
     reason: str
 
 
-Action: TypeAlias = Fetch | Append | Compare | Stop
+Action: TypeAlias = Fetch | Append | Locate | Compare | Stop
 
 
 @attrs.define
 class ReplicaProgress:
     """One partition of a slave as it follows its master.
 
-    Invariant: bytes are appended only at ``local_end``, and ``local_start <= local_end``.
+    Invariant: bytes are appended only at ``local_end``, and
+    ``local_start <= segment_start <= local_end``.
+
+    Segments end where the master's do, so that the files are equal too. A master ends a segment behind
+    the write that fills it, which no size tells: once the local one is that large, the master is asked.
     """
 
     local_start: int
     local_end: int
     """Behind the last byte appended here."""
+    segment_start: int
+    """Where the last local segment begins."""
+    segment_bytes_max: int
+    """The size from which on a segment of the master may end."""
     state: ReplicaState = ReplicaState.PROBING
     reason: str = ""
     """Why it is stopped."""
@@ -94,9 +111,12 @@ class ReplicaProgress:
     """The greatest end of the master's log heard of; ``local_end`` may run ahead of it for a moment."""
     fetch_bytes: int = FETCH_BYTES
     _checked_to: int = 0
+    _located: Append | None = None
+    """What is appended when the master has said where its segment begins."""
 
     def disconnected(self) -> None:
         """The connection is gone: what is known of the master may be wrong by the next one."""
+        self._located = None
         if self.state is not ReplicaState.STOPPED:
             self.state = ReplicaState.PROBING
 
@@ -131,7 +151,11 @@ class ReplicaProgress:
         found = scan(view)
         if found.last_id is not None:
             self.fetch_bytes = FETCH_BYTES
-            return Append(offset, view[: found.end], found.count, found.last_id)
+            append = Append(offset, view[: found.end], found.count, found.last_id)
+            if offset - self.segment_start < self.segment_bytes_max:
+                return append
+            self._located = append
+            return Locate(offset)
         if found.fault is not None:
             return self._stop(
                 f"the master's bytes at offset {offset} are no record ({found.fault}): its log is damaged "
@@ -141,6 +165,13 @@ class ReplicaProgress:
             return self._stop(f"the master gives no whole record at offset {offset}, only {len(data)} bytes")
         self.fetch_bytes *= 2
         return Fetch(offset, self.fetch_bytes)
+
+    def located(self, segment_start: int) -> Action:
+        """The segment of the master that holds the bytes received last begins at this offset."""
+        append, self._located = self._located, None
+        if append is None:
+            return Fetch(self.local_end, self.fetch_bytes)
+        return attrs.evolve(append, begins_segment=segment_start == append.offset)
 
     def compared(self, offset: int, size: int, *, is_equal: bool) -> Action:
         """The comparison asked for has been made."""
@@ -153,9 +184,11 @@ class ReplicaProgress:
             return Fetch(self._checked_to, self.local_end - self._checked_to)
         return self._tail()
 
-    def appended(self, size: int) -> Action:
-        """Records handed out by :class:`Append` are on their way to disk; go on behind them."""
-        self.local_end += size
+    def appended(self, append: Append) -> Action:
+        """What was handed out is on its way to disk; go on behind it."""
+        self.local_end += len(append.records)
+        if append.begins_segment:
+            self.segment_start = append.offset
         self.master_end = max(self.master_end, self.local_end)
         return self._tail()
 
@@ -177,9 +210,10 @@ class ReplicaProgress:
         """The local log takes no more."""
         return self._stop(f"the local log takes no more: {reason}")
 
-    def rewind(self, local_end: int) -> None:
+    def rewind(self, local_end: int, segment_start: int) -> None:
         """Not everything handed out could be appended: begin again from the log's real end."""
-        self.local_end = local_end
+        self.local_end, self.segment_start = local_end, segment_start
+        self._located = None
         self.state = ReplicaState.PROBING
 
     @property

@@ -19,12 +19,13 @@ from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
 from metaserver.names import PartitionId, Topic, TopicPartition, is_valid_topic
-from metaserver.protocol import encode_get, encode_stats
+from metaserver.protocol import encode_get, encode_offset_query, encode_stats
 from metaserver.replication.progress import (
     Action,
     Append,
     Compare,
     Fetch,
+    Locate,
     ReplicaProgress,
     ReplicaState,
     Stop,
@@ -112,6 +113,8 @@ class _Replica:
     """Handed to the local log and not yet safe there."""
     paused: Fetch | None = None
     """What to fetch when enough is written."""
+    next_segment: Append | None = None
+    """What begins a segment, when everything before it is written."""
     failure: StorageError | None = None
     """The local log refused something: nothing is done until what was handed to it has come back."""
     idle_seconds: float = 0.0
@@ -154,6 +157,7 @@ class Slave:
                 self._link = None
                 for replica in self._replicas.values():
                     replica.ticket += 1
+                    replica.paused = replica.next_segment = None
                     replica.progress.disconnected()
             await trio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _RECONNECT_SECONDS_MAX)
@@ -209,6 +213,8 @@ class Slave:
             replica = self._replicas.get(name) or self._open(name, start)
             if replica is None or replica.failure is not None:
                 continue
+            if replica.unwritten_bytes and replica.progress.state is ReplicaState.PROBING:
+                continue  # What is on its way to the log cannot be compared yet.
             action = replica.progress.master_range(start, end)
             if action is not None:
                 self._act(replica, action)
@@ -220,7 +226,11 @@ class Slave:
         except (StorageError, OSError) as error:
             _log.error("Cannot open partition", partition=str(name), reason=str(error))
             return None
-        replica = _Replica(name, ReplicaProgress(log.start_offset, log.end_offset))
+        segment_bytes_max = self._broker.config.max_segment_size_bytes
+        replica = _Replica(
+            name,
+            ReplicaProgress(log.start_offset, log.end_offset, log.last_segment_start, segment_bytes_max),
+        )
         self._replicas[name] = replica
         return replica
 
@@ -230,8 +240,12 @@ class Slave:
         match action:
             case Fetch():
                 self._fetch(replica, action)
+            case Append(begins_segment=True) if replica.unwritten_bytes:
+                replica.next_segment = action
             case Append():
                 self._append(replica, action)
+            case Locate():
+                self._locate(replica, action.offset)
             case Compare():
                 is_equal = self._local_bytes(replica.name, action.offset, len(action.data)) == action.data
                 self._act(
@@ -295,6 +309,32 @@ class Slave:
             else:
                 self._act(replica, action)
 
+    def _locate(self, replica: _Replica, offset: int) -> None:
+        if self._link is None:
+            return
+        ticket, name = replica.ticket, replica.name
+
+        def settle(reply: Reply | ClientError) -> None:
+            if ticket != replica.ticket:
+                return
+            if isinstance(reply, ClientError):
+                self._broken.set()
+                return
+            try:
+                segment_start = int(expect_text(reply))
+            except ClientError as error:
+                _log.warning("The master refused an offset query", partition=str(name), reason=str(error))
+                self._fetch_later(replica, Fetch(offset, replica.progress.fetch_bytes))
+                return
+            self._act(replica, replica.progress.located(segment_start))
+
+        self._link.submit(
+            lambda opaque: encode_offset_query(
+                name.topic, self._config.slave_group, name.partition, offset, opaque
+            ),
+            settle,
+        )
+
     def _fetch_later(self, replica: _Replica, fetch: Fetch) -> None:
         """The master does not hold answers back: ask again after a while, each time a little later."""
         longest = self._config.slave_max_delay_ms / 1000
@@ -325,24 +365,34 @@ class Slave:
             self._written(replica)
 
         # The fetch of what follows leaves first: the network works while the disk does.
-        self._act(replica, replica.progress.appended(size))
+        self._act(replica, replica.progress.appended(append))
         self._broker.append_replica(
-            replica.name, append.offset, append.records, append.count, append.last_id, done
+            replica.name,
+            append.offset,
+            append.records,
+            append.count,
+            append.last_id,
+            done,
+            begins_segment=append.begins_segment,
         )
 
     def _written(self, replica: _Replica) -> None:
         if replica.failure is not None:
             replica.ticket += 1
-            replica.paused = None
+            replica.paused = replica.next_segment = None
             if replica.unwritten_bytes == 0:
                 self._recover(replica, replica.failure)
+        elif replica.next_segment is not None and replica.unwritten_bytes == 0:
+            append, replica.next_segment = replica.next_segment, None
+            self._append(replica, append)
         elif replica.paused is not None and replica.unwritten_bytes <= _UNWRITTEN_BYTES_MAX:
             fetch, replica.paused = replica.paused, None
             self._fetch(replica, fetch)
 
     def _recover(self, replica: _Replica, failure: StorageError) -> None:
         """All that was handed to the log has come back, some of it refused."""
-        replica.progress.rewind(self._broker.store.partitions[replica.name].end_offset)
+        log = self._broker.store.partitions[replica.name]
+        replica.progress.rewind(log.end_offset, log.last_segment_start)
         if not isinstance(failure, DiskFullError):
             self._act(replica, replica.progress.append_failed(str(failure)))
             return

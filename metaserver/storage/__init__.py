@@ -33,7 +33,7 @@ from metaserver.storage.filesystem import (
     Point,
     RealFileSystem,
 )
-from metaserver.storage.log import LogStatistics, PartitionLog, StoreOptions
+from metaserver.storage.log import LogStatistics, PartitionLog, PendingFlush, StoreOptions
 from metaserver.storage.recovery import RecoveryReport
 from metaserver.storage.segment import LogSlice, OffsetRange
 from metaserver.storage.store import MessageStore
@@ -48,6 +48,7 @@ __all__ = [
     "MessageStore",
     "OffsetRange",
     "PartitionLog",
+    "PendingFlush",
     "Point",
     "RealFileSystem",
     "RecoveryReport",

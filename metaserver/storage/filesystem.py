@@ -3,19 +3,21 @@
 Every call that changes durable state takes a :class:`Point`, its name in the story of the log. A test
 filesystem fails, or loses power, at any of them. No other module of the package touches ``os``.
 
-All calls raise the plain :class:`OSError`; what an error means for the log is decided by the log.
+All calls raise the plain :class:`OSError`; what an error means for the log is decided by the log, which
+finds the words for it here.
 """
 
 from __future__ import annotations
 
 import enum
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
-from metaserver.errors import DirectoryLockedError
+from metaserver.errors import DirectoryLockedError, DiskFullError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +63,7 @@ class Point(enum.Enum):
     RECOVERY_KEEP_SYNC_DIRECTORY = "recovery: make the copy's name durable"
     RECOVERY_OPEN = "recovery: open the last segment for writing"
     RECOVERY_CUT = "recovery: cut the torn tail"
+    RECOVERY_REWRITE = "recovery: write what was found once more"
     RECOVERY_SYNC = "recovery: make what was found durable"
     RECOVERY_SYNC_DIRECTORY = "recovery: make the names that were found durable"
     SEGMENT_OPEN = "open a segment"
@@ -186,6 +189,27 @@ def make_directories(filesystem: FileSystem, path: Path) -> None:
     for directory in reversed(missing):
         filesystem.make_directory(directory, Point.CREATE_DIRECTORY)
         filesystem.sync_directory(directory.parent, Point.CREATE_SYNC_PARENT)
+
+
+def is_no_room(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def reason_of(error: OSError) -> str:
+    """What the operating system says, without number and name."""
+    return error.strerror or str(error)
+
+
+def translate_error(filesystem: FileSystem, path: Path, what: str, error: OSError) -> StorageError:
+    """The error of this package for one of the operating system that harms no data."""
+    if is_no_room(error):
+        try:
+            free_bytes = filesystem.free_bytes(path)
+        except OSError:
+            free_bytes = 0
+        return DiskFullError(path, free_bytes)
+    return StorageError(f"{path}: {what}: {reason_of(error)}")
 
 
 @attrs.define(eq=False)

@@ -12,7 +12,6 @@ drop the pages and report success the next time, so it is never tried again. Rea
 
 from __future__ import annotations
 
-import errno
 from bisect import bisect_right
 from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from metaserver.errors import (
-    DiskFullError,
     LogFailedError,
     OffsetInHoleError,
     OffsetOutOfRangeError,
@@ -28,7 +26,7 @@ from metaserver.errors import (
 )
 from metaserver.storage.checkpoint import Checkpoint, fingerprint, save_checkpoint, withdraw_checkpoint
 from metaserver.storage.filenames import segment_name
-from metaserver.storage.filesystem import Point
+from metaserver.storage.filesystem import Point, is_no_room, reason_of, translate_error
 from metaserver.storage.recovery import FoundSegment, RecoveredLog
 from metaserver.storage.resynchronise import scan_file
 from metaserver.storage.retention import compress_segment, dispose_segment, is_expired
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from metaserver.message import Buffer
     from metaserver.storage.filesystem import File, FileSystem
     from metaserver.storage.retention import RetentionAction
-
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @attrs.frozen(kw_only=True)
@@ -70,6 +66,16 @@ class LogStatistics:
     record_count: int
     damaged_ranges: tuple[OffsetRange, ...]
     """Damaged and missing ranges; reads skip them."""
+
+
+@attrs.frozen
+class PendingFlush:
+    """A sync that is due or under way."""
+
+    file: File
+    end_offset: int
+    """Where the log ended when it began: so much is durable when it has succeeded."""
+    record_count: int
 
 
 @attrs.frozen
@@ -147,10 +153,14 @@ class PartitionLog:
         directory: Path,
         start_offset: int,
     ) -> PartitionLog:
-        """A new log in an existing, empty directory. Raises OSError."""
+        """A new log in an existing directory without segments. Raises OSError."""
         path = directory / segment_name(start_offset)
         filesystem.open(path, "create", Point.ROLL_CREATE).close()
-        filesystem.sync_directory(directory, Point.ROLL_SYNC_DIRECTORY)
+        try:
+            filesystem.sync_directory(directory, Point.ROLL_SYNC_DIRECTORY)
+        except OSError:
+            filesystem.remove(path, Point.ROLL_UNDO)
+            raise
         return cls(filesystem, options, pool, RecoveredLog.empty(directory, start_offset))
 
     @property
@@ -198,6 +208,11 @@ class PartitionLog:
         return self._end_offset >= self._roll_offset
 
     @property
+    def last_segment_start(self) -> int:
+        """Where the segment begins that takes the appends."""
+        return self._layout.starts[-1]
+
+    @property
     def checkpoint_due(self) -> bool:
         """Whether a crash now would cost more verifying than the options allow."""
         return self._flushed_offset - self._checkpoint_tried_offset >= self._options.checkpoint_bytes
@@ -230,6 +245,29 @@ class PartitionLog:
         with self._flush_lock:
             self._flush()
 
+    def begin_flush(self) -> PendingFlush | None:
+        """What somebody else is to sync, for who cannot wait; None where everything is durable.
+
+        Until :meth:`finish_flush` has been told the outcome the owner may append, and nothing else.
+        Raises LogFailedError.
+        """
+        if self._failure is not None:
+            self._raise_failure()
+        # The count first: it may be one append short of the end, never ahead of it.
+        count, end, writer = self._record_count, self._end_offset, self._writer
+        if writer is None or (end == self._flushed_offset and not self._has_undone):
+            return None
+        self._has_undone = False
+        return PendingFlush(writer, end, count)
+
+    def finish_flush(self, pending: PendingFlush, error: OSError | None) -> None:
+        """Take the outcome of a sync. Raises LogFailedError where it failed; it must not be repeated."""
+        if error is not None:
+            self.fail(reason_of(error))
+            self._raise_failure(error)
+        self._flushed_offset = pending.end_offset
+        self._flushed_count = pending.record_count
+
     def discard_unflushed(self, to_offset: int) -> None:
         """Cut back to an offset not before ``flushed_offset``, after a flush has failed.
 
@@ -244,13 +282,18 @@ class PartitionLog:
                 try:
                     self._writer.truncate(to_offset - self._writer_start, Point.DISCARD_TRUNCATE)
                 except OSError as error:
-                    self.fail(_reason(error))
+                    self.fail(reason_of(error))
 
     def fail(self, reason: str) -> LogFailedError:
         """Close the log for appends; returns its failure, which is the first one reported."""
         if self._failure is None:
             self._failure = LogFailedError(self._directory, reason)
         return self._failure
+
+    def end_segment(self) -> None:
+        """Make a roll due, whatever the size of the last segment; nothing where that is empty."""
+        if self._end_offset > self._layout.starts[-1]:
+            self._roll_offset = self._end_offset
 
     def roll(self) -> None:
         """Seal the last segment and begin the next one at the end offset.
@@ -274,7 +317,7 @@ class PartitionLog:
                 self._filesystem.sync_directory(self._directory, Point.ROLL_SYNC_DIRECTORY)
             except OSError as error:
                 segment.retire()
-                self.fail(_reason(error))
+                self.fail(reason_of(error))
                 self._raise_failure(error)
             with self._layout_lock:
                 self._layout = _Layout.of((*self._layout.segments, segment))
@@ -310,7 +353,7 @@ class PartitionLog:
             if isinstance(error, FileNotFoundError) and offset < self.start_offset:
                 # Retention removed it between our look at the layout and the opening.
                 raise OffsetOutOfRangeError(offset, self.start_offset, end) from None
-            raise StorageError(f"{segment.path} cannot be read: {_reason(error)}") from error
+            raise StorageError(f"{segment.path} cannot be read: {reason_of(error)}") from error
         return LogSlice(file, offset - starts[index], min(size_max, stop - offset), offset, segment)
 
     def segment_start(self, offset: int) -> int:
@@ -340,7 +383,7 @@ class PartitionLog:
             try:
                 self._truncate(segment, removed, offset)
             except OSError as error:
-                self.fail(_reason(error))
+                self.fail(reason_of(error))
                 self._raise_failure(error)
         if self.checkpoint_due:
             self.write_checkpoint(clean=False)
@@ -465,35 +508,28 @@ class PartitionLog:
         self._roll_offset = start + (1 if is_damaged else self._options.segment_bytes_max)
 
     def _flush(self) -> None:
-        if self._failure is not None:
-            self._raise_failure()
-        # The count first: it may be one append short of the end, never ahead of it.
-        count = self._record_count
-        end = self._end_offset
-        writer = self._writer
-        if writer is None or (end == self._flushed_offset and not self._has_undone):
+        pending = self.begin_flush()
+        if pending is None:
             return
-        self._has_undone = False
         try:
-            writer.sync(Point.APPEND_SYNC)
+            pending.file.sync(Point.APPEND_SYNC)
         except OSError as error:
-            self.fail(_reason(error))
-            self._raise_failure(error)
-        self._flushed_offset = end
-        self._flushed_count = count
+            self.finish_flush(pending, error)
+        else:
+            self.finish_flush(pending, None)
 
     def _undo_write(self, error: OSError) -> NoReturn:
         """Cut back what a failed write may have left, and say what that means."""
         assert self._writer is not None  # noqa: S101 - it has just failed
         self._has_undone = True
-        is_full = error.errno in _NO_ROOM
+        is_full = is_no_room(error)
         try:
             self._writer.truncate(self._end_offset - self._writer_start, Point.APPEND_UNDO)
         except OSError:
             is_full = False
         if is_full:
             self._raise_storage_error("no room", error)
-        self.fail(_reason(error))
+        self.fail(reason_of(error))
         self._raise_failure(error)
 
     def _undo_create(self, path: Path, error: OSError) -> NoReturn:
@@ -503,7 +539,7 @@ class PartitionLog:
         except FileNotFoundError:
             pass
         except OSError as second_error:
-            self.fail(_reason(second_error))
+            self.fail(reason_of(second_error))
             self._raise_failure(second_error)
         self._raise_storage_error("the next segment cannot be created", error)
 
@@ -564,18 +600,3 @@ class PartitionLog:
 
     def _raise_storage_error(self, what: str, error: OSError) -> NoReturn:
         raise translate_error(self._filesystem, self._directory, what, error) from error
-
-
-def translate_error(filesystem: FileSystem, path: Path, what: str, error: OSError) -> StorageError:
-    """The error of this package for one of the operating system that harms no data."""
-    if error.errno in _NO_ROOM:
-        try:
-            free_bytes = filesystem.free_bytes(path)
-        except OSError:
-            free_bytes = 0
-        return DiskFullError(path, free_bytes)
-    return StorageError(f"{path}: {what}: {_reason(error)}")
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)

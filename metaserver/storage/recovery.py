@@ -9,7 +9,9 @@ The passes:
 4. Scan: verify the last segment from there. A damaged record with a valid one anywhere behind it
    becomes a *damaged range*; bytes with nothing valid behind them are the *torn tail*.
 5. Cut: copy the torn tail into a file beside, sync that, then cut.
-6. Settle: sync what was found, so that a second crash cannot take it back.
+6. Settle: write what was scanned once more and sync it, so that a second crash cannot take it back.
+   A sync alone would not do: where the process died of a failed sync, the kernel shows bytes it has
+   given up writing.
 7. Ids: where nothing above has shown the last message id, look into the segment before.
 
 Segments before the last are not read: a roll syncs a segment before its successor exists.
@@ -162,7 +164,9 @@ def recover(
         try:
             if bytes_cut:
                 torn_file = _keep_torn_tail(filesystem, directory, last, scanned.end)
-            _settle(filesystem, directory, path, trust, scanned.end if bytes_cut else None)
+            _settle(filesystem, path, trust.scan_from - last.start_offset, scanned.end)
+            if not trust.is_settled:
+                filesystem.sync_directory(directory, Point.RECOVERY_SYNC_DIRECTORY)
         except OSError as error:
             failure = LogFailedError(path, f"its end could not be repaired: {error.strerror or error}")
         damaged += [
@@ -366,17 +370,18 @@ def _end_of_content(file: File, start: int, end: int) -> int:
 # Pass 6.
 
 
-def _settle(filesystem: FileSystem, directory: Path, path: Path, trust: _Trust, cut_to: int | None) -> None:
+def _settle(filesystem: FileSystem, path: Path, start: int, end: int) -> None:
+    """Cut a segment, and make durable what was found in it between two positions."""
     file = filesystem.open(path, "write", Point.RECOVERY_OPEN)
     try:
-        if cut_to is not None:
-            file.truncate(cut_to, Point.RECOVERY_CUT)
-        # After the crash of a process these bytes may still be in memory only.
+        if file.size() > end:
+            file.truncate(end, Point.RECOVERY_CUT)
+        for position in range(start, end, _COPY_BYTES):
+            data = file.read(min(_COPY_BYTES, end - position), position)
+            file.write([data], position, Point.RECOVERY_REWRITE)
         file.sync(Point.RECOVERY_SYNC)
     finally:
         file.close()
-    if not trust.is_settled:
-        filesystem.sync_directory(directory, Point.RECOVERY_SYNC_DIRECTORY)
 
 
 # Pass 7.

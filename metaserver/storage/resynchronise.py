@@ -5,8 +5,8 @@ anything, records too, so the answers are tried from the surest to the weakest:
 
 1. The damaged header is right about its length: behind it lies a valid record, or the end.
 2. Only the length is wrong: up to some valid record, the bytes have the checksum of the header.
-3. Any valid record. But where a plausible header announces more bytes than the file has, it is most
-   likely a record cut short by a crash, and valid records *older* than it are part of its body.
+3. Any valid record. But inside the data of a header that is right about its length, or plausible and
+   cut short by the end of the file, records with lower ids than its own are part of its body.
 
 Only records with at least one byte of data are searched for: twelve bytes of zeros with an id behind
 them are no evidence.
@@ -34,6 +34,10 @@ _CRC_BYTES = 1024 * 1024
 _SEARCH_BUDGET_BYTES = 1024 * 1024 * 1024
 """How much may be checksummed in one search: a body may be made so that every byte looks like a header."""
 _ODD_FLAG_BUDGET_BYTES = 256 * 1024 * 1024
+
+_PLAUSIBLE_LENGTH_MAX = 64 * 1024 * 1024
+_PLAUSIBLE_ID_STEP = 366 * 24 * 3600 * 1000 << 22
+"""A year: an id is a time in milliseconds above 22 other bits, and follows the one before it."""
 
 _FLAG_POSITION = 16
 _FLAG_START = b"\0\0\0"
@@ -148,10 +152,10 @@ def _find_next(file: File, damage: int, end: int, last_id: int | None) -> int | 
         return None
     length, expected, message_id, flag = HEADER.unpack(header)
     is_plausible = (
-        length >= 0
+        0 <= length <= _PLAUSIBLE_LENGTH_MAX
         and any(header)
         and 0 <= flag <= FLAG_HAS_ATTRIBUTE
-        and (last_id is None or message_id > last_id)
+        and (last_id is None or 0 < message_id - last_id < _PLAUSIBLE_ID_STEP)
     )
     body = damage + HEADER_SIZE
     announced_end = body + length if length >= 0 and any(header) else -1
@@ -168,10 +172,9 @@ def _find_next(file: File, damage: int, end: int, last_id: int | None) -> int | 
                 crc, crc_end = _crc(file, crc_end, candidate.position, crc), candidate.position
                 if crc & CHECKSUM_MASK == expected:
                     return candidate.position
-            if is_joined:
-                if candidate.position >= announced_end:
-                    break
-            elif not (is_cut_short and candidate.message_id <= message_id):
+            if is_joined and candidate.position >= announced_end:
+                break
+            if candidate.message_id > message_id or not (is_joined or is_cut_short):
                 return candidate.position
     except _SearchTooLongError:
         if not is_joined and not is_cut_short:

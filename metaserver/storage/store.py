@@ -9,8 +9,8 @@ import attrs
 from metaserver.errors import DirectoryLockedError, StorageError
 from metaserver.names import TopicPartition
 from metaserver.storage.filenames import LOCK_NAME
-from metaserver.storage.filesystem import Point, make_directories
-from metaserver.storage.log import PartitionLog, StoreOptions, translate_error
+from metaserver.storage.filesystem import Point, make_directories, translate_error
+from metaserver.storage.log import PartitionLog, StoreOptions
 from metaserver.storage.recovery import RecoveryReport, recover
 from metaserver.storage.segment import OpenSegments
 
@@ -80,6 +80,9 @@ class MessageStore:
             return self.partitions[topic_partition]
         directory = data_path / str(topic_partition)
         try:
+            if self._filesystem.is_directory(directory):
+                # From an attempt that failed, perhaps just before its name was durable.
+                self._filesystem.sync_directory(data_path, Point.CREATE_SYNC_PARENT)
             make_directories(self._filesystem, directory)
             log = PartitionLog.create(self._filesystem, self._options, self._pool, directory, start_offset)
         except OSError as error:

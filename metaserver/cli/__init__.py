@@ -1,0 +1,24 @@
+"""The command line: ``metaServer VERB``, one module for each family of verbs.
+
+::
+
+    main             the table of verbs; a verb's module is imported only when it is called
+    exit_codes       what a script can rely on
+    installation     which files and which folder a command speaks of
+    options          options that several verbs share
+    processes        is a node running, start one, wait for its end
+    output           sentences, sizes, tables
+
+    lifecycle        start, stop, restart, status
+    foreground       the node itself, in this process
+    administration   slave-status, reload, stats, topics, check-config
+    produce, consume messages in and out
+    offline          dump-log, verify: on files, without a broker
+    demo             master, slave and a crash in one terminal
+
+Every verb pays for its imports, ``start`` twice: nothing heavy is imported before it is needed.
+"""
+
+from metaserver.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,122 @@
+"""The node itself: what ``start --foreground`` runs, and what ``start`` runs in the background."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.output import Failure
+from metaserver.cli.processes import paths_of
+from metaserver.config import apply_slave, load_server_config, load_slave_config
+from metaserver.errors import ConfigError, MetaServerError
+from metaserver.logs import LoggingSettings, configure_logging, get_logger, parse_logging_settings
+from metaserver.node.node import run_node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from metaserver.cli.installation import Installation
+    from metaserver.config import ServerConfig
+    from metaserver.logs import LogFormat
+    from metaserver.node.node import NodeAddresses
+    from metaserver.node.paths import NodePaths
+
+_log = get_logger(__name__)
+
+
+def run_in_foreground(
+    installation: Installation, *, log_format: LogFormat, is_lenient: bool, ready_descriptor: int | None
+) -> None:
+    """Run the node until it is stopped.
+
+    With a ``ready_descriptor`` it logs to its file, and one JSON line goes to the descriptor: its
+    addresses when it is ready, or why it does not start. Raises Failure where it does not start.
+    """
+    _allow_many_descriptors()
+    paths = paths_of(installation)
+    announcer = _Announcer(ready_descriptor, paths)
+    try:
+        settings = _logging_settings(installation.server_file.parent / "logging.toml")
+        _configure_logging(log_format, settings, paths, is_background=ready_descriptor is not None)
+        config = load_server_config(installation.server_file, lenient=is_lenient)
+        slave = None
+        if installation.slave_file is not None:
+            slave = load_slave_config(installation.slave_file, lenient=is_lenient)
+            config = apply_slave(config, slave)
+        announcer.config = config
+        trio.run(run_node, config, slave, paths, announcer.ready)
+    except MetaServerError as error:
+        code = ExitCode.CONFIGURATION if isinstance(error, ConfigError) else ExitCode.FAILED
+        _log.error("Start metamorphosis server failed", reason=str(error))  # noqa: TRY400 - a sentence
+        announcer.failed(str(error), code)
+        raise Failure(str(error), code) from error
+    except OSError as error:
+        _log.exception("Start metamorphosis server failed")
+        announcer.failed(str(error), ExitCode.FAILED)
+        raise Failure(str(error)) from error
+
+
+@attrs.define
+class _Announcer:
+    """Tells whoever waits for the start; once."""
+
+    _descriptor: int | None
+    _paths: NodePaths
+    config: ServerConfig | None = None
+
+    def ready(self, addresses: NodeAddresses) -> None:
+        assert self.config is not None  # The node was made from it.
+        self._write(
+            pid=os.getpid(),
+            address=addresses.address,
+            port=addresses.port,
+            http_port=addresses.http_port,
+            data_path=str(self.config.data_path),
+            log_file=str(self._paths.log_file),
+        )
+
+    def failed(self, reason: str, code: ExitCode) -> None:
+        self._write(error=reason, exit_code=int(code))
+
+    def _write(self, **message: object) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            # Whoever waited may have been interrupted: the node runs all the same.
+            with suppress(OSError):
+                os.write(descriptor, json.dumps(message).encode() + b"\n")
+            os.close(descriptor)
+
+
+def _allow_many_descriptors() -> None:
+    """Every connection and every open segment takes one; the soft limit is often 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _logging_settings(path: Path) -> LoggingSettings:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return LoggingSettings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError((f"{path}: cannot be read: {error}",)) from error
+    return parse_logging_settings(text, str(path))
+
+
+def _configure_logging(
+    log_format: LogFormat, settings: LoggingSettings, paths: NodePaths, *, is_background: bool
+) -> None:
+    if not is_background:
+        configure_logging(log_format, "info", settings=settings)
+        return
+    configure_logging(log_format, "info", settings=settings, path=paths.log_file, redirect_stderr=True)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -1,0 +1,159 @@
+"""The table of verbs, and what happens to errors: one sentence and an exit code, no traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+import click
+
+from metaserver import __version__
+from metaserver.cli.exit_codes import MEANINGS, ExitCode
+from metaserver.cli.output import Failure, complain, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Verb(NamedTuple):
+    """Where a verb is implemented, and how ``help`` shows it."""
+
+    module: str
+    usage: str
+    summary: str
+
+
+VERBS = {
+    "start": Verb("lifecycle", "start [slave]", "start a node in the background; ready when it returns"),
+    "stop": Verb("lifecycle", "stop [slave]", "stop it; nothing acknowledged is lost"),
+    "restart": Verb("lifecycle", "restart [slave]", "stop, where it runs, and start"),
+    "status": Verb("lifecycle", "status [slave]", "is it running, and how is it"),
+    "slave-status": Verb("administration", "slave-status", "how far the slave is behind its master"),
+    "reload": Verb("administration", "reload [slave]", "read the topics of server.ini again"),
+    "stats": Verb("administration", "stats [ITEM] [slave]", "statistics over the broker's port; item `help`"),
+    "topics": Verb("administration", "topics [slave]", "every partition with its offsets and messages"),
+    "check-config": Verb("administration", "check-config FILE...", "list every problem of the files"),
+    "produce": Verb("produce", "produce TOPIC", "send lines or records from a file or standard input"),
+    "consume": Verb("consume", "consume TOPIC", "print messages from an offset, the start, the end or a time"),
+    "dump-log": Verb("dump", "dump-log FILE", "print the records of a .meta file, however damaged"),
+    "verify": Verb("verify", "verify DIR", "check a data directory without writing to it"),
+    "demo": Verb("demo", "demo", "a master, a slave and a crash, in this terminal, in 15 seconds"),
+    "help": Verb("main", "help [VERB]", "this page, or that of a verb"),
+}
+
+
+class _Verbs(click.Group):
+    """Imports the module of a verb when the verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in VERBS:
+            return own
+        module = import_module(f"metaserver.cli.{VERBS[cmd_name].module}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in VERBS and not name.startswith("-"):
+            close = get_close_matches(name, VERBS, 1, cutoff=0.5)
+            hint = f"do you mean `{close[0]}`?" if close else "`metaServer help` lists what there is"
+            raise Failure(f"there is no verb {name!r}; {hint}", ExitCode.USAGE)
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        formatter.write(overview() + "\n")
+
+
+@click.group(cls=_Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="metaServer %(version)s, compatible with MetaQ 1.4.6")
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """A message broker with replication, compatible with MetaQ."""
+    if context.invoked_subcommand is None:
+        raise Failure("which verb? `metaServer help` lists them", ExitCode.USAGE)
+
+
+@commands.command("help")
+@click.argument("verb", required=False)
+@click.pass_context
+def show_help(context: click.Context, verb: str | None) -> None:
+    """Explain the verbs."""
+    if verb is None:
+        say(overview())
+        return
+    assert context.parent is not None  # `help` is a command of the group.
+    _, command, _ = commands.resolve_command(context.parent, [verb])
+    assert command is not None  # The line above raises where there is none.
+    with click.Context(command, info_name=verb, parent=context.parent) as own:
+        say(command.get_help(own))
+
+
+def overview() -> str:
+    """The page of ``metaServer help``."""
+    width = max(len(verb.usage) for verb in VERBS.values()) + 2
+    lines = ["metaServer: a message broker with replication, compatible with MetaQ.", "", "Verbs:"]
+    lines += [f"  {verb.usage:<{width}}{verb.summary}" for verb in VERBS.values()]
+    lines += [
+        "",
+        "Which node: conf/server.ini in $BASE_DIR, else in this directory, else in the checkout. -f FILE wins.",
+        "  slave, -Fmetaslave=FILE    its slave, with conf/async_slave.properties or FILE",
+        "",
+        "Exit codes:",
+    ]
+    lines += [f"  {int(code):>3}  {meaning}" for code, meaning in MEANINGS.items()]
+    lines += ["", "`metaServer help VERB` lists the options of a verb. `metaServer demo` shows it all."]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and end the process with its exit code."""
+    try:
+        code = commands.main(
+            None if arguments is None else list(arguments), prog_name="metaServer", standalone_mode=False
+        )
+        sys.stdout.flush()
+    except click.UsageError as error:
+        complain(error.format_message())
+        if error.ctx is not None:
+            print(error.ctx.get_usage(), file=sys.stderr)
+        code = ExitCode.USAGE
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:
+        # Who read our output has seen enough. Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.OK
+    except (click.Abort, KeyboardInterrupt):
+        code = ExitCode.INTERRUPTED
+    except Exception as error:
+        if not _is_ours(error):
+            raise
+        complain(str(error))
+        code = _exit_code_of(error)
+    sys.exit(int(code or 0))
+
+
+def _is_ours(error: Exception) -> bool:
+    from metaserver.errors import MetaServerError
+
+    return isinstance(error, MetaServerError | OSError)
+
+
+def _exit_code_of(error: Exception) -> ExitCode:
+    from metaserver.errors import BrokerUnreachableError, ConfigError, RequestTimeoutError
+
+    if isinstance(error, ConfigError):
+        return ExitCode.CONFIGURATION
+    if isinstance(error, BrokerUnreachableError | RequestTimeoutError):
+        return ExitCode.UNREACHABLE
+    return ExitCode.FAILED

@@ -1,0 +1,71 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.installation import Installation, find_installation
+from metaserver.cli.output import Failure, complain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
+
+_SYNCHRONOUS = ("samsa", "gregor")
+_PLUG_INS = ("metaslave", *_SYNCHRONOUS, "jettyBroker")
+
+server_file_option = click.option(
+    "-f",
+    "server_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="server.ini of the broker; its logs directory is beside conf.",
+)
+plug_in_option = click.option(
+    "-F",
+    "plug_ins",
+    multiple=True,
+    metavar="metaslave=FILE",
+    help="The slave's properties file; makes the node a slave.",
+)
+lenient_option = click.option(
+    "--lenient", is_flag=True, help="Pass over unknown keys of the configuration, as MetaQ does."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def node_arguments(function: _Function) -> _Function:
+    """``[slave] [-f FILE] [-Fmetaslave=FILE]``: which node a verb is for."""
+    return click.argument("role", required=False, default="")(server_file_option(plug_in_option(function)))
+
+
+def chosen_node(role: str, server_file: Path | None, plug_ins: tuple[str, ...]) -> Installation:
+    """What :func:`node_arguments` has read; raises Failure for a role or plug-in there is not."""
+    if role in _SYNCHRONOUS:
+        raise Failure(_not_supported(role), ExitCode.USAGE)
+    if role not in ("", "local", "slave"):
+        raise Failure(f"{role!r} is no kind of node; there are `slave` and `local`", ExitCode.USAGE)
+    slave_file = None
+    for plug_in in plug_ins:
+        name, equals, path = plug_in.partition("=")
+        if name in _SYNCHRONOUS:
+            raise Failure(_not_supported(name), ExitCode.USAGE)
+        if name == "jettyBroker":
+            complain("-FjettyBroker is not needed: HTTP is always on, at dashboardHttpPort of server.ini")
+            continue
+        if name != "metaslave" or not equals or not path:
+            close = get_close_matches(name, _PLUG_INS, 1)
+            hint = f"do you mean -F{close[0]}=FILE?" if close else "what there is: -Fmetaslave=FILE"
+            raise Failure(f"-F{plug_in}: {hint}", ExitCode.USAGE)
+        slave_file = Path(path)
+    return find_installation(server_file, slave_file, is_slave=role == "slave")
+
+
+def _not_supported(name: str) -> str:
+    return f"the synchronous pair ({name}) is not supported yet; `start slave` copies asynchronously"

@@ -1,0 +1,80 @@
+"""What a person reads: sentences on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from metaserver.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import IO
+
+_KIB = 1024
+
+
+class Failure(click.ClickException):
+    """Ends the command with a sentence on standard error and an exit code."""
+
+    def __init__(self, text: str, code: ExitCode = ExitCode.FAILED) -> None:
+        """``text`` may have several lines."""
+        super().__init__(text)
+        self.exit_code = int(code)
+
+    def show(self, file: IO[str] | None = None) -> None:  # noqa: ARG002 - errors have one place to go
+        """Print it the way every complaint is printed."""
+        complain(self.message)
+
+
+def say(text: str = "") -> None:
+    """A line on standard output."""
+    print(text)
+
+
+def complain(text: str) -> None:
+    """A line on standard error, with the program's name in front."""
+    print(f"metaServer: {text}", file=sys.stderr)
+
+
+def describe_bytes(size: float) -> str:
+    """``1.5 MiB``."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < _KIB:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= _KIB
+    return f"{size:.1f} TiB"
+
+
+def describe_seconds(seconds: float) -> str:
+    """``3 d 4 h``, ``12 min 5 s``, ``0.250 s``: the two largest units."""
+    if seconds < 10:
+        return f"{seconds:.3f} s"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour} h"
+    if hours:
+        return f"{hours} h {minute} min"
+    return f"{minutes} min {second} s" if minutes else f"{second} s"
+
+
+def count_of(number: int, noun: str) -> str:
+    """``1 message``, ``1,000 messages``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
+    """Columns as wide as their widest cell; those in ``right`` are aligned to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,273 @@
+"""Is a node running, start one in the background, wait for its end.
+
+The control socket decides whether a node runs: only a living one answers. The pid file is a help for the
+case that a living node does not answer; a pid file without such a node is stale and means nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.output import Failure, complain
+from metaserver.control.client import call
+from metaserver.errors import ControlError
+from metaserver.node.paths import NodePaths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from metaserver.cli.installation import Installation
+
+ANSWER_SECONDS = 10.0
+"""For an answer on the control socket; a busy node may take a while."""
+
+_LOG_LINES = 20
+_KILL_SECONDS = 5.0
+_LINE_BYTES_MAX = 1024 * 1024
+
+
+class FoundNode(NamedTuple):
+    """What there is of a node."""
+
+    pid: int | None
+    """None: not running."""
+    status: dict[str, Any] | None
+    """What it says of itself; None where it is not running, or does not answer."""
+    stale_pid: str | None = None
+    """The content of a pid file that speaks of no running node."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process."""
+        return self.pid is not None
+
+
+def paths_of(installation: Installation) -> NodePaths:
+    """Pid file, log and control socket of a node."""
+    return NodePaths.of(installation.base_directory, is_slave=installation.is_slave)
+
+
+def ask(installation: Installation, command: str, **arguments: object) -> dict[str, Any]:
+    """What a running node answers; raises Failure where none runs, ControlError where it refuses."""
+    try:
+        return call(paths_of(installation).control_socket, command, ANSWER_SECONDS, **arguments)
+    except ControlError as error:
+        if _is_nobody_there(error):
+            raise not_running(installation) from None
+        raise
+
+
+def not_running(installation: Installation) -> Failure:
+    """The complaint that every verb has in common."""
+    text = (
+        f"the {installation.role} of {installation.server_file} is not running; "
+        f"start it with `metaServer start{installation.verb_suffix}`"
+    )
+    return Failure(text, ExitCode.NOT_RUNNING)
+
+
+def find_node(installation: Installation) -> FoundNode:
+    """Look for the node, without changing anything."""
+    paths = paths_of(installation)
+    try:
+        status = call(paths.control_socket, "status", ANSWER_SECONDS)
+    except ControlError as error:
+        written = _read_pid_file(paths.pid_file)
+        if written is not None and written.isdigit() and _is_node(int(written)):
+            return FoundNode(int(written), None)
+        if not _is_nobody_there(error):
+            raise
+        return FoundNode(None, None, written)
+    return FoundNode(int(str(status["pid"])), status)
+
+
+def launch(installation: Installation, options: Sequence[str], timeout_seconds: float) -> dict[str, Any]:
+    """Start the node in the background and wait until it is ready; what it says of itself.
+
+    Raises Failure with the node's reason and the last lines of its log.
+    """
+    paths = paths_of(installation)
+    try:
+        paths.logs_directory.mkdir(parents=True, exist_ok=True)
+        log = paths.log_file.open("ab")
+    except OSError as error:
+        raise Failure(f"{error.filename}: cannot be made: {error.strerror}") from error
+    with log:
+        log_start = log.tell()
+        readable, writable = os.pipe()
+        try:
+            process = _spawn(installation, [*options, "--ready-descriptor", str(writable)], log, writable)
+        finally:
+            os.close(writable)
+    try:
+        line = _read_line(readable, timeout_seconds)
+        message = json.loads(line) if line else {}
+    except TimeoutError:
+        _end_child(process)
+        text = f"the {installation.role} was not ready within {timeout_seconds:g} s and was ended again"
+        raise Failure(text + _log_tail(paths.log_file, log_start), ExitCode.TIMEOUT) from None
+    except BaseException:
+        _end_child(process)
+        raise
+    finally:
+        os.close(readable)
+    if "pid" in message:
+        return dict(message)
+    process.wait()
+    reason = message.get("error") or f"the process ended with {_describe_end(process.returncode)}"
+    code = ExitCode(message.get("exit_code", ExitCode.FAILED))
+    tail = "" if code == ExitCode.CONFIGURATION else _log_tail(paths.log_file, log_start)
+    raise Failure(f"the {installation.role} does not start: {reason}{tail}", code)
+
+
+def end(installation: Installation, timeout_seconds: float, *, is_forced: bool) -> int:
+    """Stop a running node and wait until its process is gone; its process id.
+
+    Raises Failure where none runs, or where it does not end in time and may not be killed.
+    """
+    node = find_node(installation)
+    if node.pid is None:
+        raise not_running(installation)
+    try:
+        process = os.pidfd_open(node.pid)
+    except ProcessLookupError:
+        return node.pid
+    try:
+        if node.status is None or not _ask_to_stop(installation):
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+        if _has_ended(process, timeout_seconds):
+            return node.pid
+        if not is_forced:
+            text = (
+                f"the {installation.role} (pid {node.pid}) has not ended within {timeout_seconds:g} s; "
+                "look into its log, wait longer with --timeout, or kill it with --force"
+            )
+            raise Failure(text, ExitCode.TIMEOUT)
+        complain(f"pid {node.pid} has not ended within {timeout_seconds:g} s: killing it")
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        _has_ended(process, _KILL_SECONDS)
+        return node.pid
+    finally:
+        os.close(process)
+
+
+def _ask_to_stop(installation: Installation) -> bool:
+    try:
+        call(paths_of(installation).control_socket, "stop", ANSWER_SECONDS)
+    except ControlError:
+        return False
+    return True
+
+
+def _has_ended(process: int, timeout_seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(timeout_seconds * 1000))
+
+
+def _is_nobody_there(error: ControlError) -> bool:
+    return isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | ConnectionRefusedError)
+
+
+def _read_pid_file(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _is_node(pid: int) -> bool:
+    """Whether a process looks like a node; process ids are used again after a reboot."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"start" in words and any(b"metaserver" in word.lower() for word in words)
+
+
+def _spawn(
+    installation: Installation, options: Sequence[str], log: Any, ready_descriptor: int  # noqa: ANN401 - a raw file
+) -> subprocess.Popen[bytes]:
+    package_parent = str(Path(__file__).resolve().parents[2])
+    search_path = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+    command = [sys.executable, "-P", "-m", "metaserver", "start", "--foreground"]
+    command += ["-f", str(installation.server_file)]
+    if installation.slave_file is not None:
+        command.append(f"-Fmetaslave={installation.slave_file}")
+    return subprocess.Popen(  # noqa: S603 - this very program
+        [*command, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        pass_fds=(ready_descriptor,),
+        cwd=installation.base_directory,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path)},
+    )
+
+
+def _read_line(descriptor: int, timeout_seconds: float) -> bytes:
+    """What the child writes, up to the line feed or its end; raises TimeoutError."""
+    received = b""
+    for chunk in _chunks(descriptor, time.monotonic() + timeout_seconds):
+        received += chunk
+        if b"\n" in chunk or len(received) > _LINE_BYTES_MAX:
+            break
+    return received.partition(b"\n")[0]
+
+
+def _chunks(descriptor: int, deadline: float) -> Iterator[bytes]:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while True:
+        if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+        data = os.read(descriptor, 64 * 1024)
+        if not data:
+            return
+        yield data
+
+
+def _end_child(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _describe_end(return_code: int) -> str:
+    if return_code >= 0:
+        return f"exit code {return_code}"
+    try:
+        return signal.Signals(-return_code).name
+    except ValueError:
+        return f"signal {-return_code}"
+
+
+def _log_tail(path: Path, start: int) -> str:
+    """The last lines that were logged since a position, set off for a message."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            # A rotation since then leaves a shorter file.
+            file.seek(max(min(start, size), size - 64 * 1024) if start <= size else 0)
+            lines = file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+    except OSError:
+        return ""
+    if not lines:
+        return f"\nthe log {path} says nothing"
+    return "\n".join([f"\nthe last lines of {path}:", *(f"  {line}" for line in lines)])

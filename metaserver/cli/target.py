@@ -1,0 +1,71 @@
+"""Which broker ``produce``, ``consume``, ``stats`` and ``topics`` talk to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.installation import find_installation
+from metaserver.cli.output import Failure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from metaserver.cli.installation import Installation
+
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+_PORT_MAX = 65535
+
+server_option = click.option(
+    "--server", metavar="HOST:PORT", help="The broker; without it the one of server.ini."
+)
+
+
+class Address(NamedTuple):
+    """Where a broker answers."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """``HOST:PORT``, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """``HOST:PORT`` or ``[ADDRESS]:PORT``; raises Failure."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _PORT_MAX:
+        raise Failure(f"{text!r} is no address of a broker; write HOST:PORT", ExitCode.USAGE)
+    return Address(host, int(port))
+
+
+def address_of(installation: Installation) -> Address:
+    """Where the node of these files answers, from this machine.
+
+    Raises ConfigError, and Failure where the files leave the port to chance and no node is running.
+    """
+    from metaserver.cli.processes import ask
+    from metaserver.config import apply_slave, load_server_config, load_slave_config
+
+    # What the broker refuses at its start is not the concern of who only wants its port.
+    config = load_server_config(installation.server_file, lenient=True)
+    if installation.slave_file is not None:
+        config = apply_slave(config, load_slave_config(installation.slave_file, lenient=True))
+    host = "127.0.0.1" if config.bind_address in _WILDCARDS else config.bind_address
+    if config.server_port:
+        return Address(host, config.server_port)
+    return Address(host, int(str(ask(installation, "status")["address"]).rpartition(":")[2]))
+
+
+def chosen_address(server: str | None, server_file: Path | None, *, is_slave: bool) -> Address:
+    """The address that was given, or that of the installation; raises what :func:`address_of` raises."""
+    if server is not None:
+        return parse_address(server)
+    return address_of(find_installation(server_file, is_slave=is_slave))
