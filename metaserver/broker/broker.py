@@ -193,7 +193,7 @@ class Broker:
     def _put_batch(self, batch: PutBatch, sink: ReplySink) -> None:
         opaques = [b"%d" % batch.opaque]
         try:
-            found = scan(batch.records)
+            found = scan(batch.records, has_ids=False)
             self.counters.put += max(1, found.count)
             partition = self._partition_for_put(batch.topic, batch.partition)
             self._check_batch(partition.name, batch, found.count, found.end, found.fault)

@@ -117,6 +117,8 @@ class Connection:
         handle = self._broker.handle
         for command in commands:
             handle(command, self)
+            if self._is_closing:
+                break  # What stands behind quit is not done, in one read with it or not.
         self.flush()
         if self.is_open:
             self._pause_or_resume()

@@ -35,6 +35,7 @@ SyncDone: TypeAlias = "Callable[[OSError | None], None]"
 _SYSTEM_CALLS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
 """io_setup, io_destroy, io_getevents, io_submit."""
 _IN_FLIGHT_MAX = 256
+_EVENTS_AT_ONCE_MAX = 64
 _FDSYNC = 3
 _FLAG_EVENT_DESCRIPTOR = 1
 
@@ -140,7 +141,7 @@ class KernelSyncer:
         # The kernel copies a request while it is submitted: one of each is enough.
         self._request = _Request(opcode=_FDSYNC, flags=_FLAG_EVENT_DESCRIPTOR, event_descriptor=self._wake)
         self._requests = (ctypes.POINTER(_Request) * 1)(ctypes.pointer(self._request))
-        self._events = (_Event * _IN_FLIGHT_MAX)()
+        self._events = (_Event * _EVENTS_AT_ONCE_MAX)()
         self._no_time = ctypes.byref(_Time(0, 0))
         self._lone_time = ctypes.byref(_Time(0, int(LONE_WAIT_SECONDS * 1e9)))
         self._slow_syncs = 0
@@ -187,16 +188,22 @@ class KernelSyncer:
             return  # Nothing was reported, or it was collected already.
 
     def _collect(self, count_min: int, patience: object) -> list[tuple[int, int]]:
-        """(number, result) of what is done; with a minimum, waits for that many."""
-        count = self._call(
-            self._get_events,
-            self._context,
-            ctypes.c_long(count_min),
-            ctypes.c_long(_IN_FLIGHT_MAX),
-            self._events,
-            patience,
-        )
-        return [(self._events[index].data, self._events[index].result) for index in range(max(0, count))]
+        """(number, result) of all that is done; with a minimum, waits for that many."""
+        results: list[tuple[int, int]] = []
+        while True:
+            count = self._call(
+                self._get_events,
+                self._context,
+                ctypes.c_long(count_min),
+                ctypes.c_long(_EVENTS_AT_ONCE_MAX),
+                self._events,
+                patience,
+            )
+            results += [(self._events[index].data, self._events[index].result) for index in range(count)]
+            # The kernel may hold more than was asked for at the start, and tells of each only once.
+            if count < _EVENTS_AT_ONCE_MAX:
+                return results
+            count_min, patience = 0, self._no_time
 
     def _settle(self, results: list[tuple[int, int]]) -> None:
         for number, result in results:
