@@ -33,9 +33,11 @@ from metaserver.storage.filesystem import (
     Point,
     RealFileSystem,
 )
-from metaserver.storage.log import LogStatistics, PartitionLog, PendingFlush, StoreOptions
+from metaserver.storage.log import PartitionLog, PendingFlush
+from metaserver.storage.options import StoreOptions
 from metaserver.storage.recovery import RecoveryReport
 from metaserver.storage.segment import LogSlice, OffsetRange
+from metaserver.storage.statistics import LogStatistics
 from metaserver.storage.store import MessageStore
 
 __all__ = [

@@ -31,6 +31,7 @@ from metaserver.storage.recovery import FoundSegment, RecoveredLog
 from metaserver.storage.resynchronise import scan_file
 from metaserver.storage.retention import compress_segment, dispose_segment, is_expired
 from metaserver.storage.segment import LogSlice, OffsetRange, OpenSegments, Segment
+from metaserver.storage.statistics import LogStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,34 +39,8 @@ if TYPE_CHECKING:
 
     from metaserver.message import Buffer
     from metaserver.storage.filesystem import File, FileSystem
+    from metaserver.storage.options import StoreOptions
     from metaserver.storage.retention import RetentionAction
-
-
-@attrs.frozen(kw_only=True)
-class StoreOptions:
-    """What all partitions of a store have in common."""
-
-    segment_bytes_max: int
-    """A segment that has reached this size takes no more appends; files end up to one append larger."""
-    checkpoint_bytes: int
-    """After this many appended bytes a checkpoint is due: no more than these are verified after a crash."""
-    open_segments_max: int = 512
-    """How many segments stay open only because they were read."""
-
-
-@attrs.frozen
-class LogStatistics:
-    """A partition in figures."""
-
-    start_offset: int
-    end_offset: int
-    flushed_offset: int
-    segment_count: int
-    size_bytes: int
-    """In segment files; less than the offsets span where pieces are missing."""
-    record_count: int
-    damaged_ranges: tuple[OffsetRange, ...]
-    """Damaged and missing ranges; reads skip them."""
 
 
 @attrs.frozen
@@ -95,8 +70,8 @@ class PartitionLog:
     """One partition on disk. Made by the store, from what recovery or creation returned."""
 
     __slots__ = (
+        "_checkpoint_due_offset",
         "_checkpoint_offset",
-        "_checkpoint_tried_offset",
         "_directory",
         "_end_offset",
         "_failure",
@@ -138,7 +113,8 @@ class PartitionLog:
         self._failure = recovered.failure
         self._has_undone = False
         """Whether a failed write was cut back since the last sync."""
-        self._checkpoint_offset = self._checkpoint_tried_offset = recovered.checkpoint_offset
+        self._checkpoint_offset = recovered.checkpoint_offset
+        self._checkpoint_due_offset = recovered.checkpoint_offset + options.checkpoint_bytes
         self._is_checkpoint_clean = recovered.is_checkpoint_clean
         self._layout.segments[-1].unseal()
         self._roll_offset = 0
@@ -214,8 +190,8 @@ class PartitionLog:
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether a crash now would cost more verifying than the options allow."""
-        return self._flushed_offset - self._checkpoint_tried_offset >= self._options.checkpoint_bytes
+        """Whether a crash now would cost more verifying than the options allow; also after a roll."""
+        return self._flushed_offset >= self._checkpoint_due_offset
 
     def append(self, buffers: Sequence[Buffer], size_bytes: int, count: int, last_id: int) -> int:
         """Write whole records at the end; returns the offset of the first.
@@ -322,7 +298,8 @@ class PartitionLog:
             with self._layout_lock:
                 self._layout = _Layout.of((*self._layout.segments, segment))
             self._writer, self._writer_start = writer, end
-            self._is_checkpoint_clean = False
+            # So that a crash finds in one segment what it has to count.
+            self._checkpoint_due_offset = end
             self._plan_roll()
             sealed.seal(end - sealed.start_offset)
 
@@ -385,8 +362,6 @@ class PartitionLog:
             except OSError as error:
                 self.fail(reason_of(error))
                 self._raise_failure(error)
-        if self.checkpoint_due:
-            self.write_checkpoint(clean=False)
 
     def delete_expired(
         self,
@@ -434,10 +409,10 @@ class PartitionLog:
         if self._failure is not None:
             return
         end = self._flushed_offset
+        # First of all: a disk that refuses is asked again after as many bytes, not with each append.
+        self._checkpoint_due_offset = end + self._options.checkpoint_bytes
         if end == self._checkpoint_offset and clean == self._is_checkpoint_clean:
             return
-        # A disk that refuses is asked again after as many bytes, not with each append.
-        self._checkpoint_tried_offset = end
         segment = self._layout.segments[-1]
         try:
             file = segment.pin()
@@ -549,7 +524,8 @@ class PartitionLog:
         self._writer = None
         if self._checkpoint_offset > offset:
             withdraw_checkpoint(self._filesystem, self._directory)
-            self._checkpoint_offset = self._checkpoint_tried_offset = -1
+            self._checkpoint_offset = -1
+            self._checkpoint_due_offset = -1 + self._options.checkpoint_bytes
             self._is_checkpoint_clean = False
         lost_count = self._count_records(segment, position, removed)
         # First out of sight of readers.

@@ -6,7 +6,7 @@ anything, records too, so the answers are tried from the surest to the weakest:
 1. The damaged header is right about its length: behind it lies a valid record, or the end.
 2. Only the length is wrong: up to some valid record, the bytes have the checksum of the header.
 3. Any valid record. But inside the data of a header that is right about its length, or plausible and
-   cut short by the end of the file, records with lower ids than its own are part of its body.
+   cut short by the end of the file, records that are older than it are part of its body.
 
 Only records with at least one byte of data are searched for: twelve bytes of zeros with an id behind
 them are no evidence.
@@ -36,8 +36,10 @@ _SEARCH_BUDGET_BYTES = 1024 * 1024 * 1024
 _ODD_FLAG_BUDGET_BYTES = 256 * 1024 * 1024
 
 _PLAUSIBLE_LENGTH_MAX = 64 * 1024 * 1024
-_PLAUSIBLE_ID_STEP = 366 * 24 * 3600 * 1000 << 22
-"""A year: an id is a time in milliseconds above 22 other bits, and follows the one before it."""
+_HOUR_OF_IDS = 3600 * 1000 << 22
+"""An id is a time in milliseconds above 22 other bits."""
+_MONTH_OF_IDS = 30 * 24 * _HOUR_OF_IDS
+_YEAR_OF_IDS = 366 * 24 * _HOUR_OF_IDS
 
 _FLAG_POSITION = 16
 _FLAG_START = b"\0\0\0"
@@ -155,7 +157,7 @@ def _find_next(file: File, damage: int, end: int, last_id: int | None) -> int | 
         0 <= length <= _PLAUSIBLE_LENGTH_MAX
         and any(header)
         and 0 <= flag <= FLAG_HAS_ATTRIBUTE
-        and (last_id is None or 0 < message_id - last_id < _PLAUSIBLE_ID_STEP)
+        and (last_id is None or 0 < message_id - last_id < _YEAR_OF_IDS)
     )
     body = damage + HEADER_SIZE
     announced_end = body + length if length >= 0 and any(header) else -1
@@ -174,7 +176,8 @@ def _find_next(file: File, damage: int, end: int, last_id: int | None) -> int | 
                     return candidate.position
             if is_joined and candidate.position >= announced_end:
                 break
-            if candidate.message_id > message_id or not (is_joined or is_cut_short):
+            is_inside = is_joined or is_cut_short
+            if not is_inside or not _is_older(candidate.message_id, message_id, last_id):
                 return candidate.position
     except _SearchTooLongError:
         if not is_joined and not is_cut_short:
@@ -187,6 +190,17 @@ def _find_next(file: File, damage: int, end: int, last_id: int | None) -> int | 
         return next((found.position for found in _search(file, damage + 1, end, odd_flags=True)), None)
     except _SearchTooLongError:
         return None
+
+
+def _is_older(candidate_id: int, damaged_id: int, last_id: int | None) -> bool:
+    """Whether a record inside the data of a damaged one was most likely written before it.
+
+    Where it is no older than what comes before, the damaged id may be wrong too: then it is far off.
+    """
+    age = damaged_id - candidate_id
+    if last_id is None:
+        return 0 <= age < _MONTH_OF_IDS
+    return age >= 0 and (candidate_id <= last_id or age < _HOUR_OF_IDS)
 
 
 def _search(file: File, start: int, end: int, *, odd_flags: bool) -> Iterator[_Found]:

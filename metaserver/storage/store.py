@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from metaserver.errors import DirectoryLockedError, StorageError
+from metaserver.errors import StorageError
 from metaserver.names import TopicPartition
 from metaserver.storage.filenames import LOCK_NAME
 from metaserver.storage.filesystem import Point, make_directories, translate_error
-from metaserver.storage.log import PartitionLog, StoreOptions
+from metaserver.storage.log import PartitionLog
 from metaserver.storage.recovery import RecoveryReport, recover
 from metaserver.storage.segment import OpenSegments
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metaserver.storage.filesystem import Clock, DirectoryLock, FileSystem
+    from metaserver.storage.options import StoreOptions
 
 _LOWEST_MESSAGE_ID = -(2**63)
 
@@ -74,15 +75,18 @@ class MessageStore:
         """
         if data_path not in self._locks:
             self._add_data_path(data_path)
-        if topic_partition in self.failed:
-            raise self.failed[topic_partition]
-        if topic_partition in self.partitions:
-            return self.partitions[topic_partition]
         directory = data_path / str(topic_partition)
+        is_known = topic_partition in self.partitions or topic_partition in self.failed
         try:
-            if self._filesystem.is_directory(directory):
-                # From an attempt that failed, perhaps just before its name was durable.
+            if not is_known and self._filesystem.is_directory(directory):
+                # From an attempt that failed, perhaps just before its name was durable; or put here.
                 self._filesystem.sync_directory(data_path, Point.CREATE_SYNC_PARENT)
+                self._open_partition(topic_partition, directory)
+            if topic_partition in self.failed:
+                # The same object each time, so without the frames of the last time.
+                raise self.failed[topic_partition].with_traceback(None)
+            if topic_partition in self.partitions:
+                return self.partitions[topic_partition]
             make_directories(self._filesystem, directory)
             log = PartitionLog.create(self._filesystem, self._options, self._pool, directory, start_offset)
         except OSError as error:
@@ -112,20 +116,24 @@ class MessageStore:
     def _add_data_path(self, data_path: Path) -> None:
         try:
             make_directories(self._filesystem, data_path)
-            self._locks[data_path] = self._filesystem.lock(data_path / LOCK_NAME, self._owner)
+            lock = self._filesystem.lock(data_path / LOCK_NAME, self._owner)
+        except OSError as error:
+            raise self._unusable(data_path, error) from error
+        try:
             # A crash may have come between making a partition's directory and making its name durable.
             self._filesystem.sync_directory(data_path, Point.CREATE_SYNC_PARENT)
             names = sorted(self._filesystem.list_directory(data_path))
-        except DirectoryLockedError:
-            raise
         except OSError as error:
-            raise translate_error(
-                self._filesystem, data_path, "the data directory cannot be used", error
-            ) from error
+            lock.release()
+            raise self._unusable(data_path, error) from error
+        self._locks[data_path] = lock
         for name in names:
             topic_partition = TopicPartition.parse(name)
             if topic_partition is not None and self._filesystem.is_directory(data_path / name):
                 self._open_partition(topic_partition, data_path / name)
+
+    def _unusable(self, data_path: Path, error: OSError) -> StorageError:
+        return translate_error(self._filesystem, data_path, "the data directory cannot be used", error)
 
     def _open_partition(self, topic_partition: TopicPartition, directory: Path) -> None:
         if topic_partition in self.failed:

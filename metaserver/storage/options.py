@@ -1,0 +1,17 @@
+"""What the owner of a store decides."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class StoreOptions:
+    """What all partitions of a store have in common."""
+
+    segment_bytes_max: int
+    """A segment that has reached this size takes no more appends; files end up to one append larger."""
+    checkpoint_bytes: int
+    """After this many appended bytes a checkpoint is due: no more than these are verified after a crash."""
+    open_segments_max: int = 512
+    """How many segments stay open only because they were read."""

@@ -1,0 +1,317 @@
+"""Every call that changes the disk fails once, and the process dies once before and once after it.
+
+One script exercises the whole log. It runs once to list the calls; then it runs again for each call,
+each kind of fault and each kind of restart, and what the disk holds is compared with what was promised.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import pytest
+
+from metaserver.errors import StorageError
+from metaserver.message import encode_record
+from metaserver.storage import Point
+from tests.storage.faulty_filesystem import CrashedError, Fault, FaultyFileSystem
+from tests.storage.support import DIRECTORY, NAME, open_store, options, readable_records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaserver.storage import MessageStore, PartitionLog
+    from tests.storage.faulty_filesystem import Kind, Survival
+
+Result = TypeVar("Result")
+TORN = encode_record(b"x" * 50, 7)[:-9]
+WEEK_SECONDS = 7 * 24 * 3600.0
+
+
+@attrs.define
+class Script:
+    """Does what a broker does, and keeps account of what it may rely on."""
+
+    filesystem: FaultyFileSystem
+    written: dict[int, bytes] = attrs.Factory(dict)
+    """Every record an append has returned an offset for, by that offset."""
+    promised: dict[int, bytes] = attrs.Factory(dict)
+    """Those that a flush has covered: they must be there after everything."""
+    attempted: list[bytes] = attrs.Factory(list)
+    """Every record an append was asked for: nothing else may ever be found."""
+    next_id: int = 1
+    is_torn: bool = False
+    """Whether a torn tail was left: wherever it is, it must not be lost."""
+    segment_bytes_max: int = 400
+
+    def run(self) -> None:
+        """Errors of storage are met as a broker meets them: the next step goes on."""
+        store = self.open()
+        if store is None:
+            return
+        self.first_life(store)
+        self.attempt(store.close)
+        # A second life that begins with a torn tail.
+        self.leave_torn_tail()
+        self.filesystem._locks.clear()
+        store = self.open()
+        if store is None:
+            return
+        log = store.partitions.get(NAME)
+        if log is not None:
+            self.fill(log, 5)
+            self.truncate(log, log.start_offset)
+            self.fill(log, 3)
+        self.attempt(store.close)
+        # A third without a checkpoint, as after another broker.
+        if not self.filesystem.is_directory(DIRECTORY):
+            return
+        if "recovery.checkpoint" in self.filesystem.list_directory(DIRECTORY):
+            self.filesystem.delete(DIRECTORY / "recovery.checkpoint")
+        self.filesystem._locks.clear()
+        store = self.open()
+        if store is not None:
+            self.attempt(store.close)
+
+    def first_life(self, store: MessageStore) -> None:
+        log = self.attempt(partial(store.create, NAME, DIRECTORY.parent))
+        if log is None:
+            return
+        self.fill(log, 6)
+        self.attempt(partial(log.write_checkpoint, clean=False))
+        self.fill(log, 15)
+        self.truncate(log, self.boundary(log, 0.6))
+        self.fill(log, 10)
+        self.filesystem.clock.advance(WEEK_SECONDS)
+        self.retain(log, "archive", compress=True)
+        self.fill(log, 8)
+        self.filesystem.clock.advance(WEEK_SECONDS)
+        self.retain(log, "archive", compress=False)
+        self.fill(log, 8)
+        self.filesystem.clock.advance(WEEK_SECONDS)
+        self.retain(log, "delete", compress=False)
+        self.fill(log, 5)
+
+    def open(self) -> MessageStore | None:
+        return self.attempt(
+            lambda: open_store(
+                self.filesystem, self.filesystem.clock, options(self.segment_bytes_max, checkpoint_bytes=300)
+            )
+        )
+
+    def attempt(self, call: Callable[[], Result]) -> Result | None:
+        try:
+            return call()
+        except StorageError:
+            return None
+
+    def fill(self, log: PartitionLog, count: int) -> None:
+        for number in range(count):
+            body = b"%d." % self.next_id * (7 + self.next_id % 23)
+            record = encode_record(body, self.next_id)
+            self.next_id += 1
+            self.attempted.append(record)
+            end = log.end_offset
+            try:
+                offset = log.append([record[:11], record[11:]], len(record), 1, self.next_id - 1)
+                assert offset == end
+                self.written[offset] = record
+                if number % 3 == 2:
+                    log.flush()
+                    self.promised.update(
+                        (offset, record)
+                        for offset, record in self.written.items()
+                        if offset < log.flushed_offset
+                    )
+                if log.needs_roll:
+                    log.roll()
+                if log.checkpoint_due:
+                    log.write_checkpoint(clean=False)
+            except StorageError:
+                if log.failure is not None:
+                    log.discard_unflushed(log.flushed_offset)
+                self.check_readable(log)
+
+    def truncate(self, log: PartitionLog, offset: int) -> None:
+        # From now on what lies behind may be gone or not.
+        for removed in [at for at in self.promised if at >= offset]:
+            del self.promised[removed]
+        self.attempt(lambda: log.truncate(offset))
+        for removed in [at for at in self.written if at >= log.end_offset]:
+            del self.written[removed]
+
+    def retain(self, log: PartitionLog, action: str, *, compress: bool) -> None:
+        last_start = segment_starts(self.filesystem)[-1]
+        for removed in [at for at in self.promised if at < last_start]:
+            del self.promised[removed]
+        now = self.filesystem.clock.wall_seconds()
+        self.attempt(lambda: log.delete_expired(action, 3600.0, compress, now))  # type: ignore[arg-type]
+        for removed in [at for at in self.written if at < log.start_offset]:
+            del self.written[removed]
+
+    def boundary(self, log: PartitionLog, part: float) -> int:
+        starts = sorted(at for at in self.written if log.start_offset <= at < log.end_offset)
+        return starts[int(len(starts) * part)] if starts else log.start_offset
+
+    def leave_torn_tail(self) -> None:
+        try:
+            names = self.filesystem.list_directory(DIRECTORY)
+        except OSError:
+            return
+        segments = sorted(name for name in names if name.endswith(".meta"))
+        if segments:
+            path = DIRECTORY / segments[-1]
+            self.filesystem.write_bytes(path, self.filesystem.read_bytes(path) + TORN)
+            self.is_torn = True
+
+    def check_readable(self, log: PartitionLog) -> None:
+        """Without a crash, everything written is readable, whatever failed."""
+        found = readable_records(log)
+        for offset, record in self.written.items():
+            if log.start_offset <= offset < log.end_offset:
+                assert encode_record(found[offset].data, found[offset].message_id) == record
+
+
+def check_after_restart(script: Script) -> None:
+    filesystem = script.filesystem
+    store = script.open()
+    assert store is not None
+    assert not store.failed
+    log = store.partitions.get(NAME)
+    if log is None:
+        assert not script.promised
+        store.close()
+        return
+    assert log.failure is None
+    found = readable_records(log)
+    for offset, record in script.promised.items():
+        assert offset in found, f"the flushed record at {offset} is gone"
+        assert encode_record(found[offset].data, found[offset].message_id) == record
+    attempted = set(script.attempted)
+    for offset, message in found.items():
+        assert encode_record(message.data, message.message_id) in attempted, f"a phantom at {offset}"
+    # Without lost sectors there are no gaps: one run from start to end.
+    assert sum(message.size for message in found.values()) == log.end_offset - log.start_offset
+    assert log.statistics().damaged_ranges == ()
+    if found:
+        assert store.highest_message_id >= max(message.message_id for message in found.values())
+    # What readers were shown after the restart, a power cut cannot take away any more. (It may bring
+    # back what retention had removed from the front.)
+    assert log.flushed_offset == log.end_offset
+    start = log.start_offset
+    filesystem.cut_power("nothing")
+    store = script.open()
+    assert store is not None
+    log = store.partitions[NAME]
+    assert {at: record for at, record in readable_records(log).items() if at >= start} == found
+    assert not script.is_torn or TORN in kept_tails(filesystem)
+    check_usable(script, log)
+    store.close()
+    again = script.open()
+    assert again is not None
+    assert all(report.clean for report in again.reports)
+    again.close()
+    check_directory(filesystem)
+
+
+def check_usable(script: Script, log: PartitionLog) -> None:
+    end = log.end_offset
+    script.written.clear()
+    script.fill(log, 4)
+    log.flush()
+    assert log.end_offset > end
+    assert {offset for offset in readable_records(log) if offset >= end} == {
+        offset for offset in script.written if offset >= end
+    }
+
+
+def check_directory(filesystem: FaultyFileSystem) -> None:
+    """Segments join exactly, as another broker would demand."""
+    starts = segment_starts(filesystem)
+    ends = [start + filesystem.size(DIRECTORY / f"{start:020d}.meta") for start in starts]
+    assert starts[1:] == ends[:-1]
+
+
+def kept_tails(filesystem: FaultyFileSystem) -> list[bytes]:
+    names = filesystem.list_directory(DIRECTORY)
+    return [filesystem.read_bytes(DIRECTORY / name) for name in names if ".torn-" in name]
+
+
+def segment_starts(filesystem: FaultyFileSystem) -> list[int]:
+    names = filesystem.list_directory(DIRECTORY)
+    return sorted(int(name.removesuffix(".meta")) for name in names if name.endswith(".meta"))
+
+
+def list_calls() -> list[tuple[Point, int]]:
+    filesystem = FaultyFileSystem()
+    Script(filesystem).run()
+    return [(point, number) for point, count in Counter(filesystem.calls).items() for number in range(count)]
+
+
+CALLS = list_calls()
+ONLY_AFTER_A_FAILURE = {Point.APPEND_UNDO, Point.ROLL_UNDO, Point.DISCARD_TRUNCATE}
+
+
+def test_the_script_reaches_every_point() -> None:
+    assert {point for point, _ in CALLS} == set(Point) - ONLY_AFTER_A_FAILURE
+
+
+@pytest.mark.parametrize("point", [point for point in Point if point in dict(CALLS)])
+@pytest.mark.parametrize("kind", ["EIO", "ENOSPC", "crash before", "crash after"])
+def test_fault(point: Point, kind: Kind) -> None:
+    for occurrence in (number for called, number in CALLS if called is point):
+        for survival in ("process", "nothing", "everything", "prefix", "zeros"):
+            run_with_fault(Fault(point, occurrence, kind), survival)
+
+
+@pytest.mark.parametrize(
+    "first", [Fault(Point.APPEND_WRITE, 9, "ENOSPC"), Fault(Point.ROLL_CREATE, 2, "EIO")]
+)
+@pytest.mark.parametrize("undo", [Point.APPEND_UNDO, Point.ROLL_UNDO])
+@pytest.mark.parametrize("kind", ["EIO", "crash before", "crash after"])
+def test_fault_while_undoing(first: Fault, undo: Point, kind: Kind) -> None:
+    for survival in ("process", "nothing", "everything"):
+        run_with_fault(first, survival, then=Fault(undo, 0, kind))
+
+
+@pytest.mark.parametrize("kind", ["EIO", "crash before", "crash after"])
+def test_fault_while_discarding(kind: Kind) -> None:
+    for occurrence in range(8):
+        run_with_fault(
+            Fault(Point.APPEND_SYNC, occurrence, "EIO"),
+            "process",
+            then=Fault(Point.DISCARD_TRUNCATE, 0, kind),
+        )
+
+
+def run_with_fault(fault: Fault, survival: str, then: Fault | None = None) -> None:
+    filesystem = FaultyFileSystem(fault=fault)
+
+    def switch(point: Point) -> None:
+        if then is not None and point is then.point:
+            filesystem.fault = then
+
+    filesystem.on_call = switch
+    script = Script(filesystem)
+    try:
+        script.run()
+    except CrashedError:
+        assert filesystem.is_crashed
+    filesystem.on_call = None
+    restart(filesystem, survival)
+    try:
+        check_after_restart(script)
+    except Exception as error:
+        error.add_note(f"{fault}, then {then}, restart after: {survival}")
+        raise
+
+
+def restart(filesystem: FaultyFileSystem, survival: str) -> None:
+    if survival == "process":
+        filesystem.restart()
+        return
+    # Half of what there is to choose from: neither all nor nothing.
+    kept: Survival = survival  # type: ignore[assignment]
+    filesystem.cut_power(kept, lambda below: below // 2)
