@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from metaserver.metrics import (
+    PARTITION_SERIES_MAX,
+    BrokerMetrics,
+    BrokerSnapshot,
+    PartitionSnapshot,
+    RecoverySnapshot,
+    ReplicationSnapshot,
+    TopicSnapshot,
+    metric_families,
+)
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+
+RECOVERY = RecoverySnapshot(
+    seconds=0.25, scanned_bytes=11, scanned_records=12, cut_bytes=13, damaged_ranges=14, failed_partitions=15
+)
+SNAPSHOT = BrokerSnapshot(
+    version="0.1.0",
+    broker_id=7,
+    role="master",
+    uptime_seconds=1.5,
+    put_requests=21,
+    get_requests=22,
+    offset_requests=23,
+    get_misses=24,
+    put_failures=25,
+    received_bytes=26,
+    sent_bytes=27,
+    connections=28,
+    inflight_bytes=29,
+    fsync_count=30,
+    fsync_seconds=0.5,
+    recovery=RECOVERY,
+    disk_free_bytes=(("/data", 31),),
+    topics=(
+        TopicSnapshot(topic="t", received_messages=41, received_bytes=42, get_requests=43, sent_bytes=44),
+    ),
+    partitions=(
+        PartitionSnapshot(
+            topic="t", partition=0, start_offset=51, end_offset=53, flushed_offset=52, failed=False
+        ),
+        PartitionSnapshot(
+            topic="t", partition=1, start_offset=61, end_offset=63, flushed_offset=62, failed=True
+        ),
+    ),
+    replication=ReplicationSnapshot(
+        connected=True, lag_bytes=71, lag_messages=72, lag_seconds=73.5, diverged_partitions=74
+    ),
+)
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def partitions(count: int, failed: frozenset[int] = frozenset()) -> tuple[PartitionSnapshot, ...]:
+    return tuple(
+        PartitionSnapshot(
+            topic="many",
+            partition=number,
+            start_offset=0,
+            end_offset=1,
+            flushed_offset=1,
+            failed=number in failed,
+        )
+        for number in range(count)
+    )
+
+
+def samples_of(text: bytes) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def scrape(snapshot: BrokerSnapshot) -> Samples:
+    return samples_of(BrokerMetrics(CollectorRegistry(), lambda: snapshot).prepare()())
+
+
+def listed(samples: Samples) -> list[str]:
+    name = "metaserver_partition_end_offset_bytes"
+    return [dict(labels)["partition"] for series, labels in samples if series == name]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "value"),
+    [
+        ("metaserver_build_info", {"version": "0.1.0", "role": "master", "broker_id": "7"}, 1),
+        ("metaserver_uptime_seconds", {}, 1.5),
+        ("metaserver_requests_total", {"command": "put"}, 21),
+        ("metaserver_requests_total", {"command": "get"}, 22),
+        ("metaserver_requests_total", {"command": "offset"}, 23),
+        ("metaserver_get_misses_total", {}, 24),
+        ("metaserver_put_failures_total", {}, 25),
+        ("metaserver_received_bytes_total", {}, 26),
+        ("metaserver_sent_bytes_total", {}, 27),
+        ("metaserver_connections", {}, 28),
+        ("metaserver_inflight_bytes", {}, 29),
+        ("metaserver_fsync_seconds_count", {}, 30),
+        ("metaserver_fsync_seconds_sum", {}, 0.5),
+        ("metaserver_disk_free_bytes", {"path": "/data"}, 31),
+        ("metaserver_recovery_seconds", {}, 0.25),
+        ("metaserver_recovery_scanned_bytes", {}, 11),
+        ("metaserver_recovery_scanned_records", {}, 12),
+        ("metaserver_recovery_cut_bytes", {}, 13),
+        ("metaserver_recovery_damaged_ranges", {}, 14),
+        ("metaserver_recovery_failed_partitions", {}, 15),
+        ("metaserver_topic_received_messages_total", {"topic": "t"}, 41),
+        ("metaserver_topic_received_bytes_total", {"topic": "t"}, 42),
+        ("metaserver_topic_get_requests_total", {"topic": "t"}, 43),
+        ("metaserver_topic_sent_bytes_total", {"topic": "t"}, 44),
+        ("metaserver_partitions", {}, 2),
+        ("metaserver_failed_partitions", {}, 1),
+        ("metaserver_unlisted_partitions", {}, 0),
+        ("metaserver_partition_start_offset_bytes", {"topic": "t", "partition": "0"}, 51),
+        ("metaserver_partition_flushed_offset_bytes", {"topic": "t", "partition": "0"}, 52),
+        ("metaserver_partition_end_offset_bytes", {"topic": "t", "partition": "0"}, 53),
+        ("metaserver_partition_failed", {"topic": "t", "partition": "0"}, 0),
+        ("metaserver_partition_failed", {"topic": "t", "partition": "1"}, 1),
+        ("metaserver_replication_connected", {}, 1),
+        ("metaserver_replication_lag_bytes", {}, 71),
+        ("metaserver_replication_lag_messages", {}, 72),
+        ("metaserver_replication_lag_seconds", {}, 73.5),
+        ("metaserver_replication_diverged_partitions", {}, 74),
+    ],
+)
+def test_each_value_has_its_series(name: str, labels: dict[str, str], value: float) -> None:
+    assert scrape(SNAPSHOT)[name, tuple(sorted(labels.items()))] == value
+
+
+def test_a_master_has_no_replication_series() -> None:
+    samples = scrape(attrs.evolve(SNAPSHOT, replication=None))
+    assert not [name for name, _ in samples if "replication" in name]
+
+
+def test_an_unknown_lag_has_no_series() -> None:
+    lag = ReplicationSnapshot(
+        connected=False, lag_bytes=0, lag_messages=None, lag_seconds=None, diverged_partitions=0
+    )
+    names = {name for name, _ in scrape(attrs.evolve(SNAPSHOT, replication=lag))}
+    assert "metaserver_replication_lag_bytes" in names
+    assert not names & {"metaserver_replication_lag_messages", "metaserver_replication_lag_seconds"}
+
+
+def test_all_partitions_are_listed_at_the_limit() -> None:
+    samples = scrape(attrs.evolve(SNAPSHOT, partitions=partitions(PARTITION_SERIES_MAX)))
+    assert len(listed(samples)) == PARTITION_SERIES_MAX
+    assert samples["metaserver_unlisted_partitions", ()] == 0
+
+
+def test_past_the_limit_failed_partitions_stay_listed() -> None:
+    count = PARTITION_SERIES_MAX + 3
+    many = partitions(count, failed=frozenset({count - 1}))
+    samples = scrape(attrs.evolve(SNAPSHOT, partitions=many))
+    assert len(listed(samples)) == PARTITION_SERIES_MAX
+    assert str(count - 1) in listed(samples)
+    assert str(count - 2) not in listed(samples)
+    assert samples["metaserver_unlisted_partitions", ()] == 3
+    assert samples["metaserver_partitions", ()] == count
+
+
+def test_topics_are_limited_too() -> None:
+    topics = tuple(
+        TopicSnapshot(
+            topic=f"t{number:05}", received_messages=0, received_bytes=0, get_requests=0, sent_bytes=0
+        )
+        for number in range(PARTITION_SERIES_MAX + 1)
+    )
+    samples = scrape(attrs.evolve(SNAPSHOT, topics=topics))
+    assert (
+        len([1 for name, _ in samples if name == "metaserver_topic_sent_bytes_total"]) == PARTITION_SERIES_MAX
+    )
+
+
+def test_values_are_those_of_prepare_not_of_rendering() -> None:
+    current = [SNAPSHOT]
+    metrics = BrokerMetrics(CollectorRegistry(), lambda: current[0])
+    render = metrics.prepare()
+    current[0] = attrs.evolve(SNAPSHOT, connections=1)
+    assert samples_of(render())["metaserver_connections", ()] == SNAPSHOT.connections
+    assert samples_of(metrics.prepare()())["metaserver_connections", ()] == 1
+
+
+def test_the_registry_can_be_collected_without_prepare() -> None:
+    registry = CollectorRegistry()
+    BrokerMetrics(registry, lambda: SNAPSHOT)
+    assert registry.get_sample_value("metaserver_connections") == SNAPSHOT.connections
+
+
+def test_the_process_is_measured() -> None:
+    assert scrape(SNAPSHOT)["process_resident_memory_bytes", ()] > 0
+
+
+def test_names_follow_the_conventions() -> None:
+    for family in metric_families(SNAPSHOT):
+        assert re.fullmatch(r"metaserver_[a-z_]+", family.name)
+        assert family.documentation.endswith(".")
+        assert not re.search(r"_(ms|millis|mb|kb|count|gauge|counter)$", family.name)
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
+
+
+def test_the_document_lists_exactly_these_metrics() -> None:
+    documented = set(re.findall(r"^\| `(metaserver_\w+)", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
+    made = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in metric_families(SNAPSHOT)
+    }
+    assert documented == made
+
+
+@given(st.text(min_size=1))
+def test_any_label_text_survives(path: str) -> None:
+    # Surrogates cannot be encoded; a path that holds some is shown by its caller, not here.
+    path = path.encode("utf-8", "replace").decode("utf-8")
+    families = metric_families(attrs.evolve(SNAPSHOT, disk_free_bytes=((path, 1),)))
+    (free,) = [family for family in families if family.name == "metaserver_disk_free_bytes"]
+    assert free.samples[0].labels == {"path": path}

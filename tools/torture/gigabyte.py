@@ -1,0 +1,2 @@
+"""stub"""
+run_gigabyte=None

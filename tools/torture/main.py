@@ -1,0 +1,124 @@
+"""The long forms: many kills, many power cuts, a gigabyte. Each ends in one table on standard output.
+
+Progress goes to standard error. A broken promise ends the run with its text and exit code 1; the seed in
+the table names the same victims in the same order again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from tools.torture.gigabyte import run_gigabyte
+from tools.torture.kills import SETTINGS, TOPICS, Killing, lottery
+from tools.torture.nodes import NodeError, place_at
+from tools.torture.powercut import run_power_cuts
+from tools.torture.verifier import BrokenPromiseError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Table = list[tuple[str, str]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of them; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    began = time.monotonic()
+    code = 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="metaserver-torture-", dir=options.directory) as directory:
+            table: Table = options.run(options, Path(directory))
+            print_table([*table, ("seconds", f"{time.monotonic() - began:.0f}")])
+    except* (BrokenPromiseError, NodeError) as group:
+        for error in _leaves(group):
+            print(f"torture: {error}", file=sys.stderr)
+        code = 1
+    return code
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tools/torture/run", description=__doc__)
+    parser.add_argument("--directory", type=Path, help="where the temporary files go; default: the system's")
+    commands = parser.add_subparsers(required=True)
+
+    kills = commands.add_parser("kills", help="SIGKILL under load: the master, the slave, both")
+    kills.add_argument("--kills", type=int, default=100, help="of the master")
+    kills.add_argument("--slave-kills", type=int, default=30)
+    kills.add_argument("--both", type=int, default=5, help="of both at once")
+    kills.add_argument("--seed", type=int, default=1)
+    kills.add_argument("--unflush-threshold", type=int, default=0, help="as in server.ini")
+    kills.set_defaults(run=_kills)
+
+    cuts = commands.add_parser("powercut", help="power cuts: copies of the disk under load (root, Linux)")
+    cuts.add_argument("--cuts", type=int, default=100)
+    cuts.add_argument("--seed", type=int, default=1)
+    cuts.set_defaults(run=lambda options, base: run_power_cuts(base, options.cuts, options.seed, say))
+
+    gigabyte = commands.add_parser("gigabyte", help="a gigabyte of text through master and slave, compared")
+    gigabyte.add_argument("--megabytes", type=int, default=1024, help="1024 and more is the real thing")
+    gigabyte.set_defaults(run=lambda options, base: run_gigabyte(base, options.megabytes, say))
+    return parser
+
+
+def _kills(options: argparse.Namespace, base: Path) -> Table:
+    victims = lottery(options.seed, master=options.kills, slave=options.slave_kills, both=options.both)
+    settings = {**SETTINGS, "unflushThreshold": options.unflush_threshold}
+
+    def tell(killing: Killing) -> None:
+        done, verifier = killing.figures.kills, killing.verifier
+        say(f"{done.total()} of {len(victims)} kills, {verifier.acknowledged:,} messages acknowledged, none missing")
+
+    with place_at(base / "place", TOPICS, settings=settings) as place:
+        killing = Killing(place, options.seed, on_look=tell)
+        trio.run(killing.run, victims)
+    figures, verifier, prefix = killing.figures, killing.verifier, killing.prefix
+    return [
+        ("seed, unflushThreshold", f"{options.seed}, {options.unflush_threshold}"),
+        ("kills of the master", str(figures.kills["master"])),
+        ("kills of the slave", str(figures.kills["slave"])),
+        ("kills of both at once", str(figures.kills["both"])),
+        ("messages sent", f"{verifier.sent:,}"),
+        ("acknowledged", f"{verifier.acknowledged:,}"),
+        ("acknowledged and missing, moved or changed", "0"),
+        ("in the log", f"{verifier.found:,}"),
+        ("of them without a reply", f"{verifier.found_unacknowledged:,}"),
+        ("duplicates, gaps, changes of order", "0"),
+        ("bytes delivered to consumers, all still there", f"{verifier.delivered_bytes:,}"),
+        ("looks at the slave: a byte prefix each time", f"{prefix.rounds:,}"),
+        ("master and slave files at the end", "identical"),
+        ("longest start of a master after a kill", f"{figures.master_start_seconds_max:.2f} s"),
+        ("longest start of a slave after a kill", f"{figures.slave_start_seconds_max:.2f} s"),
+    ]
+
+
+def print_table(rows: Table) -> None:
+    """Two columns, as Markdown."""
+    left = max(len(name) for name, _ in rows)
+    right = max(len(value) for _, value in rows)
+    print(f"| {'what':<{left}} | {'figure':<{right}} |")
+    print(f"|{'-' * (left + 2)}|{'-' * (right + 2)}|")
+    for name, value in rows:
+        print(f"| {name:<{left}} | {value:<{right}} |")
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(f"torture: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

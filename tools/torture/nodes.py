@@ -1,0 +1,255 @@
+"""Real masters and slaves as processes of their own, to be killed: a place on disk and what runs there.
+
+Everything waits by looking, with a bound, never by sleeping for a while and hoping.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaserver.control.client import call
+from metaserver.errors import ControlError
+from metaserver.node.paths import NodePaths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 30.0
+_LOOK_SECONDS = 0.005
+_PORTS = range(10_240, 32_000)
+"""Below the ports that the kernel gives to outgoing connections: a client that knocks at a dead broker's
+port could be given that very port for its own end, and then nothing can listen there any more."""
+
+SERVER_INI = """\
+[system]
+brokerId=0
+bindAddress=127.0.0.1
+hostName=127.0.0.1
+serverPort={port}
+dashboardHttpPort=0
+dataPath=data/master
+numPartitions=1
+unflushThreshold=0
+unflushInterval=1000
+maxSegmentSize=1073741824
+maxTransferSize=1048576
+deletePolicy=delete,168
+deleteWhen=0 0 6,18 * * ?
+{settings}
+[zookeeper]
+
+{topics}
+"""
+SLAVE_PROPERTIES = """\
+slaveId=0
+slaveGroup=torture
+slaveMaxDelayInMills=500
+masterAddress=127.0.0.1:{master_port}
+serverPort={port}
+dashboardHttpPort=0
+hostName=127.0.0.1
+bindAddress=127.0.0.1
+dataPath=data/slave
+"""
+
+
+class NodeError(Exception):
+    """A node does not do what it must."""
+
+
+def free_port() -> int:
+    """A port nothing listens on now, and that no outgoing connection will be given."""
+    chosen = random.SystemRandom()
+    for _ in range(100):
+        port = chosen.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise NodeError("no free port in 100 attempts")
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Return as soon as the condition holds; raises NodeError where it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise NodeError(f"not within {seconds:g} s: {what}")
+        time.sleep(_LOOK_SECONDS)
+
+
+class Place:
+    """A base directory with the configuration of a master and of its slave."""
+
+    def __init__(self, base: Path, topics: Sequence[str], *, settings: Mapping[str, object] | None = None) -> None:
+        """``topics`` are whole sections; ``settings`` replace keys of ``[system]``, for both nodes."""
+        self.base = base
+        self.master_port, self.slave_port = free_port(), free_port()
+        (base / "conf").mkdir(parents=True)
+        given = dict(settings or {})
+        template = "\n".join(
+            line for line in SERVER_INI.splitlines() if line.partition("=")[0] not in given
+        )
+        text = template.format(
+            port=self.master_port,
+            settings="".join(f"{key}={value}\n" for key, value in given.items()),
+            topics="\n\n".join(topics),
+        )
+        self.server_file.write_text(text + "\n", encoding="utf-8")
+        self.slave_file.write_text(
+            SLAVE_PROPERTIES.format(master_port=self.master_port, port=self.slave_port), encoding="utf-8"
+        )
+        self.master = Node(self, is_slave=False)
+        self.slave = Node(self, is_slave=True)
+
+    @property
+    def server_file(self) -> Path:
+        """The configuration of the master."""
+        return self.base / "conf" / "server.ini"
+
+    @property
+    def slave_file(self) -> Path:
+        """What the slave has of its own."""
+        return self.base / "conf" / "async_slave.properties"
+
+    @property
+    def master_data(self) -> Path:
+        """The master's partitions."""
+        return self.base / "data" / "master"
+
+    @property
+    def slave_data(self) -> Path:
+        """The slave's partitions."""
+        return self.base / "data" / "slave"
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        self.master.kill()
+        self.slave.kill()
+
+
+@contextmanager
+def place_at(
+    base: Path, topics: Sequence[str], *, settings: Mapping[str, object] | None = None
+) -> Iterator[Place]:
+    """A place whose nodes do not outlive the block."""
+    place = Place(base, topics, settings=settings)
+    try:
+        yield place
+    finally:
+        place.end()
+
+
+class Node:
+    """A master or a slave, running or not."""
+
+    def __init__(self, place: Place, *, is_slave: bool) -> None:
+        self._place = place
+        self._is_slave = is_slave
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paths = NodePaths.of(place.base, is_slave=is_slave)
+        self.port = place.slave_port if is_slave else place.master_port
+        self.output = place.base / ("slave.out" if is_slave else "master.out")
+        self.start_seconds = 0.0
+        """How long the last start took, until the port answered."""
+
+    @property
+    def data(self) -> Path:
+        """The partitions."""
+        return self._place.slave_data if self._is_slave else self._place.master_data
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs, or ran last."""
+        if self._process is None:
+            raise NodeError("was never started")
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.poll() is None
+
+    def launch(self) -> None:
+        """Start the process and do not wait for it."""
+        if self.is_running:
+            raise NodeError("runs already")
+        place = self._place
+        command = [sys.executable, "-P", "-m", "metaserver", "start"]
+        command += ["slave", f"-Fmetaslave={place.slave_file}"] if self._is_slave else []
+        command += ["--foreground", "-f", str(place.server_file)]
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=place.base,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        began = time.monotonic()
+        self.launch()
+        wait_until(lambda: not self.is_running or self._answers(), START_SECONDS_MAX, "the port answers")
+        if not self.is_running:
+            raise NodeError(f"{' '.join(self._process_words())} ended:\n{self.log_tail()}")
+        self.start_seconds = time.monotonic() - began
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end; nothing where it does not run."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> float:
+        """SIGTERM, and wait for the end; returns the seconds it took."""
+        if self._process is None:
+            raise NodeError("was never started")
+        began = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(STOP_SECONDS_MAX)
+        if code != 0:
+            raise NodeError(f"stopped with exit code {code}:\n{self.log_tail()}")
+        return time.monotonic() - began
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """What the node answers on its control socket."""
+        return call(self._paths.control_socket, command, 10.0)
+
+    def problems(self) -> list[str]:
+        """What the node says is wrong."""
+        return [str(problem) for problem in self.ask("status")["problems"]]
+
+    def replicas(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """How far a slave is, by topic and partition."""
+        details = self.ask("slave-status").get("details", [])
+        return {(detail["topic"], detail["partition"]): detail for detail in details}
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines it wrote."""
+        return "\n".join(self.output.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def _process_words(self) -> list[str]:
+        return ["the slave" if self._is_slave else "the master"]
+
+    def _answers(self) -> bool:
+        """Whether the process that was started last serves; a dead one may have left its socket behind."""
+        try:
+            return self.ask("status").get("pid") == self.pid
+        except ControlError:
+            return False

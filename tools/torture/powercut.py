@@ -1,0 +1,2 @@
+"""stub"""
+run_power_cuts=None
