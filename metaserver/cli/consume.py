@@ -52,6 +52,7 @@ _RETRY_SECONDS = 0.5
 )
 @click.option("--with-offsets", is_flag=True, help="PARTITION:OFFSET and a tab before each line.")
 def consume(
+    *,
     topic: str,
     partition: int | None,
     server: str | None,
@@ -59,14 +60,15 @@ def consume(
     start_text: str,
     count: int | None,
     output_format: str,
-    *,
     is_slave: bool,
     is_following: bool,
     with_offsets: bool,
 ) -> None:
     """Print the messages of TOPIC."""
     if not is_valid_topic(topic):
-        raise Failure(f"{topic!r} is no topic: a topic is printable ASCII without blank and slash", ExitCode.USAGE)
+        raise Failure(
+            f"{topic!r} is no topic: a topic is printable ASCII without blank and slash", ExitCode.USAGE
+        )
     starting_point = parse_starting_point(start_text)
     if with_offsets and output_format != "lines":
         raise Failure("--with-offsets belongs to --format lines; json has the offsets anyway", ExitCode.USAGE)

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metaserver.cli.installation import Installation
-    from metaserver.config import ServerConfig
     from metaserver.logs import LogFormat
     from metaserver.node.node import NodeAddresses
     from metaserver.node.paths import NodePaths
@@ -51,11 +51,11 @@ def run_in_foreground(
         if installation.slave_file is not None:
             slave = load_slave_config(installation.slave_file, lenient=is_lenient)
             config = apply_slave(config, slave)
-        announcer.config = config
-        trio.run(run_node, config, slave, paths, announcer.ready)
+        ready = partial(announcer.ready, config.data_path)
+        trio.run(partial(run_node, config, slave, paths, ready, is_lenient=is_lenient))
     except MetaServerError as error:
         code = ExitCode.CONFIGURATION if isinstance(error, ConfigError) else ExitCode.FAILED
-        _log.error("Start metamorphosis server failed", reason=str(error))  # noqa: TRY400 - a sentence
+        _log.error("Start metamorphosis server failed", reason=str(error))
         announcer.failed(str(error), code)
         raise Failure(str(error), code) from error
     except OSError as error:
@@ -70,16 +70,14 @@ class _Announcer:
 
     _descriptor: int | None
     _paths: NodePaths
-    config: ServerConfig | None = None
 
-    def ready(self, addresses: NodeAddresses) -> None:
-        assert self.config is not None  # The node was made from it.
+    def ready(self, data_path: Path, addresses: NodeAddresses) -> None:
         self._write(
             pid=os.getpid(),
             address=addresses.address,
             port=addresses.port,
             http_port=addresses.http_port,
-            data_path=str(self.config.data_path),
+            data_path=str(data_path),
             log_file=str(self._paths.log_file),
         )
 

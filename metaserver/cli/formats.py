@@ -21,10 +21,9 @@ class Written(NamedTuple):
     """Output for the whole records at the front of what was fetched."""
 
     output: bytes
-    count: int
+    messages: int
     next_offset: int
     """Behind the last of them."""
-
 
 
 def formatter(name: str, *, with_offsets: bool) -> Callable[[Fetched, int | None], Written]:
@@ -65,9 +64,10 @@ def payload_fields(payload: bytes) -> dict[str, str]:
 def time_text(wall_seconds: float) -> str:
     """ISO 8601 with milliseconds, in UTC; blank where it is no time a calendar knows."""
     try:
-        return datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds")
+        text = datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):
         return ""
+    return text.replace("+00:00", "Z")
 
 
 def payloads(data: bytes, count_max: int | None) -> tuple[list[bytes], int]:

@@ -98,7 +98,9 @@ class RecordSplitter:
     def finish(self) -> list[bytes]:
         """See :class:`Splitter`."""
         if self._held:
-            raise FramingError(f"the input ends inside a record, {len(self._held)} bytes behind the last whole one")
+            raise FramingError(
+                f"the input ends inside a record, {len(self._held)} bytes behind the last whole one"
+            )
         return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,7 +10,15 @@ import click
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.options import chosen_node, json_option, lenient_option, node_arguments
-from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
+from metaserver.cli.output import (
+    Failure,
+    complain,
+    count_of,
+    describe_bytes,
+    describe_lag,
+    describe_seconds,
+    say,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +45,13 @@ _force_option = click.option("--force", is_flag=True, help="Kill it where it doe
 
 def _timeout_option(default: float, text: str) -> Callable[[_Function], _Function]:
     return click.option(
-        "--timeout", "timeout_seconds", type=float, default=default, show_default=True, metavar="SECONDS", help=text
+        "--timeout",
+        "timeout_seconds",
+        type=float,
+        default=default,
+        show_default=True,
+        metavar="SECONDS",
+        help=text,
     )
 
 
@@ -48,10 +63,10 @@ def _timeout_option(default: float, text: str) -> Callable[[_Function], _Functio
 @_timeout_option(_START_SECONDS, "Longest wait until it is ready.")
 @click.option("--ready-descriptor", type=int, hidden=True)
 def start(
+    *,
     role: str,
     server_file: Path | None,
     plug_ins: tuple[str, ...],
-    *,
     foreground: bool,
     log_format: LogFormat,
     lenient: bool,
@@ -64,8 +79,11 @@ def start(
     """
     installation = chosen_node(role, server_file, plug_ins)
     if foreground:
+        # What imports make stays: looking for garbage in it would take a twentieth of the start.
+        gc.disable()
         from metaserver.cli.foreground import run_in_foreground
 
+        gc.enable()
         run_in_foreground(
             installation, log_format=log_format, is_lenient=lenient, ready_descriptor=ready_descriptor
         )
@@ -169,22 +187,29 @@ def _describe(installation: Installation, node: FoundNode) -> str:
     found = node.status
     if found is None:
         return f"{installation.role} running (pid {node.pid}), but it does not answer: see its log"
+    content = ", ".join(
+        [
+            count_of(found["topics"], "topic"),
+            count_of(found["partitions"], "partition"),
+            count_of(found["messages"], "message"),
+            describe_bytes(found["bytes"]),
+        ]
+    )
+    uptime = describe_seconds(found["uptime_seconds"])
     lines = [
-        f"{found['role']} running (pid {node.pid}) at {found['address']} for "
-        f"{describe_seconds(found['uptime_seconds'])}",
+        f"{found['role']} running (pid {node.pid}) at {found['address']} for {uptime}",
         f"  configuration  {found['config']}",
         f"  data           {found['data_path']}, {describe_bytes(found['disk_free_bytes'])} free",
         f"  HTTP           port {found['http_port']}",
         f"  connections    {found['connections']:,}",
-        f"  content        {count_of(found['topics'], 'topic')}, {count_of(found['partitions'], 'partition')}, "
-        f"{count_of(found['messages'], 'message')}, {describe_bytes(found['bytes'])}",
+        f"  content        {content}",
     ]
     replication = found.get("replication")
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"
-        lines.append(
-            f"  master         {replication['master']}, {state}; behind by {describe_bytes(replication['lag_bytes'])}, "
-            f"{count_of(replication['lag_messages'], 'message')}, {describe_seconds(replication['lag_seconds'])}"
-        )
+        lines += [
+            f"  master         {replication['master']}, {state}",
+            f"  behind by      {describe_lag(replication)}",
+        ]
     lines += [f"  problem        {problem}" for problem in found["problems"]]
     return "\n".join(lines)

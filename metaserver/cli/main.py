@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -37,7 +36,9 @@ VERBS = {
     "topics": Verb("administration", "topics [slave]", "every partition with its offsets and messages"),
     "check-config": Verb("administration", "check-config FILE...", "list every problem of the files"),
     "produce": Verb("produce", "produce TOPIC", "send lines or records from a file or standard input"),
-    "consume": Verb("consume", "consume TOPIC", "print messages from an offset, the start, the end or a time"),
+    "consume": Verb(
+        "consume", "consume TOPIC", "print messages from an offset, the start, the end or a time"
+    ),
     "dump-log": Verb("dump", "dump-log FILE", "print the records of a .meta file, however damaged"),
     "verify": Verb("verify", "verify DIR", "check a data directory without writing to it"),
     "demo": Verb("demo", "demo", "a master, a slave and a crash, in this terminal, in 15 seconds"),
@@ -64,8 +65,9 @@ class _Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in VERBS and not name.startswith("-"):
-            close = get_close_matches(name, VERBS, 1, cutoff=0.5)
-            hint = f"do you mean `{close[0]}`?" if close else "`metaServer help` lists what there is"
+            from metaserver.config.reading import nearest
+
+            hint = f"do you mean `{nearest(name, VERBS)}`? `metaServer help` lists all"
             raise Failure(f"there is no verb {name!r}; {hint}", ExitCode.USAGE)
         return super().resolve_command(ctx, args)
 
@@ -73,7 +75,9 @@ class _Verbs(click.Group):
         formatter.write(overview() + "\n")
 
 
-@click.group(cls=_Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, message="metaServer %(version)s, compatible with MetaQ 1.4.6")
 @click.pass_context
 def commands(context: click.Context) -> None:
@@ -90,11 +94,10 @@ def show_help(context: click.Context, verb: str | None) -> None:
     if verb is None:
         say(overview())
         return
-    assert context.parent is not None  # `help` is a command of the group.
-    _, command, _ = commands.resolve_command(context.parent, [verb])
-    assert command is not None  # The line above raises where there is none.
-    with click.Context(command, info_name=verb, parent=context.parent) as own:
-        say(command.get_help(own))
+    _, command, _ = commands.resolve_command(context, [verb])
+    if command is not None:
+        with click.Context(command, info_name=verb, parent=context.parent) as own:
+            say(command.get_help(own))
 
 
 def overview() -> str:
@@ -104,7 +107,7 @@ def overview() -> str:
     lines += [f"  {verb.usage:<{width}}{verb.summary}" for verb in VERBS.values()]
     lines += [
         "",
-        "Which node: conf/server.ini in $BASE_DIR, else in this directory, else in the checkout. -f FILE wins.",
+        "Which node: conf/server.ini in $BASE_DIR, else here, else in the checkout. -f FILE wins.",
         "  slave, -Fmetaslave=FILE    its slave, with conf/async_slave.properties or FILE",
         "",
         "Exit codes:",
@@ -116,19 +119,22 @@ def overview() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end the process with its exit code."""
+    code: int = ExitCode.OK
     try:
-        code = commands.main(
-            None if arguments is None else list(arguments), prog_name="metaServer", standalone_mode=False
-        )
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        with commands.make_context("metaServer", words) as context:
+            commands.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
     except click.UsageError as error:
         complain(error.format_message())
         if error.ctx is not None:
             print(error.ctx.get_usage(), file=sys.stderr)
         code = ExitCode.USAGE
-    except click.ClickException as error:
+    except Failure as error:
         error.show()
-        code = error.exit_code
+        code = error.code
     except BrokenPipeError:
         # Who read our output has seen enough. Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -140,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         complain(str(error))
         code = _exit_code_of(error)
-    sys.exit(int(code or 0))
+    sys.exit(int(code))
 
 
 def _is_ours(error: Exception) -> bool:

@@ -42,7 +42,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def node_arguments(function: _Function) -> _Function:
     """``[slave] [-f FILE] [-Fmetaslave=FILE]``: which node a verb is for."""
-    return click.argument("role", required=False, default="")(server_file_option(plug_in_option(function)))
+    return click.argument("role", required=False, default="", metavar="[slave]")(
+        server_file_option(plug_in_option(function))
+    )
 
 
 def chosen_node(role: str, server_file: Path | None, plug_ins: tuple[str, ...]) -> Installation:

@@ -11,7 +11,7 @@ from metaserver.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import IO
+    from typing import IO, Any
 
 _KIB = 1024
 
@@ -22,7 +22,7 @@ class Failure(click.ClickException):
     def __init__(self, text: str, code: ExitCode = ExitCode.FAILED) -> None:
         """``text`` may have several lines."""
         super().__init__(text)
-        self.exit_code = int(code)
+        self.code = code
 
     def show(self, file: IO[str] | None = None) -> None:  # noqa: ARG002 - errors have one place to go
         """Print it the way every complaint is printed."""
@@ -65,6 +65,14 @@ def describe_seconds(seconds: float) -> str:
 def count_of(number: int, noun: str) -> str:
     """``1 message``, ``1,000 messages``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def describe_lag(replication: dict[str, Any]) -> str:
+    """How far a slave is behind, from its report: bytes, messages, seconds."""
+    return (
+        f"{describe_bytes(replication['lag_bytes'])}, {count_of(replication['lag_messages'], 'message')}, "
+        f"{describe_seconds(replication['lag_seconds'])}"
+    )
 
 
 def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:

@@ -25,6 +25,7 @@ from metaserver.node.paths import NodePaths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import IO
 
     from metaserver.cli.installation import Installation
 
@@ -122,6 +123,8 @@ def launch(installation: Installation, options: Sequence[str], timeout_seconds: 
     finally:
         os.close(readable)
     if "pid" in message:
+        # It lives on without us: nobody will wait for it.
+        process.returncode = 0
         return dict(message)
     process.wait()
     reason = message.get("error") or f"the process ended with {_describe_end(process.returncode)}"
@@ -198,7 +201,10 @@ def _is_node(pid: int) -> bool:
 
 
 def _spawn(
-    installation: Installation, options: Sequence[str], log: Any, ready_descriptor: int  # noqa: ANN401 - a raw file
+    installation: Installation,
+    options: Sequence[str],
+    log: IO[bytes],
+    ready_descriptor: int,
 ) -> subprocess.Popen[bytes]:
     package_parent = str(Path(__file__).resolve().parents[2])
     search_path = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +22,7 @@ from metaserver.names import is_valid_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from metaserver.cli.framing import Splitter
 
@@ -36,7 +36,11 @@ _SHOW_SECONDS = 0.1
 @click.command()
 @click.argument("topic")
 @click.option(
-    "--partition", type=click.IntRange(-1), default=0, show_default=True, help="-1: the broker picks, each time."
+    "--partition",
+    type=click.IntRange(-1),
+    default=0,
+    show_default=True,
+    help="-1: the broker picks, each time.",
 )
 @server_option
 @server_file_option
@@ -60,6 +64,7 @@ _SHOW_SECONDS = 0.1
 @click.option("--no-batch", is_flag=True, help="One request a message, as a Java client sends.")
 @click.option("--rate", type=click.FloatRange(min=0.001), metavar="N", help="At most N messages a second.")
 def produce(
+    *,
     topic: str,
     partition: int,
     server: str | None,
@@ -68,13 +73,14 @@ def produce(
     input_format: str,
     attribute: str | None,
     batch_bytes: int,
-    *,
     no_batch: bool,
     rate: float | None,
 ) -> None:
     """Send lines or records to TOPIC, in order; prints how many were acknowledged, and where they are."""
     if not is_valid_topic(topic):
-        raise Failure(f"{topic!r} is no topic: a topic is printable ASCII without blank and slash", ExitCode.USAGE)
+        raise Failure(
+            f"{topic!r} is no topic: a topic is printable ASCII without blank and slash", ExitCode.USAGE
+        )
     address = chosen_address(server, server_file, is_slave=False)
     job = Job(
         topic=topic,
@@ -122,11 +128,13 @@ def _opened(name: str) -> Iterator[int]:
         yield sys.stdin.fileno()
         return
     try:
-        file = Path(name).open("rb", buffering=0)
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise Failure(f"{name}: cannot be read: {error.strerror}") from error
-    with file:
-        yield file.fileno()
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -136,7 +144,14 @@ def _progress(descriptor: int) -> Iterator[Show]:
         yield lambda _outcome: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     columns = (
         TextColumn("{task.fields[messages]}"),
@@ -158,10 +173,11 @@ def _progress(descriptor: int) -> Iterator[Show]:
 
 def _report(outcome: Outcome) -> None:
     seconds = max(outcome.seconds, 1e-6)
+    size = outcome.acknowledged_bytes
     text = (
-        f"{count_of(outcome.acknowledged, 'message')} acknowledged, {describe_bytes(outcome.acknowledged_bytes)} "
+        f"{count_of(outcome.acknowledged, 'message')} acknowledged, {describe_bytes(size)} "
         f"in {describe_seconds(seconds)}: {outcome.acknowledged / seconds:,.0f} messages/s, "
-        f"{describe_bytes(outcome.acknowledged_bytes / seconds)}/s"
+        f"{describe_bytes(size / seconds)}/s"
     )
     if outcome.first_offset is not None:
         text += f"; offsets {outcome.first_offset} to {outcome.last_offset}"

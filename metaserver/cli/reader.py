@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN_SECONDS = 2.0
 """Following a whole topic: for partitions that have come into being."""
-_WITHOUT_LONG_POLL_SECONDS = 0.1
+_NOTHING_SECONDS = 0.1
+"""Following: between an answer that there is nothing, and the next question."""
 
 
 @attrs.define(eq=False)
@@ -67,9 +68,10 @@ class Reader:
     _output: Output
     remaining: int | None
     """Messages that may still be written; None for no limit."""
-    written: int = 0
     problem: ClientError | OSError | None = None
     """Why it ended early."""
+    _unwritten: int = 0
+    """Messages that are counted and not written yet."""
     _offsets: dict[int, int] = attrs.Factory(dict)
     """The next offset of each partition that has been begun."""
 
@@ -79,31 +81,31 @@ class Reader:
         async with trio.open_nursery() as nursery:
             begun: set[int] = set()
             while True:
-                for partition in await self._partitions(connection) - begun:
+                for partition in await self._partitions(connection, nursery.cancel_scope) - begun:
                     begun.add(partition)
                     nursery.start_soon(self._guarded, connection, partition, nursery.cancel_scope)
-                if self.problem is not None or not self.is_following or self.partition is not None:
+                if not self.is_following or self.partition is not None:
                     break
                 await trio.sleep(_LOOK_AGAIN_SECONDS)
 
-    async def _partitions(self, connection: BrokerConnection) -> set[int]:
+    async def _partitions(self, connection: BrokerConnection, scope: trio.CancelScope) -> set[int]:
         if self.partition is not None:
             return {self.partition}
         try:
             return await partitions_of(connection, self.topic, must_exist=not self.is_following)
         except ClientError as error:
-            self.problem = error
+            self.problem = self.problem or error
+            scope.cancel()
             return set()
 
-    async def _guarded(
-        self, connection: BrokerConnection, partition: int, scope: trio.CancelScope
-    ) -> None:
+    async def _guarded(self, connection: BrokerConnection, partition: int, scope: trio.CancelScope) -> None:
         try:
             await self._read(connection, partition)
         except (ClientError, OSError) as error:
             self.problem = self.problem or error
             scope.cancel()
-        if self._is_done:
+        # The last messages may be another partition's, and still on their way out.
+        if self._output.is_closed or (self.remaining == 0 and not self._unwritten):
             scope.cancel()
 
     @property
@@ -112,7 +114,7 @@ class Reader:
 
     async def _read(self, connection: BrokerConnection, partition: int) -> None:
         offset = await self._begin(connection, partition)
-        end = MAX_OFFSET
+        end: int = MAX_OFFSET
         if not self.is_following:
             end = await connection.end_offset(self.topic, partition)
         size_max = FETCH_BYTES
@@ -130,19 +132,20 @@ class Reader:
             elif isinstance(got, NothingThere):
                 if not self.is_following:
                     return
-                if "long-poll" not in connection.extensions:
-                    await trio.sleep(_WITHOUT_LONG_POLL_SECONDS)
+                # Also with the long poll: a partition that is not open yet is answered at once.
+                await trio.sleep(_NOTHING_SECONDS)
             else:
                 written = self._format(got, self.remaining)
-                if not written.count:
+                if not written.messages:
                     size_max = next_fetch_size(size_max, got)
                     continue
                 size_max = FETCH_BYTES
                 offset = self._offsets[partition] = written.next_offset
-                self._count(written.count)
+                self._count(written.messages)
                 if offset < end and not self._is_done:
                     pending = await self._ask(connection, partition, offset, min(size_max, end - offset))
                 await self._output.write(written.output)
+                self._unwritten -= written.messages
 
     async def _begin(self, connection: BrokerConnection, partition: int) -> int:
         if partition not in self._offsets:
@@ -172,7 +175,7 @@ class Reader:
         raise RequestTimeoutError(connection.address, limit_seconds)
 
     def _count(self, count: int) -> None:
-        self.written += count
+        self._unwritten += count
         if self.remaining is not None:
             self.remaining -= count
 
@@ -182,7 +185,7 @@ async def partitions_of(connection: BrokerConnection, topic: str, *, must_exist:
     found = {
         int(words[2])
         for line in (await connection.stats("offsets")).splitlines()
-        if len(words := line.split(" ")) == 7 and words[0] == topic and words[1] == "part"  # noqa: PLR2004
+        if len(words := line.split(" ")) == 7 and words[0] == topic and words[1] == "part"
     }
     if not found and must_exist and "resultCode 1" in (await connection.stats(topic)).splitlines():
         raise ReplyError(Status.NOT_FOUND, f"the broker {connection.address} has no topic {topic!r}")

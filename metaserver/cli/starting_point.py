@@ -25,25 +25,24 @@ _SINCE_1970 = re.compile(r"@([0-9]{1,11}(?:\.[0-9]{1,9})?)", re.ASCII)
 
 @attrs.frozen
 class StartingPoint:
-    """An offset, or a time: exactly one of them is set."""
+    """An offset, or a time."""
 
-    offset: int | None = None
+    offset: int = 0
     """0: the first message there is; MAX_OFFSET: the end."""
     wall_seconds: float | None = None
-    """The first message that the broker took at this time or later, in seconds since 1970."""
+    """Where set, it wins: the first message that the broker took then or later, in seconds since 1970."""
 
     async def find(self, connection: BrokerConnection, topic: str, partition: int) -> int:
         """The offset in a partition where reading begins. Raises ClientError."""
         if self.wall_seconds is not None:
             return await find_time(connection, topic, partition, self.wall_seconds)
-        assert self.offset is not None  # One of the two is set.
         if self.offset in (0, MAX_OFFSET):
             return await connection.offset(topic, partition, self.offset)
         return self.offset
 
 
 def parse_starting_point(text: str) -> StartingPoint:
-    """``start``, ``end``, an offset, an ISO 8601 time, ``@SECONDS`` since 1970, or ``-10m``; raises Failure."""
+    """``start``, ``end``, an offset, an ISO 8601 time, ``@SECONDS`` since 1970, ``-10m``; raises Failure."""
     if text == "start":
         return StartingPoint(offset=0)
     if text == "end":
