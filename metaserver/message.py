@@ -115,8 +115,11 @@ class Scan:
         return len(self.positions)
 
 
-def scan(buffer: Buffer, start: int = 0) -> Scan:
-    """Verify record after record until the buffer ends, or something is no record."""
+def scan(buffer: Buffer, start: int = 0, *, has_ids: bool = True) -> Scan:
+    """Verify record after record until the buffer ends, or something is no record.
+
+    Without ids (a batch on its way to the broker) a header of zeros is an empty message.
+    """
     # A slice of bytes is cheaper than one of a memoryview, although it copies; of the others it is not.
     data = buffer if isinstance(buffer, bytes) else memoryview(buffer)
     unpack, header_size, mask, crc = HEADER.unpack_from, HEADER_SIZE, CHECKSUM_MASK, crc32
@@ -133,7 +136,7 @@ def scan(buffer: Buffer, start: int = 0) -> Scan:
         if crc(data[body:following]) & mask != expected:
             fault = "checksum mismatch"
             break
-        if not expected and not length and not message_id:
+        if has_ids and not expected and not length and not message_id:
             fault = "zeros"
             break
         add(position)

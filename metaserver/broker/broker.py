@@ -167,6 +167,12 @@ class Broker:
     # Puts
 
     def _put(self, run: Puts, sink: ReplySink) -> None:
+        if run.partition == -1 and len(run.bodies) > 1:
+            # Each message goes to a partition of its own choice, however many came in one read.
+            messages = zip(run.bodies, run.flags, run.checksums, run.opaques, strict=True)
+            for body, flag, checksum, opaque in messages:
+                self._put(Puts(run.topic, -1, [body], [flag], [checksum], [opaque]), sink)
+            return
         self.counters.put += len(run.bodies)
         try:
             partition = self._partition_for_put(run.topic, run.partition)
@@ -427,9 +433,11 @@ class Broker:
 
     def _wait_for_data(self, partition: Partition, get: Get, wait_seconds: float, sink: ReplySink) -> None:
         self.waiting_get_count += 1
+        sink.add_waiting_get(1)
 
         def answer() -> None:
             self.waiting_get_count -= 1
+            sink.add_waiting_get(-1)
             if waiting.timer is not None:
                 self._timers.cancel(waiting.timer)
             if sink.is_open:
@@ -465,6 +473,7 @@ class Broker:
             sink.send_slice(header, log_slice)
         else:
             # A page that must come from the disk would stop every connection: a worker fetches it.
+            sink.add_inflight(log_slice.size)
             self._executor.submit(
                 partial(self._page_cache.fetch, log_slice.file, log_slice.position, log_slice.size),
                 lambda _result, _failure: _send_fetched(sink, header, log_slice),
@@ -551,6 +560,7 @@ class Broker:
 
 def _send_fetched(sink: ReplySink, header: bytes, log_slice: LogSlice) -> None:
     # A failed fetch shows again, and is reported, when the bytes are sent.
+    sink.add_inflight(-log_slice.size)
     if sink.is_open:
         sink.send_slice(header, log_slice)
         sink.flush()

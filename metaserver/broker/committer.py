@@ -155,13 +155,26 @@ class Committer:
             partition.log.discard_unflushed(offset)
             self._commit_failed(partition, batch, error)
             return
-        partition.is_busy = False
-        self._active -= 1
-        # The next group starts before this one is answered: the disk works while replies are made.
-        self._continue(partition)
+        # The next group starts before this one is answered: the disk works while replies are made. Not so
+        # what may be over at once (a lone put, a refusal): it would be answered, and published, first.
+        starts_early = self._next_commit_takes_time(partition)
+        if starts_early:
+            self._end_commit(partition)
         self._succeed(batch, offset)
         partition.publish(offset + sum(append.size_bytes for append in batch))
         _flush_replies(batch)
+        if not starts_early:
+            self._end_commit(partition)
+
+    def _next_commit_takes_time(self, partition: Partition) -> bool:
+        pending = partition.pending
+        is_group = len(pending) > 1 or (len(pending) == 1 and pending[0].count > 1)
+        return is_group and partition.is_group_commit and partition.log.failure is None
+
+    def _end_commit(self, partition: Partition) -> None:
+        partition.is_busy = False
+        self._active -= 1
+        self._continue(partition)
 
     def _commit_failed(
         self, partition: Partition, batch: list[PendingAppend], failure: Exception | None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from metaserver.broker.broker import Broker
     from metaserver.broker.transport import Transport
-    from metaserver.protocol import Limits
+    from metaserver.protocol import Command, Limits
     from metaserver.storage import LogSlice
 
 _log = get_logger(__name__)
@@ -55,11 +55,15 @@ class Connection:
         self._transport = transport
         self._decoder = CommandDecoder(limits)
         self._on_closed = on_closed
+        self._commands: deque[Command] = deque()
+        """Decoded, and not acted on yet for want of room. At most what one read brought."""
+        self._is_acting = False
         self._outgoing: deque[bytes | _SliceToSend] = deque()
         self._outgoing_bytes = 0
         """Of whole frames; slices cost no memory and are counted in ``_slices``."""
         self._slices = 0
         self._inflight_bytes = 0
+        self._waiting_gets = 0
         self._receive_bytes = RECEIVE_BYTES_MIN
         self._is_reading = True
         self._is_blocked = False
@@ -80,7 +84,7 @@ class Connection:
     @property
     def has_replies_due(self) -> bool:
         """Whether anything asked for is not yet answered and sent."""
-        return self._inflight_bytes > 0 or bool(self._outgoing)
+        return self._inflight_bytes > 0 or bool(self._outgoing) or bool(self._commands)
 
     # Reading.
 
@@ -95,11 +99,7 @@ class Connection:
         if not data:
             self._end_of_stream()
         elif not self._is_closing:
-            try:
-                self._received(data)
-            except Exception:  # noqa: BLE001 - one connection's fault must not end the server
-                _log.exception("Connection failed", peer=self.peer)
-                self.close()
+            self._received(data)
 
     def _received(self, data: bytes) -> None:
         self._last_activity = trio.current_time()
@@ -114,35 +114,56 @@ class Connection:
             self._frame_began = None
         elif commands or self._frame_began is None:
             self._frame_began = self._last_activity
-        handle = self._broker.handle
-        for command in commands:
-            handle(command, self)
-            if self._is_closing:
-                break  # What stands behind quit is not done, in one read with it or not.
+        self._commands.extend(commands)
+        self._act()
+
+    def _act(self) -> None:
+        """Act on commands while there is room for what they ask; send the replies; see what is next."""
+        commands, handle = self._commands, self._broker.handle
+        self._is_acting = True
+        try:
+            while commands and self._has_room():
+                handle(commands.popleft(), self)
+        except Exception:  # noqa: BLE001 - one connection's fault must not end the server
+            _log.exception("Connection failed", peer=self.peer)
+            self.close()
+        finally:
+            self._is_acting = False
         self.flush()
-        if self.is_open:
-            self._pause_or_resume()
 
     def _end_of_stream(self) -> None:
         self._has_ended = self._is_closing = True
         self._want(read=False)
         self._close_if_done()
 
-    def _pause_or_resume(self) -> None:
-        """Read only while there is room for what may be asked."""
-        if self._is_closing:
-            return
+    def _has_room(self) -> bool:
+        """Whether what this peer has asked for leaves room for more; if not, someone calls back."""
         config = self._broker.config
-        has_room = (
-            self._outgoing_bytes <= config.max_pending_reply_bytes
-            and self._slices <= config.max_pending_replies
-            and self._inflight_bytes <= config.max_connection_inflight_bytes
-        )
-        if has_room and self._broker.inflight_bytes > config.max_inflight_bytes:
+        if (
+            self._outgoing_bytes > config.max_pending_reply_bytes
+            or self._slices > config.max_pending_replies
+            or self._inflight_bytes > config.max_connection_inflight_bytes
+        ):
+            return False
+        if self._broker.inflight_bytes > config.max_inflight_bytes:
             self._broker.paused[self] = None
+            return False
+        return True
+
+    def _pause_or_resume(self) -> None:
+        """Read only while nothing is left to do, and there is room for what may be asked."""
+        has_room = self._has_room()
+        if self._commands:
+            if has_room and not self._is_blocked:
+                # Not from here, where others are in the middle of something: when the poller calls.
+                self._is_blocked = True
+                self._want(read=False)
             has_room = False
-        if has_room != self._is_reading:
-            self._want(read=has_room)
+        if self._is_closing or has_room == self._is_reading:
+            return
+        if has_room and self._frame_began is not None:
+            self._frame_began = trio.current_time()  # The pause was not the peer's.
+        self._want(read=has_room)
 
     def resume(self) -> None:
         """The broker has room again."""
@@ -167,12 +188,17 @@ class Connection:
         self._outgoing.append(_SliceToSend(log_slice, log_slice.position, log_slice.size))
 
     def add_inflight(self, size_bytes: int) -> None:
-        """Account for puts that wait for the disk."""
+        """Account for what waits for the disk."""
         self._inflight_bytes += size_bytes
+
+    def add_waiting_get(self, count: int) -> None:
+        """Account for long polls: who waits for an answer is not idle."""
+        self._waiting_gets += count
 
     def close_after_replies(self) -> None:
         """Act on nothing more this peer sends; close once everything queued is sent."""
         self._is_closing = True
+        self._commands.clear()
         if self.is_open and not self._is_reading:
             self._want(read=True)
 
@@ -180,9 +206,8 @@ class Connection:
         """Send what the peer takes now; the rest when it takes more."""
         if self._outgoing and not self._is_blocked:
             self._send_some()
-        if self.is_open:
-            if not self._is_reading:
-                self._pause_or_resume()
+        if self.is_open and not self._is_acting:
+            self._pause_or_resume()
             self._close_if_done()
 
     # Sending.
@@ -192,10 +217,9 @@ class Connection:
         if self._outgoing:
             self._send_some()
         if self.is_open:
-            if not self._is_blocked:
-                self._want(read=self._is_reading)
-            self._pause_or_resume()
-            self._close_if_done()
+            self._act()
+        if self.is_open and not self._is_blocked:
+            self._want(read=self._is_reading)
 
     def _send_some(self) -> None:
         """Send until nothing is left, the socket is full, or others should have their turn."""
@@ -278,6 +302,7 @@ class Connection:
             if isinstance(item, _SliceToSend):
                 item.log_slice.release()
         self._outgoing.clear()
+        self._commands.clear()
         self._outgoing_bytes = self._slices = 0
         self._broker.paused.pop(self, None)
         self._transport.close()
@@ -295,6 +320,8 @@ class Connection:
         elif self._is_reading and frame_seconds > config.request_timeout_ms / 1000:
             _log.info("Closing a connection whose request does not end", peer=self.peer)
             self.close()
-        elif not self.has_replies_due and quiet_seconds > config.idle_timeout_ms / 1000:
+        elif self.has_replies_due or self._waiting_gets:
+            return
+        elif quiet_seconds > config.idle_timeout_ms / 1000:
             _log.info("Closing an idle connection", peer=self.peer)
             self.close()

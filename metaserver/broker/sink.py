@@ -29,7 +29,11 @@ class ReplySink(Protocol):
         ...
 
     def add_inflight(self, size_bytes: int) -> None:
-        """Account for puts of this peer that are not answered yet (a negative size when they are)."""
+        """Account for puts and reads of this peer that wait for the disk (a negative size when over)."""
+        ...
+
+    def add_waiting_get(self, count: int) -> None:
+        """Account for long polls of this peer (a negative count when they are over)."""
         ...
 
     def resume(self) -> None:

@@ -55,6 +55,8 @@ REQUEST_SECONDS = 30.0
 FETCH_BYTES = 1024 * 1024
 FETCH_BYTES_MAX = 64 * 1024 * 1024
 FOLLOW_WAIT_MS = 10_000
+NOTHING_SECONDS = 0.1
+"""Between an answer that there is nothing, and the next question of who follows."""
 DEFAULT_GROUP = "meta-client"
 
 _RECEIVE_BYTES = 256 * 1024
@@ -203,14 +205,16 @@ class BrokerConnection:
         """
         size_max = FETCH_BYTES
         while True:
+            asked = anyio.current_time()
             got = await self.get(
                 topic, partition, offset, size_max=size_max, wait_ms=FOLLOW_WAIT_MS, group=group
             )
             if isinstance(got, Moved):
                 offset = got.offset
             elif isinstance(got, NothingThere):
-                if "long-poll" not in self.extensions:
-                    await anyio.sleep(0.1)
+                # A broker without the long poll answers at once, and so does one without the partition.
+                if anyio.current_time() - asked < NOTHING_SECONDS:
+                    await anyio.sleep(NOTHING_SECONDS)
             else:
                 before = offset
                 for message in got.messages():

@@ -10,6 +10,7 @@
 Nothing here can change a broker: administration goes through the control socket only.
 """
 
-from metaserver.http.server import HttpLimits, HttpPortError, HttpSource, serve_http
+from metaserver.http.server import HttpPortError, serve_http
+from metaserver.http.source import HttpLimits, HttpSource
 
 __all__ = ["HttpLimits", "HttpPortError", "HttpSource", "serve_http"]

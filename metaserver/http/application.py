@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from metaserver.http.server import HttpSource
+    from metaserver.http.source import HttpSource
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework, ConnectionState
     from starlette.applications import Starlette
 
-    from metaserver.http.server import HttpLimits
+    from metaserver.http.source import HttpLimits
 
 _log = get_logger(__name__)
 

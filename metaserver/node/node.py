@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from metaserver.broker import (
     make_syncer,
     open_listener,
 )
-from metaserver.config import adopt_topics, diff_configs, load_server_config
+from metaserver.config import adopt_topics, apply_slave, diff_configs, load_server_config
 from metaserver.control.server import serve_control
 from metaserver.errors import ConfigError, MetaServerError
 from metaserver.http import HttpSource, serve_http
@@ -89,9 +90,12 @@ async def run_node(
     slave_config: SlaveConfig | None,
     paths: NodePaths,
     on_ready: Callable[[NodeAddresses], None],
+    *,
+    is_lenient: bool = False,
 ) -> None:
     """Run until SIGTERM, SIGINT or the ``stop`` command; returns after a clean stop.
 
+    ``is_lenient``: a reload passes over keys it does not know, as the start did.
     Raises NodeError, StorageError and others of :mod:`metaserver.errors` when the start fails.
     """
     if slave_config is not None and slave_config.master_address is None:
@@ -100,7 +104,7 @@ async def run_node(
         )
     paths.logs_directory.mkdir(parents=True, exist_ok=True)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    node = _Node(config, slave_config, paths, on_ready)
+    node = _Node(config, slave_config, paths, on_ready, is_lenient)
     try:
         await node.run()
     except BaseExceptionGroup as group:
@@ -113,6 +117,7 @@ class _Node:
     _slave_config: SlaveConfig | None
     _paths: NodePaths
     _on_ready: Callable[[NodeAddresses], None]
+    _is_lenient: bool
     _clock: SystemClock = attrs.Factory(SystemClock)
 
     async def run(self) -> None:
@@ -247,7 +252,7 @@ class _Node:
             async for number in signals:
                 if number == signal.SIGHUP:
                     try:
-                        self._reload(broker)
+                        await self._reload(broker)
                     except ConfigError as error:
                         _log.error("Reload config failed", reason=str(error))
                 else:
@@ -267,7 +272,7 @@ class _Node:
             return reporter.topics()
 
         async def reload(_request: dict[str, object]) -> dict[str, object]:
-            return self._reload(broker)
+            return await self._reload(broker)
 
         async def stop_node(_request: dict[str, object]) -> dict[str, object]:
             _log.info("Stopping", reason="command")
@@ -282,13 +287,16 @@ class _Node:
             "stop": stop_node,
         }
 
-    def _reload(self, broker: Broker) -> dict[str, object]:
+    async def _reload(self, broker: Broker) -> dict[str, object]:
         """Read server.ini again; raises ConfigError and changes nothing where it is wrong."""
         _log.info("Reloading topics......")
-        fresh = load_server_config(self._config.path)
+        load = partial(load_server_config, self._config.path, lenient=self._is_lenient)
+        fresh = await trio.to_thread.run_sync(load)
         if self._slave_config is not None:
-            fresh = attrs.evolve(fresh, data_path=broker.config.data_path)
-        difference = diff_configs(broker.config, attrs.evolve(fresh, server_port=broker.config.server_port))
+            fresh = apply_slave(fresh, self._slave_config)
+        if fresh.server_port == 0:
+            fresh = attrs.evolve(fresh, server_port=broker.config.server_port)
+        difference = diff_configs(broker.config, fresh)
         broker.reconfigure(adopt_topics(broker.config, fresh))
         _log.info("Reload topics successfully", **attrs.asdict(difference))
         return {key: list(value) for key, value in attrs.asdict(difference).items()}

@@ -38,6 +38,10 @@ _PUT = re.compile(
 )
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}", re.ASCII)
 _HEADS_MAX = 1024
+_HEAD_BYTES_MAX = 256
+"""No head with a valid topic is longer; what is kept of other ones would be a peer's choice."""
+_BEHIND_HEAD_BYTES_MAX = 24
+"""A blank, a checksum, a blank and an opaque."""
 _OPAQUE_DIGITS_SURE = 9
 """Decimal text of up to so many characters cannot be outside of 32 bits."""
 
@@ -87,6 +91,8 @@ class CommandDecoder:
         self._skip = 0
         self._failed = False
         self._heads: dict[bytes, _Head] = {}
+        # A line with a head up to here is within the limit, whatever follows.
+        self._head_bytes_max = min(_HEAD_BYTES_MAX, limits.line_bytes_max - _BEHIND_HEAD_BYTES_MAX)
 
     @property
     def has_partial_frame(self) -> bool:
@@ -168,11 +174,13 @@ class CommandDecoder:
         while found := match(data, position):
             head, checksum, opaque = found.groups()
             if head != last_head:
+                if len(head) > self._head_bytes_max:
+                    break
                 parsed = heads.get(head) or self._parse_head(head)
                 if parsed is None or parsed.length + HEADER_SIZE > self._limits.record_bytes_max:
                     break
                 if run is None or topic != parsed.topic or partition != parsed.partition:
-                    _check_opaques(run)
+                    _check_opaques(run, commands)
                     topic, partition = parsed.topic, parsed.partition
                     run = Puts(topic, partition)
                     add_body, add_flag = run.bodies.append, run.flags.append
@@ -182,7 +190,7 @@ class CommandDecoder:
             body = found.end()
             following = body + length
             if following > size:
-                _check_opaques(run)
+                _check_opaques(run, commands)
                 if run is not None and not run.opaques:
                     commands.pop()
                 self._keep(data, position, following - position)
@@ -192,7 +200,7 @@ class CommandDecoder:
             add_checksum(checksum)
             add_opaque(opaque)
             position = following
-        _check_opaques(run)
+        _check_opaques(run, commands)
         if run is not None and not run.opaques:
             commands.pop()
         return position
@@ -255,15 +263,7 @@ class CommandDecoder:
             case "get":
                 return _parse_get(words)
             case "offset":
-                _expect(words, 6)
-                _, topic, group, partition, offset, opaque = words[:6]
-                return OffsetQuery(
-                    topic,
-                    group,
-                    _int32(partition, "partition"),
-                    _int64(offset, "offset"),
-                    _opaque(opaque),
-                )
+                return _parse_offset_query(words)
             case "stats":
                 opaque = words[2] if len(words) > 2 else ""
                 item = words[1] if len(words) > 1 else ""
@@ -352,6 +352,15 @@ def _parse_get(words: list[str]) -> Get:
     )
 
 
+def _parse_offset_query(words: list[str]) -> OffsetQuery:
+    _expect(words, 6)
+    _, topic, group, partition, offset, opaque_text = words[:6]
+    opaque = _opaque(opaque_text)
+    return OffsetQuery(
+        topic, group, _int32(partition, "partition", opaque), _int64(offset, "offset", opaque), opaque
+    )
+
+
 def _parse_transaction(words: list[str]) -> Transaction:
     if not 5 <= len(words) <= 7:
         _fail(f"transaction takes 5 to 7 words, not {len(words)}")
@@ -362,14 +371,16 @@ def _ignore(_body: bytes) -> None:
     """Replies sent to a broker are read and dropped (reference wire-protocol section 2)."""
 
 
-def _check_opaques(run: Puts | None) -> None:
-    """The run's opaques are 32-bit integers; what came before a wrong one is kept."""
+def _check_opaques(run: Puts | None, commands: list[Command]) -> None:
+    """The opaques of the last run are 32-bit integers; what came before a wrong one is kept."""
     if run is None or not run.opaques or max(map(len, run.opaques)) <= _OPAQUE_DIGITS_SURE:
         return
     for index, opaque in enumerate(run.opaques):
         if not -(2**31) <= int(opaque) < 2**31:
             for parallel in (run.bodies, run.flags, run.checksums, run.opaques):
                 del parallel[index:]
+            if index == 0:
+                commands.pop()
             _fail(f"opaque {opaque.decode()} is outside of 32 bits")
 
 
