@@ -1,4 +1,4 @@
-"""Small filesystems to be filled, broken and copied. They need root and Linux; where one cannot be had, why."""
+"""Small filesystems to be filled, broken and copied. They need root and Linux."""
 
 from __future__ import annotations
 

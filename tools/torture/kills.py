@@ -11,26 +11,33 @@ import attrs
 import trio
 
 from tools.torture.load import Consumer, Load
-from tools.torture.nodes import NodeError
+from tools.torture.nodes import until
 from tools.torture.verifier import BrokenPromiseError, PrefixCheck, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tools.torture.logfiles import Name
-    from tools.torture.nodes import Place
+    from tools.torture.nodes import Node, Place
 
 Victim = Literal["master", "slave", "both"]
 
 TOPICS = ("[topic=orders]\nnumPartitions=3", "[topic=events]\nnumPartitions=1")
 NAMES: tuple[Name, ...] = (("orders", 0), ("orders", 1), ("orders", 2), ("events", 0))
-SETTINGS = {"maxSegmentSize": 4 * 1024 * 1024, "recoveryCheckpointBytes": 1024 * 1024, "maxTransferSize": 1024 * 1024}
+SETTINGS = {
+    "maxSegmentSize": 4 * 1024 * 1024,
+    "recoveryCheckpointBytes": 1024 * 1024,
+    "maxTransferSize": 1024 * 1024,
+}
 """Small, so that the kills also meet rolls and checkpoints."""
 CONNECTIONS = 4
 
+_KILLED_AGAIN = 0.3
+_START_SECONDS = (0.1, 0.5)
+"""About when a start recovers the logs and becomes ready."""
 _LOAD_SECONDS_MAX = 15.0
 _CATCH_UP_SECONDS_MAX = 60.0
-_LOOK_SECONDS = 0.01
+_PREFIX_SECONDS = 0.01
 
 
 @attrs.define
@@ -58,9 +65,11 @@ class Killing:
     """How long the load goes on before a kill, from its first acknowledgement."""
     prefix: PrefixCheck = attrs.field(init=False)
     _random: Random = attrs.field(init=False)
+    _load_random: Random = attrs.field(init=False)
+    """How often the load draws depends on the machine: the kills have a source of their own."""
 
     def __attrs_post_init__(self) -> None:
-        self._random = Random(self.seed)
+        self._random, self._load_random = Random(self.seed), Random(self.seed)
         self.prefix = PrefixCheck(self.place.master_data, self.place.slave_data)
 
     async def run(self, victims: Sequence[Victim]) -> None:
@@ -84,10 +93,12 @@ class Killing:
 
     async def _one_life(self, victims: Sequence[Victim]) -> None:
         """Load on a running master and slave while these are killed; at the end both run again."""
-        load = Load(self.verifier, NAMES, self._random)
+        load = Load(self.verifier, NAMES, self._load_random)
         async with trio.open_nursery() as nursery:
             # What a consumer of the slave is given must be in the master's log for ever.
-            nursery.start_soon(Consumer(self.verifier, self._random.choice(NAMES)).run, self.place.slave.port)
+            nursery.start_soon(
+                Consumer(self.verifier, self._load_random.choice(NAMES)).run, self.place.slave.port
+            )
             async with trio.open_nursery() as loading:
                 loading.start_soon(load.run, self.place.master.port, CONNECTIONS)
                 for victim in victims:
@@ -95,7 +106,7 @@ class Killing:
                 load.stop()
             nursery.cancel_scope.cancel()
         if not self.place.master.is_running:
-            await _in_thread(self.place.master.start)
+            await self._restart(self.place.master)
             starts = self.figures.master_start_seconds_max, self.place.master.start_seconds
             self.figures.master_start_seconds_max = max(starts)
         await _in_thread(self._check)
@@ -105,7 +116,7 @@ class Killing:
 
     async def _kill(self, victim: Victim, load: Load) -> None:
         before = load.acknowledged
-        await _until(lambda: load.acknowledged > before, _LOAD_SECONDS_MAX, "puts are acknowledged")
+        await until(lambda: load.acknowledged > before, _LOAD_SECONDS_MAX, "puts are acknowledged")
         await trio.sleep(self._random.uniform(*self.load_seconds))
         if victim in ("slave", "both"):
             self.place.slave.kill()
@@ -116,13 +127,22 @@ class Killing:
             await self._restart_slave()
 
     async def _restart_slave(self) -> None:
-        await _in_thread(self.place.slave.start)
+        await self._restart(self.place.slave)
         starts = self.figures.slave_start_seconds_max, self.place.slave.start_seconds
         self.figures.slave_start_seconds_max = max(starts)
 
     async def _read_slave(self) -> None:
         """A consumer of the slave: what it is given must be in the master's log for ever."""
-        await Consumer(self.verifier, self._random.choice(NAMES)).run(self.place.slave.port)
+        await Consumer(self.verifier, self._load_random.choice(NAMES)).run(self.place.slave.port)
+
+    async def _restart(self, node: Node) -> None:
+        """Start a node that was killed; now and then it is killed once more before it is ready."""
+        if self._random.random() < _KILLED_AGAIN:
+            node.launch()
+            await trio.sleep(self._random.uniform(*_START_SECONDS))
+            node.kill()
+            self.figures.kills["starting"] += 1
+        await _in_thread(node.start)
 
     def _check(self) -> None:
         self.verifier.check(self.place.master_data)
@@ -134,19 +154,21 @@ class Killing:
         """All the time, whoever is alive."""
         while True:
             await _in_thread(self.prefix.look)
-            await trio.sleep(_LOOK_SECONDS)
+            await trio.sleep(_PREFIX_SECONDS)
 
     async def _catch_up(self) -> None:
         began = time.monotonic()
-        await _until(lambda: not self.prefix.is_behind(), _CATCH_UP_SECONDS_MAX, "the slave has caught up")
+        await until(lambda: not self.prefix.is_behind(), _CATCH_UP_SECONDS_MAX, "the slave has caught up")
         self.figures.catch_up_seconds = time.monotonic() - began
-        await _until(self._has_no_lag, _CATCH_UP_SECONDS_MAX, "the slave says that its lag is 0")
+        await until(self._is_well, _CATCH_UP_SECONDS_MAX, "the slave says that all is well")
         problems = self.place.slave.problems()
         if problems:
             raise BrokenPromiseError(problems)
 
-    def _has_no_lag(self) -> bool:
-        return self.place.slave.ask("slave-status")["lag_bytes"] == 0
+    def _is_well(self) -> bool:
+        """Connected again, which may take it a moment, and without a lag."""
+        status = self.place.slave.ask("slave-status")
+        return bool(status["connected"]) and status["lag_bytes"] == 0
 
     async def _finish(self) -> None:
         """Everything once more from the first byte, running and after a clean stop."""
@@ -168,11 +190,3 @@ def lottery(seed: int, *, master: int, slave: int, both: int = 0) -> list[Victim
 
 async def _in_thread(function: Callable[..., object], *arguments: object) -> None:
     await trio.to_thread.run_sync(function, *arguments)
-
-
-async def _until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    with trio.move_on_after(seconds) as scope:
-        while not condition():
-            await trio.sleep(_LOOK_SECONDS)
-    if scope.cancelled_caught:
-        raise NodeError(f"not within {seconds:g} s: {what}")

@@ -79,7 +79,7 @@ class Producer:
         """One request: a put, or now and then a batch."""
         name = self._random.choice(self._names)
         room = self._in_flight_max - self._in_flight
-        is_batch = room > 1 and self._random.random() < 0.2  # noqa: PLR2004 - a fifth
+        is_batch = room > 1 and self._random.random() < 0.2
         count = self._random.randint(1, min(room, 100)) if is_batch else 1
         sequences = list(range(self._sequence, self._sequence + count))
         self._sequence += count
@@ -93,7 +93,9 @@ class Producer:
         else:
             link.submit(lambda opaque: encode_put(topic, partition, payloads[0], 0, opaque), settle)
 
-    def _settle(self, name: Name, sequences: list[int], reply: Reply | ClientError, *, is_batch: bool) -> None:
+    def _settle(
+        self, name: Name, sequences: list[int], reply: Reply | ClientError, *, is_batch: bool
+    ) -> None:
         self._in_flight -= len(sequences)
         self._settled.set()
         if isinstance(reply, ClientError):
@@ -130,7 +132,11 @@ class Consumer:
             async with connect("127.0.0.1", port) as link:
                 while True:
                     got = await link.get(
-                        topic, partition, self.offset, size_max=_CONSUMER_FETCH_BYTES, wait_ms=_CONSUMER_WAIT_MS
+                        topic,
+                        partition,
+                        self.offset,
+                        size_max=_CONSUMER_FETCH_BYTES,
+                        wait_ms=_CONSUMER_WAIT_MS,
                     )
                     if isinstance(got, Fetched):
                         self._verifier.was_delivered(self._name, self.offset, got.data)
@@ -154,6 +160,11 @@ class Load:
     def acknowledged(self) -> int:
         """Messages acknowledged to these producers."""
         return sum(producer.acknowledged for producer in self.producers)
+
+    @property
+    def refused(self) -> int:
+        """Requests that were answered with an error."""
+        return sum(len(producer.refusals) for producer in self.producers)
 
     async def run(self, port: int, connections: int) -> None:
         """Return when every producer has ended and knows the fate of all it sent."""

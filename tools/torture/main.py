@@ -79,8 +79,9 @@ def _kills(options: argparse.Namespace, base: Path) -> Table:
     settings = {**SETTINGS, "unflushThreshold": options.unflush_threshold}
 
     def tell(killing: Killing) -> None:
-        done, verifier = killing.figures.kills, killing.verifier
-        say(f"{done.total()} of {len(victims)} kills, {verifier.acknowledged:,} messages acknowledged, none missing")
+        kills = killing.figures.kills
+        done, acknowledged = kills.total() - kills["starting"], killing.verifier.acknowledged
+        say(f"{done} of {len(victims)} kills, {acknowledged:,} messages acknowledged, none lost")
 
     with place_at(base / "place", TOPICS, settings=settings) as place:
         killing = Killing(place, options.seed, on_look=tell)
@@ -91,6 +92,7 @@ def _kills(options: argparse.Namespace, base: Path) -> Table:
         ("kills of the master", str(figures.kills["master"])),
         ("kills of the slave", str(figures.kills["slave"])),
         ("kills of both at once", str(figures.kills["both"])),
+        ("kills of either while it started after one", str(figures.kills["starting"])),
         ("messages sent", f"{verifier.sent:,}"),
         ("acknowledged", f"{verifier.acknowledged:,}"),
         ("acknowledged and missing, moved or changed", "0"),

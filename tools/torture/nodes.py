@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from metaserver.control.client import call
 from metaserver.errors import ControlError
 from metaserver.node.paths import NodePaths
@@ -91,18 +93,27 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
         time.sleep(_LOOK_SECONDS)
 
 
+async def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """The same, while other tasks go on."""
+    with trio.move_on_after(seconds) as scope:
+        while not condition():  # noqa: ASYNC110 - processes, files and counters set no event
+            await trio.sleep(_LOOK_SECONDS)
+    if scope.cancelled_caught:
+        raise NodeError(f"not within {seconds:g} s: {what}")
+
+
 class Place:
     """A base directory with the configuration of a master and of its slave."""
 
-    def __init__(self, base: Path, topics: Sequence[str], *, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, base: Path, topics: Sequence[str], *, settings: Mapping[str, object] | None = None
+    ) -> None:
         """``topics`` are whole sections; ``settings`` replace keys of ``[system]``, for both nodes."""
         self.base = base
         self.master_port, self.slave_port = free_port(), free_port()
         (base / "conf").mkdir(parents=True)
         given = dict(settings or {})
-        template = "\n".join(
-            line for line in SERVER_INI.splitlines() if line.partition("=")[0] not in given
-        )
+        template = "\n".join(line for line in SERVER_INI.splitlines() if line.partition("=")[0] not in given)
         text = template.format(
             port=self.master_port,
             settings="".join(f"{key}={value}\n" for key, value in given.items()),

@@ -16,6 +16,7 @@ CRC-32 over what is old.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -126,14 +127,23 @@ class Verifier:
         self._delivered.setdefault(name, []).append((offset, len(data), crc32(data)))
         self.delivered_bytes += len(data)
 
+    def copy(self) -> Verifier:
+        """What is known now, for a look at a copy of the files that leaves no trace here."""
+        return attrs.evolve(
+            self,
+            lanes={key: attrs.evolve(lane, sent=list(lane.sent)) for key, lane in self._lanes.items()},
+            awaited={name: dict(awaited) for name, awaited in self._awaited.items()},
+            delivered={name: list(delivered) for name, delivered in self._delivered.items()},
+            checked={name: attrs.evolve(checked) for name, checked in self._checked.items()},
+        )
+
     # What the files say.
 
     def check(self, data: Path) -> None:
         """Look at every partition, with no producer connected; raises BrokenPromiseError."""
-        problems: list[str] = []
         found = logfiles.partitions(data)
-        for name in {*self._awaited, *self._checked, *self._delivered} - set(found):
-            problems.append(f"{name}: the directory is gone")
+        gone = {*self._awaited, *self._checked, *self._delivered} - set(found)
+        problems = [f"{name}: the directory is gone" for name in gone]
         for name, directory in found.items():
             problems += self._check_partition(name, directory)
         for lane in self._lanes.values():
@@ -183,8 +193,8 @@ class Verifier:
         result = scan(new)
         if result.end != len(new):
             problems.append(
-                f"{name}: no whole record at offset {checked.end + result.end}, {len(new) - result.end} bytes "
-                f"before the end: {result.fault or 'incomplete'}"
+                f"{name}: no whole record at offset {checked.end + result.end}, {len(new) - result.end} "
+                f"bytes before the end: {result.fault or 'incomplete'}"
             )
         acknowledged = self._awaited.get(name, {})
         expected: dict[int, list[int]] = {}
@@ -245,7 +255,7 @@ def _check_joins(directory: Path) -> list[str]:
     found = logfiles.segments(directory)
     return [
         f"{segment.path}: ends at {segment.end_offset}, the next begins at {following.start_offset}"
-        for segment, following in zip(found, found[1:], strict=False)
+        for segment, following in pairwise(found)
         if segment.end_offset != following.start_offset
     ]
 
@@ -272,13 +282,15 @@ class PrefixCheck:
         for name, directory in logfiles.partitions(self._slave).items():
             # The slave first: whatever it has now, the master must have had before.
             end = logfiles.end_offset(directory)
-            start = min(self._compared.get(name, 0), end)
+            # What either of the two has deleted by its retention cannot be compared.
+            first = max(_range(directory)[0], _range(masters[name])[0] if name in masters else 0)
+            start = min(max(self._compared.get(name, 0), first), end)
             own = b"".join(piece for _, piece in logfiles.read(directory, start, end))
             theirs = logfiles.joined(masters[name], start, start + len(own)) if name in masters else b""
             if own != theirs:
                 problems.append(
-                    f"{name}: the slave's bytes {start}..{start + len(own)} are not those of the master, which "
-                    f"has {len(theirs)} there"
+                    f"{name}: the slave's bytes {start}..{start + len(own)} are not those of the master, "
+                    f"which has {len(theirs)} there"
                 )
             self._compared[name] = start + len(own)
             self.compared_bytes += len(own)
