@@ -72,6 +72,8 @@ if TYPE_CHECKING:
 
 _CHECKSUM_MISSING = b"-1"
 _CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."
+_HELD_BYTES_PER_MESSAGE = 200
+"""What a put that waits for the disk costs beside its record: its opaque, id, size, and the lists of them."""
 _NO_TRANSACTIONS = "This broker does not support transactions."
 _NO_SYNC = "This broker is no synchronous slave and takes no sync requests."
 
@@ -188,9 +190,9 @@ class Broker:
         message_ids = list(message_id_block(self._ids.take(len(bodies)), len(bodies)))
         records = encode_records(bodies, checksums, message_ids, run.flags)
         name = partition.name
+        sizes = [HEADER_SIZE + len(body) for body in bodies]
 
         def reply(offset: int) -> bytes:
-            sizes = [HEADER_SIZE + len(body) for body in bodies]
             return encode_put_results(opaques, message_ids, name.partition, offset, sizes)
 
         self._count_puts(partition, run.partition, len(bodies), len(records) - HEADER_SIZE * len(bodies))
@@ -267,12 +269,13 @@ class Broker:
         sink: ReplySink,
     ) -> None:
         size_bytes = len(stamped.records)
-        self.inflight_bytes += size_bytes
-        sink.add_inflight(size_bytes)
+        held_bytes = size_bytes + _HELD_BYTES_PER_MESSAGE * stamped.count
+        self.inflight_bytes += held_bytes
+        sink.add_inflight(held_bytes)
 
         def settle() -> None:
-            sink.add_inflight(-size_bytes)
-            self.inflight_bytes -= size_bytes
+            sink.add_inflight(-held_bytes)
+            self.inflight_bytes -= held_bytes
             if self.paused and self.inflight_bytes <= self.config.max_inflight_bytes:
                 paused, self.paused = self.paused, {}
                 for other in paused:

@@ -29,6 +29,8 @@ RECEIVE_BYTES_MIN = 16 * 1024
 RECEIVE_BYTES_MAX = 256 * 1024
 _SENDS_AT_ONCE_MAX = 16
 """After so many sends to one peer the others have their turn."""
+_COMMANDS_AT_ONCE_MAX = 64
+"""The same for commands (puts of one run are one): a read may bring thousands."""
 _LINGER_SECONDS = 1.0
 """How long a peer that was sent everything may take to close. What it still sends is read and dropped:
 closing with unread bytes would reset the connection, and it might never see its last replies."""
@@ -56,7 +58,7 @@ class Connection:
         self._decoder = CommandDecoder(limits)
         self._on_closed = on_closed
         self._commands: deque[Command] = deque()
-        """Decoded, and not acted on yet for want of room. At most what one read brought."""
+        """Decoded, and not acted on yet. At most what one read brought."""
         self._is_acting = False
         self._outgoing: deque[bytes | _SliceToSend] = deque()
         self._outgoing_bytes = 0
@@ -118,11 +120,13 @@ class Connection:
         self._act()
 
     def _act(self) -> None:
-        """Act on commands while there is room for what they ask; send the replies; see what is next."""
+        """Act on some commands, while there is room for what they ask; send the replies; see what is next."""
         commands, handle = self._commands, self._broker.handle
         self._is_acting = True
         try:
-            while commands and self._has_room():
+            for _ in range(_COMMANDS_AT_ONCE_MAX):
+                if not commands or not self._has_room():
+                    break
                 handle(commands.popleft(), self)
         except Exception:  # noqa: BLE001 - one connection's fault must not end the server
             _log.exception("Connection failed", peer=self.peer)

@@ -26,7 +26,7 @@ from metaserver.cli.output import Failure, complain, describe_bytes, say
 from metaserver.errors import MetaServerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from metaserver.cli.demo_screen import Screen
 
@@ -34,7 +34,9 @@ _SECONDS = 15
 _OVERHEAD_SECONDS = 3.0
 """For starting, checking and stopping; the rest is traffic."""
 _POLL_SECONDS = 0.1
-_CATCH_UP_SECONDS = 15.0
+_LOOK_SECONDS = 0.01
+_PATIENCE_SECONDS = 15.0
+"""Beyond it something does not hold."""
 
 
 class DemoError(Exception):
@@ -130,9 +132,8 @@ class _Story:
     async def _flow(self) -> None:
         traffic = self._scene.traffic
         async with self._step(f"{MESSAGES_PER_SECOND} messages a second, copied to the slave") as step:
+            await _until(lambda: traffic.read_from_slave > 0, "no message has come through to the slave")
             await trio.sleep(self._traffic_seconds * 0.45)
-            if not traffic.acknowledged or not traffic.read_from_slave:
-                raise DemoError("no message has come through")
             step.text = (
                 f"{len(traffic.acknowledged):,} messages acknowledged, {traffic.read_from_slave:,} already "
                 f"read from the slave, {traffic.delay_ms or 0:.1f} ms after they were sent (median)"
@@ -162,9 +163,10 @@ class _Story:
             seconds = self._scene.elapsed_seconds - started
             traffic.forget_delays()
             step.text = f"the master is back after {seconds:.1f} s; the producer goes on"
+            await _until(
+                lambda: len(traffic.acknowledged) > before, "the master takes no message after its restart"
+            )
             await trio.sleep(self._traffic_seconds * 0.3)
-            if len(traffic.acknowledged) == before:
-                raise DemoError("the master took no message after its restart")
             step.text += f", {len(traffic.acknowledged) - before:,} messages more"
 
     async def _verify(self) -> None:
@@ -174,7 +176,7 @@ class _Story:
             step.text = "the slave has everything the master has"
         async with self._step("looking for every acknowledged message, on both") as step:
             for node in (stage.master, stage.slave):
-                _check(node.installation.role, await read_everything(node), traffic)
+                check(node.installation.role, await read_everything(node), traffic)
             if traffic.refused:
                 raise DemoError(f"a put was refused: {traffic.refused[0]}")
             if traffic.out_of_order:
@@ -188,7 +190,7 @@ class _Story:
 
     async def _wait_for_slave(self) -> None:
         master, slave = self._scene.stage.master, self._scene.stage.slave
-        with trio.move_on_after(_CATCH_UP_SECONDS):
+        with trio.move_on_after(_PATIENCE_SECONDS):
             while True:
                 ends = [
                     (await trio.to_thread.run_sync(node.ask, "topics"))["topics"][0]["end_offset"]
@@ -197,7 +199,7 @@ class _Story:
                 if ends[0] == ends[1] and self._scene.traffic.is_settled:
                     return
                 await trio.sleep(_POLL_SECONDS)
-        raise DemoError(f"the slave has not caught up within {_CATCH_UP_SECONDS:g} s")
+        raise DemoError(f"the slave has not caught up within {_PATIENCE_SECONDS:g} s")
 
     async def _watch(self) -> None:
         """Keep the figures fresh."""
@@ -231,7 +233,16 @@ class _Story:
             self._screen.step_ended(step)
 
 
-def _check(role: str, found: list[tuple[int, int]], traffic: Traffic) -> None:
+async def _until(condition: Callable[[], bool], problem: str) -> None:
+    """Wait until it is so; raises DemoError where it does not become so."""
+    deadline = trio.current_time() + _PATIENCE_SECONDS
+    while not condition():
+        if trio.current_time() > deadline:
+            raise DemoError(problem)
+        await trio.sleep(_LOOK_SECONDS)
+
+
+def check(role: str, found: list[tuple[int, int]], traffic: Traffic) -> None:
     """Raises DemoError where the log of a node is not what the acknowledgements promise."""
     numbers = [number for _, number in found]
     if any(number >= following for number, following in pairwise(numbers)):

@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = ExitCode.OK
     except (click.Abort, KeyboardInterrupt):
         code = ExitCode.INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # What ours are is imported only when there is one.
         if not _is_ours(error):
             raise
         complain(str(error))

@@ -86,7 +86,7 @@ def find_node(installation: Installation) -> FoundNode:
         written = _read_pid_file(paths.pid_file)
         if written is not None and written.isdigit() and _is_node(int(written)):
             return FoundNode(int(written), None)
-        if not _is_nobody_there(error):
+        if not (_is_nobody_there(error) or _is_ending(error)):
             raise
         return FoundNode(None, None, written)
     return FoundNode(int(str(status["pid"])), status)
@@ -182,6 +182,11 @@ def _has_ended(process: int, timeout_seconds: float) -> bool:
 
 def _is_nobody_there(error: ControlError) -> bool:
     return isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | ConnectionRefusedError)
+
+
+def _is_ending(error: ControlError) -> bool:
+    """Whether it took the question to its grave: a process that is being killed still has its socket."""
+    return isinstance(error.__cause__, ConnectionResetError)
 
 
 def _read_pid_file(path: Path) -> str | None:

@@ -71,7 +71,7 @@ def _result(path: Path, command: str, line: bytes | None) -> dict[str, object]:
     if line is None:
         raise ControlError(
             path, f"the broker ended before it answered {command!r}: see its log in {path.parent}"
-        )
+        ) from ConnectionResetError()
     try:
         reply = json.loads(line)
     except (ValueError, RecursionError):

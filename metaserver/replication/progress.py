@@ -192,10 +192,14 @@ class ReplicaProgress:
         self.master_end = max(self.master_end, self.local_end)
         return self._tail()
 
-    def nothing_new(self) -> Action:
-        """The master has nothing behind ``local_end`` yet."""
+    def nothing_new(self) -> Action | None:
+        """The master has nothing where it was asked; None: wait for its next range.
+
+        While checking, that is no end of the log: the partition is closed there, or has just been cut.
+        """
         if self.state is ReplicaState.CHECKING:
-            return self._stop(f"the master does not hold the bytes before {self.local_end} any more")
+            self.state = ReplicaState.PROBING
+            return None
         self.state = ReplicaState.CAUGHT_UP
         return Fetch(self.local_end, self.fetch_bytes)
 

@@ -43,7 +43,7 @@ _log = get_logger(__name__)
 _REFRESH_SECONDS = 1.0
 """How often the master is asked for its partitions and their ends."""
 _RECONNECT_SECONDS_MIN = 0.05
-_RECONNECT_SECONDS_MAX = 2.0
+_RECONNECT_SECONDS_MAX = 0.5
 _SILENCE_SECONDS = 15.0
 """A master that answers nothing for so long is given up, and connected to anew."""
 _RETRY_SECONDS = 1.0
@@ -306,7 +306,7 @@ class Slave:
             has_waited = took_seconds * 1000 >= self._wait_ms() / 2
             if isinstance(action, Fetch) and not has_waited:
                 self._fetch_later(replica, action)
-            else:
+            elif action is not None:
                 self._act(replica, action)
 
     def _locate(self, replica: _Replica, offset: int) -> None:

@@ -334,11 +334,18 @@ class PartitionLog:
         return LogSlice(file, offset - starts[index], min(size_max, stop - offset), offset, segment)
 
     def segment_start(self, offset: int) -> int:
-        """The start of the segment that holds an offset; the log's start below it, its end behind it."""
+        """The start of the segment that holds an offset; the log's start below it, its end behind it.
+
+        Where no file holds the offset: the start of the segment behind the hole.
+        """
         layout = self._layout
         if offset >= self._end_offset:
             return self._end_offset
-        return layout.starts[max(0, bisect_right(layout.starts, offset) - 1)]
+        index = max(0, bisect_right(layout.starts, offset) - 1)
+        segment = layout.segments[index]
+        if index + 1 < len(layout.starts) and offset >= segment.start_offset + segment.size_bytes:
+            index += 1
+        return layout.starts[index]
 
     def truncate(self, offset: int) -> None:
         """Forget everything from an offset on (a record's start), durably.

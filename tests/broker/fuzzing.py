@@ -119,9 +119,10 @@ class Neighbour:
         self._thread.join()
         if self._failure is not None:
             raise self._failure
-        assert self._figures.ping_seconds_max < HANG_SECONDS
+        slowest = self._figures.ping_seconds_max
+        assert slowest < HANG_SECONDS, f"a neighbour waited {slowest:.3f} s: {self._figures}"
         stored = [int(found.data) for found in self._node.read_all("safe")]
-        assert stored == list(range(self._figures.pings))
+        assert stored == list(range(self._figures.pings)), "a neighbour's messages are not what it has put"
 
     def _run(self) -> None:
         figures = self._figures

@@ -222,6 +222,7 @@ def narrow(start_broker: StartBroker) -> BrokerProcess:
         topics="; a long comment\n" * 3000 + "[topic=test]\n",
         maxPendingReplyBytes=256 * 1024,
         maxPendingReplies=64,
+        maxConnectionInflightBytes=MIB,
         maxTransferSize=MIB,
     )
     with node.connect() as wire:
@@ -252,11 +253,11 @@ def test_a_peer_that_never_reads(narrow: BrokerProcess, request_of: Callable[[in
     with narrow.connect() as other, narrow.connect(receive_buffer=4096) as silent:
         fill(silent, requests)
         assert narrow.rss_bytes() - before < RSS_GROWTH_BYTES_MAX
-        began = time.monotonic()
         for n in range(20):
+            began = time.monotonic()
             assert other.ask(b"version %d\r\n" % n).opaque == n
             assert len(other.ask(get("test", 0, 1000, n)).body) == 1000
-        assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 1.0
     narrow.assert_alive()
 
 

@@ -290,6 +290,8 @@ def test_a_slave_refuses_puts_and_names_its_master(broker: BrokerProcess, start_
             topic = request.split(b" ")[1].decode()
             assert reply.text == f"{failed(slave, topic, partition)}Detail:{detail}"
         assert wire.ask(b"version 2\r\n").status == 200
+    assert "slave true" in slave.statistics()
+    assert not [path for path in slave.data.iterdir() if path.name.startswith("nobody")]
 
 
 def test_a_full_disk_answers_503_and_reads_go_on(start_broker: StartBroker) -> None:

@@ -287,3 +287,30 @@ def test_replies_to_a_peer_that_has_ended_its_side(broker: BrokerProcess, topic:
         wire.end_sending()
         assert [reply.status for reply in wire.replies(50)] == [200] * 50
         wire.expect_end()
+
+
+def test_a_log_with_a_hole(start_broker: StartBroker) -> None:
+    """A segment in the middle is lost: readers are sent to what follows it, and nothing is invented."""
+    node = start_broker("hole", maxSegmentSize=1024)
+    with node.connect() as wire:
+        for n in range(12):
+            assert wire.ask(put("test", b"%02d" % n * 240, n)).status == 200
+    assert node.stop() == 0
+    files = sorted((node.data / "test-0").glob("*.meta"))
+    assert len(files) >= 4
+    files[1].unlink()
+    hole, behind = int(files[1].name[:20]), int(files[2].name[:20])
+    node.start()
+    with node.connect() as wire:
+        for offset in (hole, hole + 1, behind - 1):
+            reply = wire.ask(get("test", offset, 2048, 1))
+            assert (reply.status, reply.text) == (301, str(behind))
+        assert len(wire.ask(get("test", 0, 4096, 2)).body) == hole
+        assert wire.ask(get("test", behind, 100, 3)).status is None
+        assert wire.ask(put("test", b"more", 4)).text.endswith(f" 0 {12 * 500}")
+        # MetaQ answers with the end of the log, and a consumer misses what lies between.
+        for offset in (hole, hole + 1, behind - 1, behind):
+            assert int(wire.ask(offset_query("test", offset)).text) == behind
+        assert int(wire.ask(offset_query("test", hole - 1)).text) == 0
+    numbers = [found.data[:2] for found in node.read_all("test", offset=behind)]
+    assert numbers == [*(b"%02d" % n for n in range(behind // 500, 12)), b"mo"]

@@ -86,13 +86,17 @@ class Home:
             encoding="utf-8",
         )
 
-    def popen(self, *arguments: str, **options: int) -> subprocess.Popen[bytes]:
+    def popen(
+        self, *arguments: str, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
+    ) -> subprocess.Popen[bytes]:
         """``metaServer`` with these arguments, as a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "metaserver", *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT), "BASE_DIR": str(self.base)},
             cwd=self.base,
-            **options,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
         )
 
     def run_bytes(self, *arguments: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:

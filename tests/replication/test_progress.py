@@ -168,10 +168,13 @@ def test_an_end_that_differs_stops() -> None:
     assert progress.state is STOPPED
 
 
-def test_an_end_the_master_does_not_hold_any_more_stops() -> None:
+def test_nothing_where_the_end_is_checked_waits_for_the_next_range() -> None:
     progress = checking(500)
-    assert isinstance(progress.nothing_new(), Stop)
-    assert "does not hold the bytes before 500" in progress.reason
+    assert progress.nothing_new() is None
+    assert progress.state is PROBING
+    assert isinstance(progress.master_range(0, 500), Fetch), "the partition was closed for a while"
+    progress.nothing_new()
+    assert isinstance(progress.master_range(0, 400), Stop), "the master has been cut"
 
 
 # Copying.

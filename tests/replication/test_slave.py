@@ -73,6 +73,13 @@ class Pair:
         )
         prefix.look()
         assert prefix.differences() == []
+        # The files are equal before the slave's own sync lets readers see the end of them.
+        wait_until(
+            lambda: self.readable_ends(self.slave) == self.readable_ends(self.master), seconds, "readable"
+        )
+
+    def readable_ends(self, node: Node) -> dict[tuple[str, int], int]:
+        return {(one["topic"], one["partition"]): one["end_offset"] for one in node.ask("topics")["topics"]}
 
     def wait_for_stop(self, name: tuple[str, int], text: str) -> None:
         wait_until(
