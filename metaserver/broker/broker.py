@@ -105,6 +105,8 @@ class Broker:
     """``HOST:PORT`` as advertised; it stands in the text of failed puts."""
     master_address: str | None = None
     """Where this broker replicates from; None on a master. A slave refuses puts."""
+    on_new_partition: Callable[[], None] | None = None
+    """Called when a partition has been created."""
     partitions: dict[tuple[str, int], Partition] = attrs.Factory(dict)
     counters: Counters = attrs.Factory(Counters)
     traffic: defaultdict[str, TopicTraffic] = attrs.Factory(lambda: defaultdict(TopicTraffic))
@@ -338,7 +340,10 @@ class Broker:
         if name not in self.store.partitions:
             self.store.create(name, topic_config.data_path, start_offset)
             _log.info("Created a new message storage", topic=name.topic, partition=name.partition)
-        return self._serve(name)
+        partition = self._serve(name)
+        if self.on_new_partition is not None:
+            self.on_new_partition()
+        return partition
 
     def _serve(self, name: TopicPartition) -> Partition:
         log = self.store.partitions[name]

@@ -3,8 +3,8 @@
 Order of a start: the data directory is locked and recovered, the port opened, then the control socket
 and HTTP; only then is the node ready. A failure of any step ends the start; nothing half-started stays.
 
-Order of a stop: no more requests are read, what was taken is answered, logs are synced and marked clean,
-the lock is given back.
+Order of a stop: the broker leaves ZooKeeper and gives others time to notice, no more requests are read, what
+was taken is answered, logs are synced and marked clean, the lock is given back.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
     from metaserver.config import ServerConfig, SlaveConfig
     from metaserver.node.paths import NodePaths
+    from metaserver.registry.registrar import Registrar
+    from metaserver.registry.registration import Registration
 
 _log = get_logger(__name__)
 
@@ -60,6 +62,8 @@ _SWITCH_SECONDS = 0.001
 """A disk thread that is done waits no longer than this for a busy loop."""
 _SEGMENT_BYTES_OF_A_SLAVE = 2**63
 """A slave ends a segment where its master does, never by itself."""
+_REGISTRATION_SECONDS = 3.0
+"""A start waits so long for ZooKeeper; a broker that is not registered by then is ready all the same."""
 _GARBAGE_THRESHOLD = 20_000
 """Requests make few objects that reference each other: the collector may look seldom."""
 
@@ -118,6 +122,7 @@ class _Node:
     _paths: NodePaths
     _on_ready: Callable[[NodeAddresses], None]
     _is_lenient: bool
+    _registrar: Registrar | None = None
     _clock: SystemClock = attrs.Factory(SystemClock)
 
     async def run(self) -> None:
@@ -173,11 +178,14 @@ class _Node:
         slave = None
         if slave_config is not None and master is not None:
             slave = Slave(broker, slave_config, self._clock, timers, master[0], master[1])
-        reporter = Reporter(broker, store, disk, slave)
+        registrar = self._registrar = _make_registrar(broker, slave_config)
+        if registrar is not None:
+            broker.on_new_partition = registrar.wake
+        reporter = Reporter(broker, store, disk, slave, registrar)
         server = Server(broker, listener, poller)
         retention = Retention(broker, self._clock, utc_offset_seconds)
         async with trio.open_nursery() as nursery:
-            stop = _Stop(server)
+            stop = _Stop()
             nursery.start_soon(poller.run)
             nursery.start_soon(timers.run)
             nursery.start_soon(disk.run)
@@ -196,9 +204,16 @@ class _Node:
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(_GARBAGE_THRESHOLD)
-                _log.info("Start metamorphosis server successfully", address=address, http=reporter.http_port)
                 async with trio.open_nursery() as serving:
                     await serving.start(server.serve)
+                    serving.start_soon(stop.carry_out, server, registrar)
+                    if registrar is not None:
+                        nursery.start_soon(registrar.run)
+                        with trio.move_on_after(_REGISTRATION_SECONDS):
+                            await registrar.wait_registered()
+                    _log.info(
+                        "Start metamorphosis server successfully", address=address, http=reporter.http_port
+                    )
                     self._on_ready(NodeAddresses(address, config.server_port, reporter.http_port))
                 with trio.move_on_after(config.stop_timeout_ms / 1000):
                     await committer.wait_until_idle()
@@ -298,21 +313,33 @@ class _Node:
             fresh = attrs.evolve(fresh, server_port=broker.config.server_port)
         difference = diff_configs(broker.config, fresh)
         broker.reconfigure(adopt_topics(broker.config, fresh))
+        if self._registrar is not None:
+            self._registrar.wake()
         _log.info("Reload topics successfully", **attrs.asdict(difference))
         return {key: list(value) for key, value in attrs.asdict(difference).items()}
 
 
 @attrs.define(eq=False)
 class _Stop:
-    """Ends a node gracefully; calling it again changes nothing."""
+    """Ends a node in order; asked a second time, it no longer waits for ZooKeeper."""
 
-    _server: Server
     replication: trio.CancelScope | None = None
+    _requested: trio.Event = attrs.Factory(trio.Event)
+    _waiting: trio.CancelScope = attrs.Factory(trio.CancelScope)
 
     def __call__(self) -> None:
+        if self._requested.is_set():
+            self._waiting.cancel()
+        self._requested.set()
+
+    async def carry_out(self, server: Server, registrar: Registrar | None) -> None:
+        await self._requested.wait()
         if self.replication is not None:
             self.replication.cancel()
-        self._server.stop()
+        if registrar is not None:
+            with self._waiting:
+                await registrar.stop()
+        server.stop()
 
 
 class _PidFile:
@@ -336,6 +363,26 @@ async def _run_slave(
     with trio.CancelScope() as scope:
         task_status.started(scope)
         await slave.run()
+
+
+def _make_registrar(broker: Broker, slave_config: SlaveConfig | None) -> Registrar | None:
+    config = broker.config
+    if not config.zookeeper.enable or config.zookeeper.connect is None:
+        return None
+    # kazoo takes a while to import, and most starts have no use for it.
+    from metaserver.registry.paths import Replica  # noqa: PLC0415
+    from metaserver.registry.registrar import Registrar  # noqa: PLC0415
+    from metaserver.registry.registration import Registration, topics_to_register  # noqa: PLC0415
+
+    replica = Replica(config.broker_id, None if slave_config is None else slave_config.slave_id)
+
+    def wanted() -> Registration:
+        topics = topics_to_register(broker.config, [p.name for p in broker.partitions.values()])
+        return Registration(
+            replica, _advertised_host(config), config.server_port, broker.config.checksum, topics
+        )
+
+    return Registrar.for_zookeeper(config.zookeeper, wanted, SystemRandom())
 
 
 def _data_paths(config: ServerConfig) -> list[Path]:

@@ -19,6 +19,7 @@ from metaserver.replication import ReplicaState
 
 if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
+    from metaserver.registry.registrar import Registrar
     from metaserver.replication import Slave, SlaveReport
     from metaserver.storage import MessageStore
 
@@ -31,6 +32,7 @@ class Reporter:
     _store: MessageStore
     _disk: DiskGuard
     _slave: Slave | None
+    _registrar: Registrar | None = None
     http_port: int = 0
 
     def readiness(self) -> list[str]:
@@ -45,6 +47,8 @@ class Reporter:
         ]
         if self._disk.is_full:
             reasons.append(f"the disk is full, puts are refused: {self._disk.free_bytes} bytes are free")
+        if self._registrar is not None and not self._registrar.report().is_registered:
+            reasons.append(f"not registered in ZooKeeper: {self._registrar.report().problem}")
         if self._slave is not None:
             report = self._slave.report()
             if not report.is_connected:
@@ -78,6 +82,15 @@ class Reporter:
             "disk_free_bytes": self._disk.free_bytes,
             "problems": self.readiness(),
         }
+        if self._registrar is not None:
+            registration = self._registrar.report()
+            status["registry"] = {
+                "servers": registration.servers,
+                "connected": registration.is_connected,
+                "registered": registration.is_registered,
+                "problem": registration.problem,
+                "topics": registration.topics,
+            }
         if self._slave is not None:
             status["replication"] = replication_status(self._slave.report(), with_partitions=False)
         return status
