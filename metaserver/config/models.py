@@ -93,7 +93,7 @@ class ZooKeeperConfig:
     """Section [zookeeper]."""
 
     connect: str | None = None
-    """``host:port,host:port/chroot``; None: this broker hosts a registry of its own."""
+    """``host:port,host:port/chroot``; None: this broker registers nowhere."""
     enable: bool = True
     """Register topics and the broker."""
     root: str = "/meta"

@@ -21,7 +21,9 @@ TOPICS = "[topic=test]\nnumPartitions=3\n[topic=wild*]\n[topic=quiet]\nacceptPub
 
 
 @pytest.fixture
-def brokers(tmp_path: Path, server: ZooKeeperServer, root: str) -> Iterator[tuple[BrokerProcess, BrokerProcess]]:
+def brokers(
+    tmp_path: Path, server: ZooKeeperServer, root: str
+) -> Iterator[tuple[BrokerProcess, BrokerProcess]]:
     registry = f"[zookeeper]\nzk.zkConnect={server.address}\nzk.zkRoot={root}\nzk.zkSyncTimeMs=100\n"
     port = free_port()
     topics = f"{TOPICS}{registry}"
