@@ -1,4 +1,4 @@
-"""The long form of fuzzing a broker's port: tools/fuzz_port --cases 100000 [--seed N].
+"""The long form of fuzzing a broker's port: ``python -m tools.fuzz_port --cases 100000 [--seed N]``.
 
 Starts a broker of its own in a temporary directory; prints a line now and then, and the figures at the end.
 The exit code is 1 where a case went wrong; the case and the broker's log are then printed.
