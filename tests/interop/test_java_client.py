@@ -1,0 +1,86 @@
+"""The Java client with our broker: its codec, producer, consumer and browser see what they see of the original."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.interop.original import JAVA_SOURCES, java_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.interop.conftest import StartBroker
+    from tests.interop.original import ZooKeeperProcess
+
+pytestmark = pytest.mark.java
+
+TOPICS = "[topic=orders]\n\n[topic=frames]\nnumPartitions=1\n"
+SETTINGS: dict[str, Any] = {"numPartitions": 3, "maxSegmentSize": 100_000}
+SESSION_SECONDS = 90.0
+MESSAGES = 60
+
+
+@pytest.fixture(scope="module")
+def classpath(zookeeper: ZooKeeperProcess, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if shutil.which("javac") is None:
+        pytest.skip("there is no javac here to compile the session of the Java client with")
+    classes = tmp_path_factory.mktemp("classes")
+    source = JAVA_SOURCES / "ClientSession.java"
+    subprocess.run(
+        ["javac", "-encoding", "UTF-8", "-cp", zookeeper.classpath, "-d", str(classes), str(source)],
+        stdin=subprocess.DEVNULL,
+        timeout=SESSION_SECONDS,
+        check=True,
+    )
+    return f"{zookeeper.classpath}{os.pathsep}{classes}"
+
+
+def session(classpath: str, directory: Path, *arguments: str) -> list[str]:
+    """What the session printed, the rest of its output beside it for a failure's message."""
+    ended = subprocess.run(
+        java_command(classpath, directory, "ClientSession", *arguments),
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=SESSION_SECONDS,
+        check=False,
+    )
+    lines = [line[2:] for line in ended.stdout.splitlines() if line.startswith("> ")]
+    assert ended.returncode == 0, ended.stdout[-8000:]
+    assert lines[-1:] == ["end"], ended.stdout[-8000:]
+    return lines
+
+
+def without_addresses(lines: list[str], port: int) -> list[str]:
+    lines = [line.replace(f":{port}", ":PORT") for line in lines]
+    return [re.sub(r"(\| 200 )-?[0-9]{10,} ", r"\1ID ", line) for line in lines]
+
+
+def test_a_session(
+    classpath: str,
+    zookeeper: ZooKeeperProcess,
+    start_java: StartBroker,
+    start_ours: StartBroker,
+    tmp_path: Path,
+) -> None:
+    java = start_java(topics=TOPICS, **SETTINGS)
+    (root,) = re.findall(r"^zk\.zkRoot=(.*)$", java.server_file.read_text(encoding="utf-8"), re.MULTILINE)
+    of_java = session(classpath, tmp_path, zookeeper.address, root, str(java.port))
+    assert java.stop() == 0
+
+    ours = start_ours(topics=TOPICS, **SETTINGS)
+    root = f"/{uuid.uuid4()}"
+    of_ours = session(classpath, tmp_path, zookeeper.address, root, str(ours.port), "register")
+    assert ours.stop() == 0
+
+    assert sum(line.startswith("received | ") for line in of_ours) == MESSAGES
+    assert without_addresses(of_ours, ours.port) == without_addresses(of_java, java.port)
