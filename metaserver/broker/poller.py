@@ -49,6 +49,10 @@ class Poller:
         del self._handlers[descriptor]
         self._epoll.unregister(descriptor)
 
+    def has_more(self) -> bool:
+        """Whether anything is ready now; it stays so."""
+        return bool(self._epoll.poll(0, 1))
+
     async def run(self) -> None:
         """Call handlers until cancelled."""
         handlers = self._handlers

@@ -6,7 +6,7 @@ event descriptor says when it is done. Where the kernel does not offer that, thr
 
 The way back through the event descriptor and two schedulers still costs half of what the disk takes. So for
 a lone message, while nobody else wants anything, the loop waits for the kernel itself, but never longer than
-:data:`LONE_WAIT_SECONDS`, and not at all where the disk was slower than that the last time.
+:data:`LONE_WAIT_SECONDS`; and for a while not at all where the disk was slower, or others came meanwhile.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ _FLAG_EVENT_DESCRIPTOR = 1
 
 LONE_WAIT_SECONDS = 0.0005
 """The longest time the loop stands still for a disk."""
-_SLOW_DISK_SYNCS = 1000
-"""So many lone messages take the long way after one was slow."""
+_SYNCS_AFTER_SLOW = 50
+"""So many lone messages take the long way after one for which the disk took longer."""
+_SYNCS_AFTER_COMPANY = 100
+"""And so many after one during which others came: they could have shared a sync."""
 
 
 class Syncer(Protocol):
@@ -144,7 +146,7 @@ class KernelSyncer:
         self._events = (_Event * _EVENTS_AT_ONCE_MAX)()
         self._no_time = ctypes.byref(_Time(0, 0))
         self._lone_time = ctypes.byref(_Time(0, int(LONE_WAIT_SECONDS * 1e9)))
-        self._slow_syncs = 0
+        self._long_way = 0
         poller.register(self._wake, READABLE, self._report)
 
     def sync(self, file: File, done: SyncDone, *, is_lone: bool) -> None:
@@ -166,16 +168,18 @@ class KernelSyncer:
         os.close(self._wake)
 
     def _wait_for(self, number: int) -> None:
-        if self._slow_syncs > 0:
-            self._slow_syncs -= 1
+        if self._long_way > 0:
+            self._long_way -= 1
             return
         results = self._collect(1, self._lone_time)
         # Taken back before looking again: what comes later than that look finds it unset.
         self._clear_wake()
         results += self._collect(0, self._no_time)
+        if not any(done == number for done, _ in results):
+            self._long_way = _SYNCS_AFTER_SLOW
+        elif self._poller.has_more():
+            self._long_way = _SYNCS_AFTER_COMPANY
         self._settle(results)
-        if number in self._waiting:
-            self._slow_syncs = _SLOW_DISK_SYNCS
 
     def _report(self, _events: int) -> None:
         self._clear_wake()
