@@ -96,7 +96,7 @@ class Committer:
         partition.is_flushing = True
         partition.unflushed_count = 0
         self._active += 1
-        self._sync(partition, pending, lambda error: self._flushed(partition, error), is_lone=False)
+        self._sync(partition, pending, lambda error: self._flushed(partition, error))
 
     async def wait_until_idle(self) -> None:
         """Return when everything handed to the disk has come back."""
@@ -143,7 +143,6 @@ class Committer:
                 partition,
                 pending,
                 lambda error: self._committed(partition, batch, offset, error),
-                is_lone=len(batch) == 1 and batch[0].count == 1,
             )
 
     def _committed(
@@ -155,26 +154,14 @@ class Committer:
             partition.log.discard_unflushed(offset)
             self._commit_failed(partition, batch, error)
             return
-        # The next group starts before this one is answered: the disk works while replies are made. Not so
-        # what may be over at once (a lone put, a refusal): it would be answered, and published, first.
-        starts_early = self._next_commit_takes_time(partition)
-        if starts_early:
-            self._end_commit(partition)
+        partition.is_busy = False
+        self._active -= 1
+        # The next group starts before this one is answered: the disk works while replies are made. Its own
+        # answers come later; at most a refusal overtakes this one's.
+        self._continue(partition)
         self._succeed(batch, offset)
         partition.publish(offset + sum(append.size_bytes for append in batch))
         _flush_replies(batch)
-        if not starts_early:
-            self._end_commit(partition)
-
-    def _next_commit_takes_time(self, partition: Partition) -> bool:
-        pending = partition.pending
-        is_group = len(pending) > 1 or (len(pending) == 1 and pending[0].count > 1)
-        return is_group and partition.is_group_commit and partition.log.failure is None
-
-    def _end_commit(self, partition: Partition) -> None:
-        partition.is_busy = False
-        self._active -= 1
-        self._continue(partition)
 
     def _commit_failed(
         self, partition: Partition, batch: list[PendingAppend], failure: Exception | None
@@ -272,8 +259,6 @@ class Committer:
         partition: Partition,
         pending: PendingFlush,
         done: Callable[[LogFailedError | None], None],
-        *,
-        is_lone: bool,
     ) -> None:
         started = self._clock.monotonic_seconds()
 
@@ -289,7 +274,7 @@ class Committer:
             else:
                 done(None)
 
-        self._syncer.sync(pending.file, synced, is_lone=is_lone)
+        self._syncer.sync(pending.file, synced)
 
     def _succeed(self, batch: list[PendingAppend], offset: int) -> None:
         for append in batch:

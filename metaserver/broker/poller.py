@@ -32,8 +32,6 @@ class Poller:
 
     _epoll: select.epoll = attrs.Factory(select.epoll)
     _handlers: dict[int, Callable[[int], None]] = attrs.Factory(dict)
-    ready_count: int = 0
-    """How many descriptors were ready in the round under way: 1 means that nobody else waits."""
 
     def register(self, descriptor: int, events: int, handler: Callable[[int], None]) -> None:
         """Call ``handler(events)`` whenever one of the events holds, or the peer is gone."""
@@ -49,10 +47,6 @@ class Poller:
         del self._handlers[descriptor]
         self._epoll.unregister(descriptor)
 
-    def has_more(self) -> bool:
-        """Whether anything is ready now; it stays so."""
-        return bool(self._epoll.poll(0, 1))
-
     async def run(self) -> None:
         """Call handlers until cancelled."""
         handlers = self._handlers
@@ -62,7 +56,6 @@ class Poller:
                 ready = self._epoll.poll(0, _EVENTS_MAX)
                 if not ready:
                     break
-                self.ready_count = len(ready)
                 for descriptor, events in ready:
                     # A handler earlier in this round may have closed this one's descriptor. Should it have
                     # been given out again already, the new owner finds nothing to do.

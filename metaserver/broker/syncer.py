@@ -3,10 +3,6 @@
 A sync in a worker thread means two hand-overs of the interpreter lock, 150 µs on a small machine: as long as
 the sync itself. Linux can do it without a thread: a sync is submitted (``io_submit``, IOCB_CMD_FDSYNC) and an
 event descriptor says when it is done. Where the kernel does not offer that, threads do it.
-
-The way back through the event descriptor and two schedulers still costs half of what the disk takes. So for
-a lone message, while nobody else wants anything, the loop waits for the kernel itself, but never longer than
-:data:`LONE_WAIT_SECONDS`; and for a while not at all where the disk was slower, or others came meanwhile.
 """
 
 from __future__ import annotations
@@ -39,23 +35,12 @@ _EVENTS_AT_ONCE_MAX = 64
 _FDSYNC = 3
 _FLAG_EVENT_DESCRIPTOR = 1
 
-LONE_WAIT_SECONDS = 0.0005
-"""The longest time the loop stands still for a disk."""
-_SYNCS_AFTER_SLOW = 50
-"""So many lone messages take the long way after one for which the disk took longer."""
-_SYNCS_AFTER_COMPANY = 100
-"""And so many after one during which others came: they could have shared a sync."""
-
 
 class Syncer(Protocol):
     """Syncs files somewhere else."""
 
-    def sync(self, file: File, done: SyncDone, *, is_lone: bool) -> None:
-        """Make what is written durable; then, on the loop, ``done(None)`` or ``done(error)``.
-
-        ``is_lone`` says that a single message waits for it: ``done`` may then be called before this
-        returns.
-        """
+    def sync(self, file: File, done: SyncDone) -> None:
+        """Make what is written durable; then, later and on the loop, ``done(None)`` or ``done(error)``."""
         ...
 
     def close(self) -> None:
@@ -70,7 +55,7 @@ class ThreadSyncer:
         """Use the executor."""
         self._executor = executor
 
-    def sync(self, file: File, done: SyncDone, *, is_lone: bool) -> None:  # noqa: ARG002
+    def sync(self, file: File, done: SyncDone) -> None:
         """See :class:`Syncer`."""
 
         def report(_result: object, failure: Exception | None) -> None:
@@ -145,21 +130,17 @@ class KernelSyncer:
         self._requests = (ctypes.POINTER(_Request) * 1)(ctypes.pointer(self._request))
         self._events = (_Event * _EVENTS_AT_ONCE_MAX)()
         self._no_time = ctypes.byref(_Time(0, 0))
-        self._lone_time = ctypes.byref(_Time(0, int(LONE_WAIT_SECONDS * 1e9)))
-        self._long_way = 0
         poller.register(self._wake, READABLE, self._report)
 
-    def sync(self, file: File, done: SyncDone, *, is_lone: bool) -> None:
+    def sync(self, file: File, done: SyncDone) -> None:
         """See :class:`Syncer`."""
         self._last_number += 1
         self._request.data = self._last_number
         self._request.descriptor = file.fileno()
         if self._call(self._submit, self._context, ctypes.c_long(1), self._requests) == 1:
             self._waiting[self._last_number] = done
-            if is_lone and self._poller.ready_count == 1:
-                self._wait_for(self._last_number)
         else:
-            self._otherwise.sync(file, done, is_lone=is_lone)
+            self._otherwise.sync(file, done)
 
     def close(self) -> None:
         """See :class:`Syncer`; waits for what is under way."""
@@ -167,52 +148,27 @@ class KernelSyncer:
         self._poller.unregister(self._wake)
         os.close(self._wake)
 
-    def _wait_for(self, number: int) -> None:
-        if self._long_way > 0:
-            self._long_way -= 1
-            return
-        results = self._collect(1, self._lone_time)
-        # Taken back before looking again: what comes later than that look finds it unset.
-        self._clear_wake()
-        results += self._collect(0, self._no_time)
-        if not any(done == number for done, _ in results):
-            self._long_way = _SYNCS_AFTER_SLOW
-        elif self._poller.has_more():
-            self._long_way = _SYNCS_AFTER_COMPANY
-        self._settle(results)
-
     def _report(self, _events: int) -> None:
-        self._clear_wake()
-        self._settle(self._collect(0, self._no_time))
-
-    def _clear_wake(self) -> None:
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
-            return  # Nothing was reported, or it was collected already.
-
-    def _collect(self, count_min: int, patience: object) -> list[tuple[int, int]]:
-        """(number, result) of all that is done; with a minimum, waits for that many."""
-        results: list[tuple[int, int]] = []
-        while True:
+            return
+        count = _EVENTS_AT_ONCE_MAX
+        # The kernel may hold more than was asked for at the start, and tells of each only once.
+        while count == _EVENTS_AT_ONCE_MAX:
             count = self._call(
                 self._get_events,
                 self._context,
-                ctypes.c_long(count_min),
+                ctypes.c_long(0),
                 ctypes.c_long(_EVENTS_AT_ONCE_MAX),
                 self._events,
-                patience,
+                self._no_time,
             )
-            results += [(self._events[index].data, self._events[index].result) for index in range(count)]
-            # The kernel may hold more than was asked for at the start, and tells of each only once.
-            if count < _EVENTS_AT_ONCE_MAX:
-                return results
-            count_min, patience = 0, self._no_time
-
-    def _settle(self, results: list[tuple[int, int]]) -> None:
-        for number, result in results:
-            done = self._waiting.pop(number)
-            done(None if result == 0 else OSError(-result, os.strerror(-result)))
+            # Copied first: who is called may submit, and the kernel write here again.
+            results = [(self._events[index].data, self._events[index].result) for index in range(count)]
+            for number, result in results:
+                done = self._waiting.pop(number)
+                done(None if result == 0 else OSError(-result, os.strerror(-result)))
 
 
 def make_syncer(poller: Poller, executor: Executor) -> KernelSyncer | ThreadSyncer:

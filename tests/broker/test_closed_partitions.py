@@ -43,7 +43,7 @@ class AtOnce:
     def submit(self, job: Callable[[], Any], done: Callable[[Any, Exception | None], None]) -> None:
         done(job(), None)
 
-    def sync(self, file: File, done: Callable[[OSError | None], None], *, is_lone: bool) -> None:
+    def sync(self, file: File, done: Callable[[OSError | None], None]) -> None:
         done(None)
 
     def close(self) -> None:

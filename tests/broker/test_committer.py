@@ -50,11 +50,9 @@ class HandSyncer:
     """Syncs when the test says so."""
 
     waiting: list[tuple[File, Callable[[OSError | None], None]]] = attrs.Factory(list)
-    lone: list[bool] = attrs.Factory(list)
 
-    def sync(self, file: File, done: Callable[[OSError | None], None], *, is_lone: bool) -> None:
+    def sync(self, file: File, done: Callable[[OSError | None], None]) -> None:
         self.waiting.append((file, done))
-        self.lone.append(is_lone)
 
     def close(self) -> None:
         pass
@@ -156,7 +154,6 @@ async def test_what_arrives_during_a_sync_shares_the_next_one() -> None:
     assert bench.outcomes == [("a", 0), ("b", SIZE), ("c", 2 * SIZE), ("d", 3 * SIZE)]
     assert bench.filesystem.calls.count(Point.APPEND_WRITE) == 2
     assert bench.filesystem.calls.count(Point.APPEND_SYNC) == 2
-    assert bench.syncer.lone == [True, False]
 
 
 async def test_a_large_group_is_written_by_a_worker() -> None:

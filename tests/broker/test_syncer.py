@@ -42,7 +42,7 @@ async def syncer(request: pytest.FixtureRequest, poller: Poller) -> AsyncIterato
     executor.close()
 
 
-async def outcome(syncer: Syncer, file: File, *, is_lone: bool) -> OSError | None:
+async def outcome(syncer: Syncer, file: File) -> OSError | None:
     finished = trio.Event()
     outcomes: list[OSError | None] = []
 
@@ -50,25 +50,22 @@ async def outcome(syncer: Syncer, file: File, *, is_lone: bool) -> OSError | Non
         outcomes.append(error)
         finished.set()
 
-    syncer.sync(file, done, is_lone=is_lone)
+    syncer.sync(file, done)
     with trio.fail_after(10):
         await finished.wait()
     assert len(outcomes) == 1
     return outcomes[0]
 
 
-@pytest.mark.parametrize("is_lone", [False, True])
-async def test_a_sync_succeeds(syncer: Syncer, poller: Poller, tmp_path: Path, is_lone: bool) -> None:
-    poller.ready_count = 1
+async def test_a_sync_succeeds(syncer: Syncer, tmp_path: Path) -> None:
     file = RealFileSystem().open(tmp_path / "file", "create", Point.ROLL_CREATE)
     for number in range(5):
         file.write([b"data"], 4 * number, Point.APPEND_WRITE)
-        assert await outcome(syncer, file, is_lone=is_lone) is None
+        assert await outcome(syncer, file) is None
     file.close()
 
 
-@pytest.mark.parametrize("is_lone", [False, True])
-async def test_an_error_is_told(syncer: Syncer, poller: Poller, is_lone: bool) -> None:
+async def test_an_error_is_told(syncer: Syncer) -> None:
     class Pipe:
         """A descriptor that cannot be synced."""
 
@@ -82,8 +79,7 @@ async def test_an_error_is_told(syncer: Syncer, poller: Poller, is_lone: bool) -
             os.fdatasync(self.fileno())
 
     pipe = Pipe()
-    poller.ready_count = 1
-    error = await outcome(syncer, pipe, is_lone=is_lone)  # type: ignore[arg-type]
+    error = await outcome(syncer, pipe)  # type: ignore[arg-type]
     assert error is not None
     assert error.errno == errno.EINVAL
     for descriptor in pipe.descriptors:
@@ -104,7 +100,7 @@ async def test_many_syncs_are_under_way_at_once(syncer: Syncer, tmp_path: Path) 
 
     for file in files:
         file.write([b"data"], 0, Point.APPEND_WRITE)
-        syncer.sync(file, done, is_lone=False)
+        syncer.sync(file, done)
     with trio.fail_after(30):
         await finished.wait()
     for file in files:

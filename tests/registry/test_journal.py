@@ -43,7 +43,7 @@ class Inline:
         else:
             done(result, None)
 
-    def sync(self, file: File, done: Callable[[OSError | None], None], *, is_lone: bool) -> None:
+    def sync(self, file: File, done: Callable[[OSError | None], None]) -> None:
         file.sync(Point.APPEND_SYNC)
         done(self.failure)
 

@@ -36,7 +36,7 @@ class Executor(Protocol):
 class Syncer(Protocol):
     """Makes a file durable without stopping the loop."""
 
-    def sync(self, file: File, done: Callable[[OSError | None], None], *, is_lone: bool) -> None:
+    def sync(self, file: File, done: Callable[[OSError | None], None]) -> None:
         """Sync; then, on the loop and perhaps before this returns, ``done(None)`` or ``done(error)``."""
         ...
 
@@ -166,7 +166,7 @@ class LogJournal:
             self._on_durable(pending.end_offset)
             done(None)
 
-        self._syncer.sync(pending.file, synced, is_lone=len(records) == 1)
+        self._syncer.sync(pending.file, synced)
 
     def _write(self, records: Sequence[bytes]) -> int:
         first_id = self._message_ids.take(len(records))
