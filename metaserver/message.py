@@ -18,7 +18,6 @@ The message id is ``(milliseconds since MESSAGE_ID_EPOCH_MS) << 22 | broker id <
 
 from __future__ import annotations
 
-from itertools import chain
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 from zlib import crc32
@@ -61,9 +60,13 @@ def encode_records(
     bodies: Sequence[bytes], checksums: Sequence[int], message_ids: Sequence[int], flags: Sequence[int]
 ) -> bytes:
     """Many records back to back; the four sequences have one element a record."""
-    # One C-level pass: half the time of a Python loop (tools/bench/micro.py).
-    headers = map(HEADER.pack, map(len, bodies), checksums, message_ids, flags)
-    return b"".join(chain.from_iterable(zip(headers, bodies, strict=True)))
+    pack = HEADER.pack
+    return b"".join(
+        [
+            pack(len(body), checksum, message_id, flag) + body
+            for body, checksum, message_id, flag in zip(bodies, checksums, message_ids, flags, strict=True)
+        ]
+    )
 
 
 @attrs.frozen

@@ -18,14 +18,6 @@ RECORDS = 1000
 ROUNDS, TRIES = 20, 5
 
 
-def _encode_with_a_loop(bodies: list[bytes], checksums: list[int], ids: list[int], flags: list[int]) -> bytes:
-    parts = []
-    for body, checksum, message_id, flag in zip(bodies, checksums, ids, flags, strict=True):
-        parts.append(message.HEADER.pack(len(body), checksum, message_id, flag))
-        parts.append(body)
-    return b"".join(parts)
-
-
 def _report(name: str, action: Callable[[], object]) -> None:
     seconds = min(timeit.repeat(action, number=ROUNDS, repeat=TRIES)) / (ROUNDS * RECORDS)
     print(f"{name:<36} {seconds * 1e9:8.0f} ns a record  {1 / seconds:12,.0f} records/s")
@@ -41,7 +33,6 @@ def main() -> None:
     target = bytearray(run)
     positions = list(range(0, len(run), len(run) // RECORDS))
     _report("encode_records", lambda: message.encode_records(bodies, checksums, ids, flags))
-    _report("  the same with a loop", lambda: _encode_with_a_loop(bodies, checksums, ids, flags))
     _report("scan", lambda: message.scan(run))
     _report("assign_ids", lambda: message.assign_ids(target, positions, ids))
     _report("iterate_records", lambda: list(message.iterate_records(run)))
