@@ -36,7 +36,8 @@ SETTINGS: dict[str, object] = {
     "maxLongPollInMills": 50,
     "idleTimeoutInMills": 10_000,
 }
-HANG_SECONDS = 1.0
+HANG_SECONDS = 10.0
+"""Longer is a broker that hangs; shorter may be a busy machine."""
 RSS_GROWTH_BYTES_MAX = 16 * 1024 * 1024
 _BATCH_CASES = 2_000
 _WARM_UP_CASES = 300

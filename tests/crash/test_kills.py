@@ -16,7 +16,7 @@ from tools.torture.verifier import Verifier
 if TYPE_CHECKING:
     from pathlib import Path
 
-SERVING_SECONDS_MAX = 5.0
+SERVING_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 10.0
 
 

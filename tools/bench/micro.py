@@ -1,4 +1,4 @@
-"""Micro-measurements behind remarks in the code, each beside the plain way of doing the same.
+"""Micro-measurements of the record codec, the part of the work that is done for each message.
 
 Run with ``tools/bench/micro`` in the checkout's environment; figures are the best of several runs.
 """
