@@ -162,7 +162,6 @@ class Broker:
             case Sync():
                 sink.send(encode_result(Status.UNAVAILABLE, _NO_SYNC, command.opaque))
             case Malformed():
-                self.counters.malformed += 1
                 sink.send(encode_result(Status.BAD_REQUEST, f"Bad request,{command.reason}", command.opaque))
                 sink.close_after_replies()
             case Quit():

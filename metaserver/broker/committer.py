@@ -47,10 +47,6 @@ class CommitStatistics:
 
     flushes: int = 0
     flush_seconds: float = 0.0
-    flush_seconds_max: float = 0.0
-    messages: int = 0
-    bytes: int = 0
-    failures: int = 0
 
 
 @attrs.define(eq=False)
@@ -266,7 +262,6 @@ class Committer:
             seconds = self._clock.monotonic_seconds() - started
             self.statistics.flushes += 1
             self.statistics.flush_seconds += seconds
-            self.statistics.flush_seconds_max = max(self.statistics.flush_seconds_max, seconds)
             try:
                 partition.log.finish_flush(pending, error)
             except LogFailedError as failure:
@@ -278,8 +273,6 @@ class Committer:
 
     def _succeed(self, batch: list[PendingAppend], offset: int) -> None:
         for append in batch:
-            self.statistics.messages += append.count
-            self.statistics.bytes += append.size_bytes
             append.succeed(offset)
             offset += append.size_bytes
 
@@ -290,7 +283,6 @@ class Committer:
 
     def _report(self, partition: Partition, failure: Exception | None) -> StorageError:
         """Log a failure and make it one of storage; anything unexpected closes the partition for puts."""
-        self.statistics.failures += 1
         if isinstance(failure, DiskFullError):
             self._disk.report_full(failure)
             return failure

@@ -35,8 +35,6 @@ class Counters:
     tx_rollback: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
-    malformed: int = 0
-    """Connections closed because of bytes that were no frame."""
 
 
 @attrs.define

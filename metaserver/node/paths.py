@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from metaserver.control.address import MASTER_SOCKET_NAME, SLAVE_SOCKET_NAME
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -35,4 +37,4 @@ class NodePaths:
     @property
     def control_socket(self) -> Path:
         """Where the command line talks to the node."""
-        return self.logs_directory / (".control-slave.sock" if self.is_slave else ".control.sock")
+        return self.logs_directory / (SLAVE_SOCKET_NAME if self.is_slave else MASTER_SOCKET_NAME)
