@@ -77,8 +77,9 @@ class Committer:
         elif partition.is_busy or partition.pending:
             partition.pending.append(append)
         elif partition.is_group_commit:
+            # Through `_continue`: a sync of the other mode, from before a reload, may be under way.
             partition.pending.append(append)
-            self._start_commit(partition)
+            self._continue(partition)
         else:
             self._write_now(partition, [append])
 

@@ -300,3 +300,17 @@ async def test_idle_comes_when_the_disk_has_nothing_left(
     bench.finish()
     with trio.fail_after(1):
         await bench.committer.wait_until_idle()
+
+
+async def test_a_topic_that_begins_to_wait_for_the_disk_waits_for_the_sync_under_way() -> None:
+    bench = make_bench(threshold=5)
+    bench.put("a")
+    bench.committer.flush(bench.partition)
+    bench.partition.config = attrs.evolve(bench.partition.config, unflush_threshold=0)
+    bench.put("b")
+    assert len(bench.syncer.waiting) == 1, "two syncs of one log could end in either order"
+    bench.syncer.step()
+    assert bench.partition.log.flushed_offset == SIZE
+    bench.syncer.step()
+    assert bench.outcomes == [("a", 0), ("b", SIZE)]
+    assert bench.partition.log.flushed_offset == 2 * SIZE
