@@ -18,7 +18,15 @@
     └── ClientError
         ├── BrokerUnreachableError  no connection, or it broke before the reply
         ├── RequestTimeoutError     no reply in time; the request's fate is unknown
-        └── ReplyError              the broker answered with a status other than 200
+        ├── ReplyError              the broker answered with a status other than 200
+        ├── DiscoveryError          the registry cannot be used
+        ├── NoPartitionError        no broker takes, or has, such messages now
+        ├── SendError               a message was not acknowledged
+        │   ├── SendRefusedError    the broker said no: it is not stored
+        │   ├── SendFailedError     it never left: it is not stored
+        │   └── SendUnknownError    no answer came: it may be stored or not
+        ├── OffsetStorageError      offsets of a group cannot be read or written
+        └── LocalStoreError         messages cannot be kept on, or read from, the local disk
 
 Errors carry fields; the text is made from them in one place, so that a log line, a reply and a
 terminal say the same.
@@ -220,3 +228,106 @@ class ReplyError(ClientError):
     def __str__(self) -> str:
         """Status and text as they came."""
         return f"{self.status} {self.text}"
+
+
+@attrs.define
+class DiscoveryError(ClientError):
+    """The registry cannot be used."""
+
+    servers: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Servers and reason."""
+        return f"registry {self.servers}: {self.reason}"
+
+
+@attrs.define
+class NoPartitionError(ClientError):
+    """No broker takes messages of this topic, or has any, now."""
+
+    topic: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Topic and reason."""
+        return f"no partition of topic {self.topic} is available: {self.reason}"
+
+
+@attrs.define
+class SendError(ClientError):
+    """A message was not acknowledged; the class says what that means."""
+
+    topic: str
+    partition: str
+    """``B-P``; blank where none was chosen."""
+    reason: str
+    attempts: int
+
+    def __str__(self) -> str:
+        """Where to, and why not."""
+        where = f"{self.topic} {self.partition}".rstrip()
+        tries = f" (after {self.attempts} attempts)" if self.attempts > 1 else ""
+        return f"message to {where} {self.fate}{tries}: {self.reason}"
+
+    @property
+    def fate(self) -> str:
+        """What has become of the message, in words."""
+        return "was not acknowledged"
+
+
+@attrs.define
+class SendRefusedError(SendError):
+    """The broker refused the message: it is not stored, and sending it again would not help."""
+
+    status: int = 0
+
+    @property
+    def fate(self) -> str:
+        """See SendError."""
+        return f"was refused with status {self.status}, so not stored"
+
+
+@attrs.define
+class SendFailedError(SendError):
+    """The message never left, or was refused for the moment: it is not stored, and may be sent again."""
+
+    @property
+    def fate(self) -> str:
+        """See SendError."""
+        return "was not stored"
+
+
+@attrs.define
+class SendUnknownError(SendError):
+    """The message left and no answer came: it may be stored. Sent again, it may be stored twice."""
+
+    @property
+    def fate(self) -> str:
+        """See SendError."""
+        return "may be stored or not"
+
+
+@attrs.define
+class OffsetStorageError(ClientError):
+    """Offsets of a group cannot be read or written."""
+
+    storage: str
+    """Which one: the registry's servers, a file, a table."""
+    reason: str
+
+    def __str__(self) -> str:
+        """Storage and reason."""
+        return f"offsets in {self.storage}: {self.reason}"
+
+
+@attrs.define
+class LocalStoreError(ClientError):
+    """Messages cannot be kept on, or read from, the local disk."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        """File and reason."""
+        return f"local store {self.path}: {self.reason}"
