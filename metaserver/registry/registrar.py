@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from metaserver.logs import get_logger
+from metaserver.registry.link import ConnectionLostError, NodeFailedError, TreeSettings, ZooKeeperError
 from metaserver.registry.paths import Layout, Replica, parse_uri, split_connect
 from metaserver.registry.registration import (
     absent_topic_nodes,
@@ -24,13 +25,7 @@ from metaserver.registry.registration import (
     plan,
     topic_nodes,
 )
-from metaserver.registry.zookeeper import (
-    ConnectionLostError,
-    KazooTree,
-    NodeFailedError,
-    TreeSettings,
-    ZooKeeperError,
-)
+from metaserver.registry.zookeeper import KazooTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -168,7 +168,7 @@ async def test_an_expired_session(server: ZooKeeperServer, spy: Kazoo, root: str
         old = broker.session
         kazoo_tree = broker.registrar._tree
         assert isinstance(kazoo_tree, KazooTree)
-        with server.client(identity=kazoo_tree._client.client_id):
+        with server.client(identity=kazoo_tree._link._client.client_id):
             pass  # Whoever closes a session by its number and password ends it.
         await until(lambda: broker.registrar.report().is_registered and broker.session != old, "registration")
         assert with_data(tree(spy, root)) == broker.expected()
@@ -315,6 +315,6 @@ async def test_a_kazoo_that_has_ended_is_replaced(
         old = broker.session
         kazoo_tree = broker.registrar._tree
         assert isinstance(kazoo_tree, KazooTree)
-        await trio.to_thread.run_sync(kazoo_tree._client.stop)
+        await trio.to_thread.run_sync(kazoo_tree._link._client.stop)
         await until(lambda: broker.registrar.report().is_registered and broker.session != old, "registration")
         assert with_data(tree(spy, root)) == broker.expected()
