@@ -15,7 +15,6 @@ from metaserver.broker.retention import Retention
 from metaserver.broker.server import Server, open_listener
 from metaserver.broker.sink import ReplySink
 from metaserver.broker.syncer import KernelSyncer, Syncer, ThreadSyncer, make_syncer
-from metaserver.broker.timers import Timers
 from metaserver.broker.version import VERSION_TEXT
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "Syncer",
     "ThreadExecutor",
     "ThreadSyncer",
-    "Timers",
     "make_syncer",
     "open_listener",
 ]

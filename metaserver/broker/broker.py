@@ -65,10 +65,10 @@ if TYPE_CHECKING:
     from metaserver.broker.executor import Executor
     from metaserver.broker.page_cache import PageCache
     from metaserver.broker.sink import ReplySink
-    from metaserver.broker.timers import Timers
     from metaserver.config import ServerConfig, TopicConfig
     from metaserver.message import Buffer
     from metaserver.storage import Clock, LogSlice, MessageStore
+    from metaserver.timers import Timers
 
 _CHECKSUM_MISSING = b"-1"
 _CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."

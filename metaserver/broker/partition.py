@@ -9,12 +9,12 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from metaserver.broker.timers import Timer
     from metaserver.config import TopicConfig
     from metaserver.errors import StorageError
     from metaserver.message import Buffer
     from metaserver.names import TopicPartition
     from metaserver.storage import PartitionLog
+    from metaserver.timers import Timer
 
 
 @attrs.define(eq=False)

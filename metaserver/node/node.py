@@ -32,7 +32,6 @@ from metaserver.broker import (
     Server,
     Syncer,
     ThreadExecutor,
-    Timers,
     make_syncer,
     open_listener,
 )
@@ -46,6 +45,7 @@ from metaserver.node.clock import SystemClock, utc_offset_seconds
 from metaserver.node.reporting import Reporter
 from metaserver.replication import Slave
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
+from metaserver.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -74,7 +74,7 @@ class Nodes:
             else:
                 found[path] = sorted(_value(path, outcome))
         if is_watched and missing:
-            # A watch for the node's making. One made in between is read at the next look, which this asks for.
+            # A watch for its making. One made in between is read at the next look, which this asks for.
             outcomes = await self._link.request(
                 [partial(client.exists_async, path, watch) for path in missing]
             )

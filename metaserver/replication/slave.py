@@ -33,10 +33,10 @@ from metaserver.replication.progress import (
 
 if TYPE_CHECKING:
     from metaserver.broker import Broker
-    from metaserver.broker.timers import Timers
     from metaserver.client.connection import Reply
     from metaserver.config import SlaveConfig
     from metaserver.storage import Clock
+    from metaserver.timers import Timers
 
 _log = get_logger(__name__)
 

@@ -310,7 +310,7 @@ async def test_one_server_of_several_is_enough(server: ZooKeeperServer, spy: Kaz
 async def test_a_kazoo_that_has_ended_is_replaced(
     server: ZooKeeperServer, spy: Kazoo, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metaserver.registry.zookeeper._RENEW_SECONDS", 0.0)
+    monkeypatch.setattr("metaserver.registry.link._RENEW_SECONDS", 0.0)
     async with running(Broker(server.address, root)) as broker:
         old = broker.session
         kazoo_tree = broker.registrar._tree
