@@ -11,6 +11,7 @@ whose thread has died is replaced; what it logs at each attempt of a long outage
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 from contextlib import suppress
@@ -224,10 +225,12 @@ def loop_entrance() -> Enter:
     import asyncio  # noqa: PLC0415 - nor the other way round
 
     loop = asyncio.get_running_loop()
+    # Of another thread's context, anyio would not know on which loop it is.
+    context = contextvars.copy_context()
 
     def enter_asyncio(function: Callable[[], None]) -> None:
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(function)
+            loop.call_soon_threadsafe(function, context=context)
 
     return enter_asyncio
 
