@@ -45,6 +45,8 @@ stat=true
 deletePolicy=delete,168
 deleteWhen=0 0 6,18 * * ?
 """
+ZOOKEEPER_SECTION = "[zookeeper]\nregistryPort=0\nzk.zkSyncTimeMs=0\n"
+"""The master is its own registry, at any port; nobody waits for others to notice."""
 _READY = re.compile(r"Start metamorphosis server successfully.*address=\S*:([0-9]+) ")
 _REPLY = re.compile(rb"(?:result ([0-9]{3})|value) (0|[1-9][0-9]*) (0|-?[1-9][0-9]*)\r\n")
 _HEADER = Struct(">iiqi")
@@ -274,7 +276,8 @@ class BrokerProcess:
         lines |= {key: str(value) for key, value in settings.items()}
         text = "[system]\n" + "".join(f"{key}={value}\n" for key, value in lines.items())
         self.server_file.parent.mkdir(parents=True, exist_ok=True)
-        self.server_file.write_text(f"{text}\n{topics}", encoding="utf-8")
+        registry = "" if "[zookeeper]" in topics else ZOOKEEPER_SECTION
+        self.server_file.write_text(f"{text}\n{topics}\n{registry}", encoding="utf-8")
 
     def start(self) -> None:
         """Returns when the port answers."""
