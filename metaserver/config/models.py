@@ -104,6 +104,11 @@ class ZooKeeperConfig:
     sync_time_ms: int = 5_000
 
     @property
+    def ensemble(self) -> str | None:
+        """Where to register; None: nowhere, or in the registry inside the master."""
+        return self.connect if self.enable else None
+
+    @property
     def is_embedded(self) -> bool:
         """Whether the registry is the one inside the master."""
         return self.enable and self.connect is None

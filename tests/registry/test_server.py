@@ -10,6 +10,7 @@ import attrs
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from metaserver.broker import Poller, open_listener
 from metaserver.errors import DiskFullError, LogFailedError
@@ -156,7 +157,9 @@ async def serving(journal: MemoryJournal) -> AsyncIterator[World]:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poller.run)
-            await nursery.start(server.serve)
+            await server.load()
+            nursery.start_soon(server.serve)
+            await trio.testing.wait_all_tasks_blocked()
             yield World(server, port, server.statistics().zxid)
             nursery.cancel_scope.cancel()
     finally:

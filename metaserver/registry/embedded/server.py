@@ -108,7 +108,7 @@ class RegistryServer:
         random_bytes: Callable[[int], bytes],
         options: ServerOptions | None = None,
     ) -> None:
-        """Nothing happens before :meth:`serve`."""
+        """Nothing happens before :meth:`load` and :meth:`serve`."""
         self.options = options or ServerOptions()
         self._journal = journal
         self._listener = listener
@@ -129,19 +129,21 @@ class RegistryServer:
         self._appended.set()
         self._is_pumping = False
 
-    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Load the journal, then accept and answer until cancelled; leaves no connection open.
-
-        The poller must be running. Raises StorageError and MalformedError where the journal cannot be read.
-        """
+    async def load(self) -> None:
+        """Read the journal. Raises StorageError and MalformedError where it cannot be read."""
         await self._load()
+
+    async def serve(self) -> None:
+        """Accept and answer until cancelled; leaves no connection open.
+
+        The journal must have been read, and the poller must be running.
+        """
         self._registry.begin_epoch()
         if self.options.own_node is not None:
             self._registry.end_session_of(self.options.own_node)
         self.pump()
         self._poller.register(self._listener.fileno(), _READABLE, self._accept)
         try:
-            task_status.started()
             while True:
                 await trio.sleep(self.options.registry.tick_ms / 1000)
                 if self._is_broken and self._appended.is_set():
@@ -157,7 +159,7 @@ class RegistryServer:
         await self._appended.wait()
 
     def statistics(self) -> RegistryStatistics:
-        """What there is now; only while serving."""
+        """What there is now; only after :meth:`load`."""
         registry = self._registry
         return RegistryStatistics(
             connections=len(self._connections),
