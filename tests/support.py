@@ -15,10 +15,12 @@ import sys
 import time
 from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from zlib import crc32
 
 import attrs
+
+from metaserver.control.client import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -246,7 +248,7 @@ class BrokerProcess:
     settings: dict[str, object] = attrs.Factory(dict)
     topics: str = "[topic=test]\n"
     slave_of: int | None = None
-    """The port of the master, for a slave."""
+    """The port of the master, for a slave; None: started as master, whatever it was before."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -358,6 +360,29 @@ class BrokerProcess:
     def assert_alive(self) -> None:
         assert self._process is not None
         assert self._process.poll() is None, f"the broker ended:\n{self.log[-4000:]}"
+
+    def status(self) -> dict[str, Any]:
+        """What ``metaServer status --json`` shows."""
+        return call(self.control_socket, "status", WAIT_SECONDS_MAX)
+
+    @property
+    def registry_port(self) -> int:
+        """Of the registry that the broker hosts; it answers from the start on, whoever may register later."""
+        port: int = self.status()["embedded_registry"]["port"]
+        return port
+
+    def wait_registered(self) -> None:
+        """Returns when the broker and its topics stand in its registry, its own or another."""
+        eventually(
+            lambda: bool(self.status().get("registry", {}).get("registered")),
+            f"the registration of the broker in {self.base}",
+        )
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(WAIT_SECONDS_MAX)
 
     def ask_to_stop(self) -> None:
         """SIGTERM; does not wait."""

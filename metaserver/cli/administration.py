@@ -164,7 +164,9 @@ def topics_from_stats(address: Address) -> dict[str, Any]:
     partitions = []
     for line in query_stats(address, "offsets").splitlines():
         match line.split(" "):
-            case [topic, "part", partition, "min_offset", start, "max_offset", end] if topic != REGISTRY_TOPIC:
+            case [topic, "part", partition, "min_offset", start, "max_offset", end] if (
+                topic != REGISTRY_TOPIC
+            ):
                 partitions.append(
                     {
                         "topic": topic,

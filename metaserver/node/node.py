@@ -119,10 +119,7 @@ class _Ground:
     syncer: Syncer
     listener: socket.socket
     registry_listener: socket.socket | None
-
-    @property
-    def registry_port(self) -> int | None:
-        return None if self.registry_listener is None else int(self.registry_listener.getsockname()[1])
+    registry_port: int | None
 
 
 @attrs.frozen(eq=False)
@@ -154,10 +151,11 @@ class _Node:
             listener = stack.enter_context(listen(self._config, self._config.server_port, "serverPort"))
             port: int = listener.getsockname()[1]
             config = self._config = attrs.evolve(self._config, server_port=port)
-            registry_listener = None
+            registry_listener = registry_port = None
             if self._slave_config is None and config.zookeeper.is_embedded:
-                registry_port = config.zookeeper.registry_port
-                registry_listener = stack.enter_context(listen(config, registry_port, "registryPort"))
+                wanted_port = config.zookeeper.registry_port
+                registry_listener = stack.enter_context(listen(config, wanted_port, "registryPort"))
+                registry_port = registry_listener.getsockname()[1]
             store = self._open_store()
             stack.callback(store.close)
             poller = Poller()
@@ -166,7 +164,7 @@ class _Node:
             stack.callback(executor.close)
             syncer = make_syncer(poller, executor)
             stack.callback(syncer.close)
-            ground = _Ground(store, poller, executor, syncer, listener, registry_listener)
+            ground = _Ground(store, poller, executor, syncer, listener, registry_listener, registry_port)
             await self._serve(ground, self._build(ground))
         _log.info("Stop metamorphosis server successfully")
 

@@ -58,9 +58,11 @@ class EmbeddedRegistry:
             with self._scope:
                 await self._serve()
         except MetaServerError as error:
-            self._failed(str(error))
+            _log.error("The embedded registry does not serve", reason=str(error))
+            self._failure = str(error)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the broker does its work
-            self._failed(repr(error))
+            _log.exception("The embedded registry does not serve")
+            self._failure = repr(error)
         finally:
             self._listener.close()
             self._opened.set()
@@ -113,10 +115,6 @@ class EmbeddedRegistry:
         self._server = server
         self._opened.set()
         await server.serve()
-
-    def _failed(self, reason: str) -> None:
-        _log.error("The embedded registry does not serve", reason=reason, exc_info=True)
-        self._failure = self._failure or reason
 
 
 @attrs.define(eq=False)

@@ -96,6 +96,7 @@ class Reporter:
                 "connected": registration.is_connected,
                 "registered": registration.is_registered,
                 "problem": registration.problem,
+                "session": registration.session,
                 "topics": registration.topics,
             }
         if self._embedded is not None:
