@@ -8,7 +8,7 @@
             print(message.payload)
 """
 
-from metaserver.client.connection import BrokerConnection, connect
+from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
 from metaserver.client.messages import (
     Batch,
     BatchResult,
@@ -30,5 +30,6 @@ __all__ = [
     "NothingThere",
     "OutgoingMessage",
     "PutResult",
+    "announced_registry_port",
     "connect",
 ]

@@ -63,6 +63,7 @@ DEFAULT_GROUP = "meta-client"
 _RECEIVE_BYTES = 256 * 1024
 _OUTGOING_BYTES_MAX = 4 * 1024 * 1024
 _OPAQUE_MAX = 2**31 - 1
+_PORT_MAX = 65535
 
 
 @attrs.define(eq=False)
@@ -311,6 +312,15 @@ async def connect(
             connection.version = await connection.ping()
             connection.extensions = announced_extensions(connection.version)
             yield connection
+
+
+def announced_registry_port(version: str) -> int | None:
+    """The port at which the broker hosts the registry, if its version text names one (docs/protocol.md)."""
+    for word in version.split(" "):
+        port = word.removeprefix("registry=")
+        if port != word and port.isascii() and port.isdigit() and int(port) <= _PORT_MAX:
+            return int(port)
+    return None
 
 
 def announced_extensions(version: str) -> frozenset[str]:

@@ -50,6 +50,8 @@ deletePolicy=delete,168
 deleteWhen=0 0 6,18 * * ?
 {settings}
 [zookeeper]
+registryPort=0
+zk.zkSyncTimeMs=0
 
 {topics}
 """
