@@ -49,6 +49,8 @@ deleteWhen=0 0 6,18 * * ?
 """
 ZOOKEEPER_SECTION = "[zookeeper]\nregistryPort=0\nzk.zkSyncTimeMs=0\n"
 """The master is its own registry, at any port; nobody waits for others to notice."""
+NO_REGISTRY = "[zookeeper]\nzk.zkEnable=false\n"
+"""For tests that count every partition, byte and moment."""
 _READY = re.compile(r"Start metamorphosis server successfully.*address=\S*:([0-9]+) ")
 _REPLY = re.compile(rb"(?:result ([0-9]{3})|value) (0|[1-9][0-9]*) (0|-?[1-9][0-9]*)\r\n")
 _HEADER = Struct(">iiqi")
@@ -249,6 +251,8 @@ class BrokerProcess:
     topics: str = "[topic=test]\n"
     slave_of: int | None = None
     """The port of the master, for a slave; None: started as master, whatever it was before."""
+    registry: str = ZOOKEEPER_SECTION
+    """The section, where the topics bring none of their own."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -278,7 +282,7 @@ class BrokerProcess:
         lines |= {key: str(value) for key, value in settings.items()}
         text = "[system]\n" + "".join(f"{key}={value}\n" for key, value in lines.items())
         self.server_file.parent.mkdir(parents=True, exist_ok=True)
-        registry = "" if "[zookeeper]" in topics else ZOOKEEPER_SECTION
+        registry = "" if "[zookeeper]" in topics else self.registry
         self.server_file.write_text(f"{text}\n{topics}\n{registry}", encoding="utf-8")
 
     def start(self) -> None:

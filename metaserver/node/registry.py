@@ -145,7 +145,8 @@ class Membership:
     def follow(self, servers: str | None) -> None:
         """Register there from now on, and nowhere else."""
         if servers != self._servers:
-            self._servers = servers
+            # The one before may take a moment to close its session; what it reports is of the past.
+            self._servers, self._registrar = servers, None
             self._change.set()
 
     async def run(self) -> None:
@@ -165,8 +166,6 @@ class Membership:
                 nursery.start_soon(self._cancel_on_change, nursery.cancel_scope)
                 await registrar.run()
                 nursery.cancel_scope.cancel()
-            if not self._is_stopping:
-                self._registrar = None
 
     def wake(self) -> None:
         """Look again: the broker has something else to announce."""

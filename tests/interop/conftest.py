@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from tests.interop.original import JavaBroker, NotToBeHadError, ZooKeeperProcess, fetch_classpath
-from tests.support import BrokerProcess
+from tests.support import NO_REGISTRY, BrokerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def start_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartBroker
 
     def start(name: str = "ours", *, topics: str = "[topic=test]\n", **settings: object) -> BrokerProcess:
         base = tmp_path_factory.mktemp(name)
-        process = BrokerProcess(base, settings=settings, topics=topics)
+        process = BrokerProcess(base, settings=settings, topics=topics, registry=NO_REGISTRY)
         started.append(process)
         process.start()
         return process
