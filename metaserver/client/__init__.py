@@ -14,7 +14,7 @@
 """
 
 from metaserver.client.assignment import assign_blocks, assign_consistently
-from metaserver.client.connection import BrokerConnection, connect
+from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
 from metaserver.client.consumer import Consumer, ConsumerOptions, Lag
 from metaserver.client.fetching import FetchReport
 from metaserver.client.lane import Sent
@@ -30,7 +30,8 @@ from metaserver.client.messages import (
 )
 from metaserver.client.offsets import FileOffsets, MemoryOffsets, OffsetStorage, SqlOffsets
 from metaserver.client.partition import Partition
-from metaserver.client.producer import PendingSend, Producer, ProducerOptions
+from metaserver.client.pending_send import PendingSend
+from metaserver.client.producer import Producer, ProducerOptions
 from metaserver.client.reader import ReadOptions
 from metaserver.client.received import ReceivedMessage
 from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector
@@ -68,6 +69,7 @@ __all__ = [
     "Session",
     "SessionOptions",
     "SqlOffsets",
+    "announced_registry_port",
     "assign_blocks",
     "assign_consistently",
     "connect",

@@ -12,7 +12,7 @@ import attrs
 
 from metaserver.client.backoff import Backoff
 from metaserver.client.cluster import Cluster
-from metaserver.client.connection import connect
+from metaserver.client.connection import announced_registry_port, connect
 from metaserver.client.servers import ROOT_DEFAULT, format_address
 from metaserver.errors import ClientError, DiscoveryError
 from metaserver.logs import get_logger
@@ -231,9 +231,9 @@ class Discovery:
         """Where the registry is, by the first broker that knows."""
         problems: list[str] = []
         async for address, version, problem in self._versions():
-            found = registry_of(version, address[0])
-            if found is not None:
-                return format_address(*found)
+            port = announced_registry_port(version)
+            if port is not None:
+                return format_address(address[0], port)
             problems.append(f"{format_address(*address)}: {problem or 'it hosts no registry'}")
         hint = "give zookeeper://HOST:PORT where brokers register in a ZooKeeper"
         raise DiscoveryError(self.servers.connect, f"{'; '.join(problems)}; {hint}")
@@ -266,16 +266,6 @@ class Discovery:
         nodes, self._nodes = self._nodes, None
         if nodes is not None:
             await nodes.close()
-
-
-def registry_of(version: str, host: str) -> Address | None:
-    """The registry that a version text announces: ``registry=PORT``, of the same host, or ``HOST:PORT``."""
-    for word in version.split(" "):
-        if word.startswith("registry="):
-            own_host, _, port = word.removeprefix("registry=").rpartition(":")
-            if port.isascii() and port.isdigit():
-                return own_host.strip("[]") or host, int(port)
-    return None
 
 
 def _zookeeper_error() -> type[ZooKeeperError]:

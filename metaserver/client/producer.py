@@ -18,6 +18,7 @@ from metaserver.client.backoff import Backoff
 from metaserver.client.connection import batch_result, expect_text
 from metaserver.client.lane import Lane, Outgoing, Sent
 from metaserver.client.partition import Partition
+from metaserver.client.pending_send import PendingSend, SendGroup
 from metaserver.client.selectors import KeyHash
 from metaserver.errors import (
     BrokerUnreachableError,
@@ -78,51 +79,6 @@ class ProducerOptions:
     """Send again what may have been stored: nothing is lost then, and something may be stored twice."""
     default_topic: str | None = None
     """Whose partitions are used for topics no broker has announced: a ``*`` section accepts them."""
-
-
-@attrs.define(eq=False)
-class PendingSend:
-    """A message on its way."""
-
-    _settled: anyio.Event = attrs.Factory(anyio.Event)
-    _outcome: Sent | SendError | None = None
-    _callback: Callable[[Sent | SendError], None] | None = None
-
-    @property
-    def outcome(self) -> Sent | SendError | None:
-        """What came of it; None as long as that is not known."""
-        return self._outcome
-
-    async def wait(self) -> Sent:
-        """Where it is stored; raises SendError. Cancelled, the message goes its way all the same."""
-        await self._settled.wait()
-        if isinstance(self._outcome, SendError):
-            raise self._outcome
-        if self._outcome is None:
-            raise AssertionError("the event is set behind the outcome")
-        return self._outcome
-
-    def settle(self, outcome: Sent | SendError) -> None:
-        """The fate is known."""
-        self._outcome = outcome
-        self._settled.set()
-        if self._callback is not None:
-            self._callback(outcome)
-
-
-@attrs.define(eq=False)
-class _Group:
-    """The messages of one ``send_many``."""
-
-    outcomes: list[Sent | SendError | None]
-    left: int
-    is_complete: anyio.Event = attrs.Factory(anyio.Event)
-
-    def settle(self, index: int, outcome: Sent | SendError) -> None:
-        self.outcomes[index] = outcome
-        self.left -= 1
-        if not self.left:
-            self.is_complete.set()
 
 
 class Producer:
@@ -205,7 +161,7 @@ class Producer:
     async def _send_group(
         self, topic: str, messages: Sequence[bytes | OutgoingMessage], *, is_forwarded: bool
     ) -> list[Sent | SendError]:
-        group = _Group([None] * len(messages), len(messages))
+        group = SendGroup([None] * len(messages), len(messages))
         for index, message in enumerate(messages):
             if self._buffered_bytes >= self.options.buffer_bytes_max:
                 self._pump_all()
