@@ -186,14 +186,15 @@ class Consumer:
         With automatic commit the one before counts as dealt with now. Cancelled, nothing is lost.
         """
         self._finish_current()
+        if self._unyielded >= _YIELD_MESSAGES:
+            # Before a message is taken: one that was, and is not returned, would count as dealt with.
+            self._unyielded = 0
+            await anyio.lowlevel.checkpoint()
         while True:
             found = self._pop()
             if found is not None:
                 self._current = found
                 self._unyielded += 1
-                if self._unyielded >= _YIELD_MESSAGES:
-                    self._unyielded = 0
-                    await anyio.lowlevel.checkpoint()
                 return found[1]
             if not self._is_open:
                 raise StopAsyncIteration
@@ -433,6 +434,11 @@ class Consumer:
                 is_done = False
                 try:
                     is_done = await self._handle(held, message, handler, limiter)
+                except BaseException:
+                    # Failed or cancelled: who goes on with this consumer gets it again.
+                    if held.handed_out is message:
+                        held.reader.give_back([message])
+                    raise
                 finally:
                     held.finish(message, is_done=is_done)
         finally:
