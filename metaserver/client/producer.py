@@ -399,12 +399,13 @@ class Producer:
         if address is None:
             # The registry does not know it now; a connection that still stands is as good.
             return None if link is None else link.usable
-        if link is None or link.address != address:
+        current = self._pool.link(address)
+        if link is not current:
             if link is not None:
                 link.ignore(self._link_listener(partition))
-            link = self._links[partition] = self._pool.link(address)
-            link.listen(self._link_listener(partition))
-        return link.usable
+            self._links[partition] = current
+            current.listen(self._link_listener(partition))
+        return current.usable
 
     def _link_listener(self, partition: Partition) -> Callable[[], None]:
         return self._listeners.setdefault(partition, partial(self._link_changed, partition))

@@ -178,7 +178,7 @@ def test_members_share_the_partitions_and_hand_them_over(run: Run, brokers: Brok
 
 async def until(condition: Callable[[], object]) -> None:
     """Look until it is so; the test's own bound ends it otherwise."""
-    while not condition():  # noqa: ASYNC110 - many different things are waited for
+    while not condition():
         await anyio.sleep(0.005)
 
 
