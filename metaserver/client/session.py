@@ -28,7 +28,8 @@ from metaserver.client.fetching import FetchReport, fetch_once
 from metaserver.client.network import Network
 from metaserver.client.offsets import FileOffsets
 from metaserver.client.pool import BrokerPool
-from metaserver.client.producer import Producer, ProducerOptions
+from metaserver.client.producer import Producer
+from metaserver.client.producer_options import ProducerOptions
 from metaserver.client.scope import background_tasks
 from metaserver.client.servers import ROOT_DEFAULT, Servers
 from metaserver.timers import Timers
