@@ -245,6 +245,7 @@ class BrokerProcess:
     topics: str = "[topic=test]\n"
     slave_of: int | None = None
     """The port of the master, for a slave."""
+    slave_id: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -284,7 +285,8 @@ class BrokerProcess:
         if self.slave_of is not None:
             slave_file = self.base / "conf" / "async_slave.properties"
             slave_file.write_text(
-                f"slaveId=0\nmasterAddress=127.0.0.1:{self.slave_of}\ndataPath=data\n", encoding="utf-8"
+                f"slaveId={self.slave_id}\nmasterAddress=127.0.0.1:{self.slave_of}\ndataPath=data\n",
+                encoding="utf-8",
             )
             arguments.append(f"-Fmetaslave={slave_file}")
         output = self.base / "output"
