@@ -232,6 +232,24 @@ class JavaMember:
         assert not [one for one in found if one.sent is None], found
         return [one.sent for one in found if one.sent is not None]
 
+    def produce_through(self, name: str, topic: str, count: int) -> list[Sent]:
+        """Until so many are accepted, while brokers come and go; returns those.
+
+        The client closes all its connections and makes them again whenever a broker or a slave comes or
+        goes. What it sends meanwhile is refused by itself, or stored without its knowing.
+        """
+        accepted: list[Sent] = []
+
+        def send() -> bool:
+            try:
+                accepted.append(self.send(name, topic, f"through-{next(self._tags)}"))
+            except (JavaError, RefusedError):
+                return False
+            return len(accepted) == count
+
+        eventually(send, f"{count} messages that are accepted", seconds=DELIVERY_SECONDS_MAX)
+        return accepted
+
     def begin_producing(self, name: str, topic: str, *, prefix: str = "message", pause_ms: int = 2) -> str:
         """The same in the background until :meth:`halt`, whatever happens to single messages."""
         return self.tell("produce", name, topic=topic, prefix=prefix, pause=pause_ms)

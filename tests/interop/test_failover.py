@@ -1,0 +1,269 @@
+"""Java clients with our brokers, found in a registry: members, brokers and masters that come and go."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import BrokerProcess, eventually
+
+if TYPE_CHECKING:
+    from tests.interop.java_member import Delivery, Sent
+    from tests.interop.place import Place
+
+pytestmark = pytest.mark.java
+
+ORDERS = "[topic=orders]\nnumPartitions=4\n"
+ONE = "[topic=orders]\n"
+HEADER_BYTES = 20
+SESSION_SECONDS_MAX = 30.0
+"""The longest until a registry gives up who is gone, and the others have noticed."""
+
+
+def ids(messages: list[Sent] | list[Delivery]) -> list[tuple[str, int]]:
+    return sorted((message.partition, message.message_id) for message in messages)
+
+
+def shares(place: Place, group: str) -> list[int]:
+    """How many partitions each owner has."""
+    owners = list(place.owners(group, "orders").values())
+    return sorted(owners.count(owner) for owner in set(owners))
+
+
+def wait_replicated(slave: BrokerProcess, master: BrokerProcess) -> None:
+    eventually(
+        lambda: slave.read_all("orders") == master.read_all("orders"), "the slave has what the master has"
+    )
+
+
+def wait_each_once(place: Place, *consumers: str, sent: list[Sent]) -> None:
+    """All that was accepted, and nothing twice; what nobody knows to be accepted may be among it."""
+
+    def received() -> list[tuple[str, int]]:
+        return [one for consumer in consumers for one in ids(place.java.received(consumer))]
+
+    expected = set(ids(sent))
+    eventually(lambda: expected <= set(received()), f"{len(expected)} messages", seconds=SESSION_SECONDS_MAX)
+    assert len(received()) == len(set(received()))
+
+
+def connections(broker: BrokerProcess) -> int:
+    """How many a broker has, beside the one that asks."""
+    (line,) = [line for line in broker.statistics() if line.startswith("curr_connections ")]
+    return int(line.split()[1]) - 1
+
+
+def test_the_survivor_of_two_members_takes_over_and_shares_again(place: Place) -> None:
+    place.broker(ORDERS)
+    victim = place.member()
+    victim.consume("victim", "factory", "group", "orders", id="victim")
+    survivor = place.consumer("group", "orders", id="survivor")
+    eventually(lambda: shares(place, "group") == [2, 2], "the shares of two")
+    producer = place.producer("orders")
+    sent = place.java.produce(producer, "orders", 40)
+    victim.wait_received("victim", 20)
+    place.java.wait_received(survivor, 20)
+
+    victim.kill()
+    eventually(
+        lambda: shares(place, "group") == [4],
+        "the share of the only one that is left",
+        seconds=SESSION_SECONDS_MAX,
+    )
+    sent += place.java.produce(producer, "orders", 40, first=40)
+    expected = set(ids(sent))
+    eventually(
+        lambda: set(ids(victim.received("victim") + place.java.received(survivor))) == expected,
+        "all messages, with one member killed",
+        seconds=SESSION_SECONDS_MAX,
+    )
+    # What the victim had not stored comes again; the survivor's own does not.
+    received = ids(place.java.received(survivor))
+    assert len(received) == len(set(received))
+
+    third = place.member()
+    third.consume("third", "factory", "group", "orders", id="third")
+    eventually(lambda: shares(place, "group") == [2, 2], "the shares of two again")
+    sent = place.java.produce(producer, "orders", 40, first=80)
+    eventually(
+        lambda: set(ids(sent)) <= set(ids(third.received("third") + place.java.received(survivor))),
+        "all messages, shared again",
+    )
+    third.stop()
+    eventually(lambda: shares(place, "group") == [4], "the share of the one that stayed")
+
+
+def test_a_member_goes_on_exactly_where_the_one_before_stopped(place: Place) -> None:
+    place.broker(ORDERS)
+    producer = place.producer("orders")
+    place.java.produce(producer, "orders", 20)
+    member = place.member()
+    member.consume("one", "factory", "group", "orders")
+    received = member.wait_received("one", 20)
+    member.stop()
+    # Message id and offset of the last message of each partition.
+    last = {one.partition: one for one in sorted(received, key=lambda one: one.end)}
+    assert place.offsets("group", "orders") == {
+        partition: f"{one.message_id}-{one.end}" for partition, one in last.items()
+    }
+
+    second = place.java.produce(producer, "orders", 20, first=20)
+    follower = place.consumer("group", "orders")
+    assert ids(place.java.wait_received(follower, 20)) == ids(second)
+    begins = {
+        one.partition: one.end - one.length - HEADER_BYTES for one in place.java.received(follower)[::-1]
+    }
+    assert begins == {partition: one.end for partition, one in last.items()}
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["stop", "kill"])
+@pytest.mark.scenario(101)
+def test_a_restart_of_the_broker_under_load_loses_nothing(place: Place, end: signal.Signals) -> None:
+    broker = place.broker(ORDERS)
+    consumer = place.consumer("group", "orders")
+    producer = place.producer("orders")
+    flow = place.java.begin_producing(producer, "orders")
+
+    def accepted() -> int:
+        return sum(one.sent is not None for one in place.java.produced(producer))
+
+    eventually(lambda: accepted() >= 200, "two hundred are accepted")
+    if end is signal.SIGTERM:
+        assert broker.stop() == 0
+    else:
+        broker.kill()
+    before = accepted()
+    broker.start()
+    eventually(
+        lambda: accepted() >= before + 200, "two hundred more behind the restart", seconds=SESSION_SECONDS_MAX
+    )
+    produced = place.java.halt(producer, flow)
+    sent = [one.sent for one in produced if one.sent is not None]
+    # Once each: the consumer stayed, and so did its place.
+    wait_each_once(place, consumer, sent=sent)
+    assert {stored.message_id for n in range(4) for stored in broker.read_all("orders", n)} >= {
+        one.message_id for one in sent
+    }
+
+
+def test_ordered_messages_wait_for_their_broker_and_keep_their_order(place: Place) -> None:
+    brokers = [place.broker("[topic=orders]\nnumPartitions=2\n", broker_id=number) for number in range(2)]
+    layout = ["0-0", "0-1", "1-0", "1-1"]
+    # Its own process, because the store of unsent messages is one for all factories of a process.
+    member = place.member()
+    member.factory("ordered", kind="ordered", layout={"orders": "0:2;1:2"})
+    member.producer("producer", "ordered", "orders")
+    member.consume("consumer", "factory", "group", "orders")
+    expected: dict[str, list[str]] = {partition: [] for partition in layout}
+
+    def send(number: int) -> Sent:
+        partition = layout[number % 4]
+        text = f"{partition} {number}"
+        expected[partition].append(text)
+        sent = member.send("producer", "orders", text, attribute=str(number))
+        assert sent.partition == partition
+        return sent
+
+    assert all(send(number).offset >= 0 for number in range(20))
+    assert brokers[1].stop() == 0
+    eventually(lambda: member.partitions("ordered", "orders") == ["0-0", "0-1"], "the broker has left")
+    for number in range(20, 40):
+        # Kept by the client, where the broker is away.
+        assert (send(number).offset == -1) == layout[number % 4].startswith("1-")
+    brokers[1].start()
+    eventually(lambda: member.partitions("ordered", "orders") == layout, "the broker is back")
+    member.wait_received("consumer", 40)
+    for number in range(40, 60):
+        send(number)
+    received = member.wait_received("consumer", 60)
+    assert len(received) == 60
+    for partition in layout:
+        assert [one.body for one in received if one.partition == partition] == expected[partition]
+    member.stop()
+
+
+@pytest.mark.scenario(46)
+def test_a_slave_that_comes_and_goes_disturbs_nobody(place: Place) -> None:
+    master = place.broker(ORDERS)
+    slave = place.slave(master)
+    consumer = place.consumer("group", "orders")
+    producer = place.producer("orders")
+    sent = place.java.produce_through(producer, "orders", 5)
+    for step in (slave.start, slave.stop, slave.start):
+        step()
+        sent += place.java.produce_through(producer, "orders", 5)
+        wait_each_once(place, consumer, sent=sent)
+    assert place.announced("orders") == {"0-m": 4, "0-s0": 4}
+    assert place.announced("orders", "topics-pub").keys() == {"0-m", "0-s0"}
+    wait_replicated(slave, master)
+
+
+@pytest.mark.scenario(47)
+def test_consumers_read_from_the_slave_while_the_master_is_away(place: Place) -> None:
+    master = place.broker(ONE)
+    slave = place.slave(master)
+    slave.start()
+    producer = place.producer("orders")
+    sent = place.java.produce_through(producer, "orders", 5)
+    consumer = place.consumer("group", "orders")
+    place.java.wait_received(consumer, 5)
+    place.wait_committed("group", "orders", {"0-0": place.java.received(consumer)[-1].end})
+    place.java.close(consumer)
+
+    sent += place.java.produce_through(producer, "orders", 5)
+    wait_replicated(slave, master)
+    assert master.stop() == 0
+    assert place.announced("orders") == {"0-s0": 1}
+    consumers = [consumer, place.consumer("group", "orders"), place.consumer("latecomers", "orders")]
+    wait_each_once(place, *consumers[:2], sent=sent)
+    wait_each_once(place, consumers[2], sent=sent)
+
+    # Back to the master, by itself, for what only the master has so far.
+    master.start()
+    slave.stop()
+    sent += place.java.produce_through(producer, "orders", 5)
+    wait_each_once(place, *consumers[:2], sent=sent)
+    wait_each_once(place, consumers[2], sent=sent)
+
+
+@pytest.mark.scenario(47)
+def test_a_running_consumer_moves_to_the_slave_and_back(place: Place) -> None:
+    master = place.broker(ONE)
+    slave = place.slave(master)
+    slave.start()
+    producer = place.producer("orders")
+    consumer = place.consumer("group", "orders")
+    sent = place.java.produce_through(producer, "orders", 5)
+    place.java.wait_received(consumer, 5)
+    wait_replicated(slave, master)
+    assert connections(slave) == 0
+    assert master.stop() == 0
+    eventually(lambda: connections(slave) == 1, "the consumer is at the slave")
+    master.start()
+    eventually(lambda: connections(slave) == 0, "the consumer is at the master again")
+    sent += place.java.produce_through(producer, "orders", 5)
+    wait_each_once(place, consumer, sent=sent)
+
+
+@pytest.mark.scenario(48, 49)
+def test_two_masters_with_three_slaves_that_come_and_go(place: Place) -> None:
+    masters = [place.broker(ONE, broker_id=number) for number in range(2)]
+    slaves = [place.slave(masters[0], 0), place.slave(masters[0], 1), place.slave(masters[1], 0)]
+    consumer = place.consumer("group", "orders")
+    producer = place.producer("orders")
+    sent = place.java.produce_through(producer, "orders", 5)
+    steps = [slaves[0].start, slaves[1].start, slaves[2].start, slaves[0].stop, slaves[0].start]
+    for step in steps:
+        step()
+        sent += place.java.produce_through(producer, "orders", 5)
+    wait_each_once(place, consumer, sent=sent)
+    assert place.announced("orders") == {"0-m": 1, "0-s0": 1, "0-s1": 1, "1-m": 1, "1-s0": 1}
+    for slave, master in zip(slaves, [masters[0], masters[0], masters[1]], strict=True):
+        wait_replicated(slave, master)
+    # Both masters away: what a new group reads comes from slaves.
+    for master in masters:
+        assert master.stop() == 0
+    latecomer = place.consumer("latecomers", "orders")
+    wait_each_once(place, latecomer, sent=sent)
