@@ -7,8 +7,10 @@ else it shares one, because a JVM takes a second to start.
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus
 
@@ -18,7 +20,7 @@ from tests.interop.original import java_command
 from tests.support import WAIT_SECONDS_MAX, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 SESSION_MS = 3000
@@ -166,6 +168,16 @@ class JavaMember:
         self._process.kill()
         self._process.wait(WAIT_SECONDS_MAX)
         self._join()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It keeps its connections and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def make_sure_it_is_gone(self) -> None:
         """For the end, whatever has happened."""

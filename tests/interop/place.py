@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from kazoo.client import KazooClient
+from kazoo.exceptions import NoNodeError
 
 from tests.interop.java_member import JavaMember
 from tests.registry.ensembles import free_port
@@ -155,8 +156,7 @@ class Place:
             found = {}
             for child in spy.get_children(path):
                 # An owner may go while we look.
-                stat = spy.exists(f"{path}/{child}")
-                if stat is not None:
+                with suppress(NoNodeError):
                     found[child] = spy.get(f"{path}/{child}")[0].decode()
             return found
 

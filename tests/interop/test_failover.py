@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.interop.place import Place, Registry
+from tests.registry.ensembles import Embedded
 from tests.support import BrokerProcess, eventually
 
 if TYPE_CHECKING:
-    from tests.interop.java_member import Delivery, Sent
-    from tests.interop.place import Place
+    from pathlib import Path
+
+    from tests.interop.java_member import Delivery, JavaMember, Sent
 
 pytestmark = pytest.mark.java
 
@@ -24,6 +27,10 @@ SESSION_SECONDS_MAX = 30.0
 
 def ids(messages: list[Sent] | list[Delivery]) -> list[tuple[str, int]]:
     return sorted((message.partition, message.message_id) for message in messages)
+
+
+def by_end(delivery: Delivery) -> int:
+    return delivery.end
 
 
 def shares(place: Place, group: str) -> list[int]:
@@ -95,6 +102,64 @@ def test_the_survivor_of_two_members_takes_over_and_shares_again(place: Place) -
     eventually(lambda: shares(place, "group") == [4], "the share of the one that stayed")
 
 
+def test_a_member_that_was_given_up_comes_back_with_a_new_session(place: Place) -> None:
+    place.broker(ORDERS)
+    sleeper = place.member()
+    sleeper.consume("sleeper", "factory", "group", "orders", id="sleeper")
+    other = place.consumer("group", "orders", id="other")
+    eventually(lambda: shares(place, "group") == [2, 2], "the shares of two")
+    producer = place.producer("orders")
+    sent = place.java.produce(producer, "orders", 20)
+    sleeper.wait_received("sleeper", 10)
+    with sleeper.frozen():
+        eventually(lambda: shares(place, "group") == [4], "its session ends", seconds=SESSION_SECONDS_MAX)
+        sent += place.java.produce(producer, "orders", 20, first=20)
+        expected = set(ids(sent))
+        eventually(
+            lambda: expected <= set(ids(sleeper.received("sleeper") + place.java.received(other))),
+            "what was its own, at the other",
+            seconds=SESSION_SECONDS_MAX,
+        )
+    eventually(lambda: shares(place, "group") == [2, 2], "it is back", seconds=SESSION_SECONDS_MAX)
+    sent = place.java.produce(producer, "orders", 20, first=40)
+    eventually(
+        lambda: set(ids(sent)) <= set(ids(sleeper.received("sleeper") + place.java.received(other))),
+        "what came since",
+        seconds=SESSION_SECONDS_MAX,
+    )
+    sleeper.stop()
+
+
+def test_java_clients_live_through_a_crash_of_our_registry(java: JavaMember, tmp_path: Path) -> None:
+    registry = Embedded(tmp_path / "registry" / "data")
+    place = Place(Registry("embedded", registry.address), java, tmp_path)
+    try:
+        registry.start()
+        place.broker(ORDERS)
+        consumer = place.consumer("group", "orders", id="old")
+        producer = place.producer("orders")
+        sent = java.produce(producer, "orders", 20)
+        java.wait_received(consumer, 20)
+        owners = place.owners("group", "orders")
+        registry.kill()
+        # Who has found a broker needs the registry no more.
+        sent += java.produce(producer, "orders", 20, first=20)
+        assert ids(java.wait_received(consumer, 40)) == ids(sent)
+        registry.start()
+        place.wait_committed(
+            "group", "orders", {one.partition: one.end for one in sorted(java.received(consumer), key=by_end)}
+        )
+        assert place.owners("group", "orders") == owners
+        second = place.consumer("group", "orders", id="second")
+        eventually(lambda: shares(place, "group") == [2, 2], "the shares of two")
+        sent += java.produce(place.producer("orders"), "orders", 20, first=40)
+        wait_each_once(place, consumer, second, sent=sent)
+    finally:
+        place.close()
+        registry.make_sure_it_is_gone()
+    assert "Traceback" not in registry.output
+
+
 def test_a_member_goes_on_exactly_where_the_one_before_stopped(place: Place) -> None:
     place.broker(ORDERS)
     producer = place.producer("orders")
@@ -104,7 +169,7 @@ def test_a_member_goes_on_exactly_where_the_one_before_stopped(place: Place) -> 
     received = member.wait_received("one", 20)
     member.stop()
     # Message id and offset of the last message of each partition.
-    last = {one.partition: one for one in sorted(received, key=lambda one: one.end)}
+    last = {one.partition: one for one in sorted(received, key=by_end)}
     assert place.offsets("group", "orders") == {
         partition: f"{one.message_id}-{one.end}" for partition, one in last.items()
     }
