@@ -213,6 +213,7 @@ def test_a_restart_of_the_broker_under_load_loses_nothing(place: Place, end: sig
     }
 
 
+@pytest.mark.scenario(61, 62, 63)
 def test_ordered_messages_wait_for_their_broker_and_keep_their_order(place: Place) -> None:
     brokers = [place.broker("[topic=orders]\nnumPartitions=2\n", broker_id=number) for number in range(2)]
     layout = ["0-0", "0-1", "1-0", "1-1"]

@@ -88,9 +88,10 @@ def test_each_of_ten_groups_receives_what_ten_producers_send(place: Place, broke
 
 @both_sizes
 @pytest.mark.scenario(10, 11, 12, 13, 14, 15)
-def test_groups_of_two_topics_receive_both_with_their_attributes(place: Place, brokers: int) -> None:
+def test_ten_groups_of_two_topics_receive_both_with_their_attributes(place: Place, brokers: int) -> None:
     start_brokers(place, brokers, TWO_TOPICS)
-    producer = place.producer("orders", "returns")
+    factory = place.factory()
+    producers = [place.producer("orders", "returns", factory=factory) for _ in range(10)]
     expected: Counter[tuple[str, str, str | None]] = Counter()
     for topic, attribute in (
         ("orders", None),
@@ -99,12 +100,12 @@ def test_groups_of_two_topics_receive_both_with_their_attributes(place: Place, b
         ("returns", "same"),
         ("returns", ""),
     ):
-        place.java.produce(producer, topic, 4, attribute=attribute)
-        expected.update((topic, body("message", number).decode(), attribute) for number in range(4))
-    factory = place.factory()
-    for number in range(3):
+        for number, producer in enumerate(producers):
+            place.java.produce(producer, topic, 2, prefix=f"p{number}", attribute=attribute)
+            expected.update((topic, body(f"p{number}", n).decode(), attribute) for n in range(2))
+    for number in range(10):
         consumer = place.consumer(f"group-{number}", "orders", "returns", factory=factory)
-        received = place.java.wait_received(consumer, 20)
+        received = place.java.wait_received(consumer, 100)
         assert Counter((one.topic, one.body, one.attribute) for one in received) == expected
 
 
@@ -136,7 +137,6 @@ def test_empty_bodies_and_punctuation_arrive_as_they_are(place: Place) -> None:
     assert sorted(one.length for one in received) == sorted(len(text.encode()) for text in texts)
 
 
-@pytest.mark.scenario(19)
 def test_a_record_of_all_that_a_fetch_may_carry_arrives_and_a_longer_one_is_refused(place: Place) -> None:
     place.broker("[topic=orders]\n", maxTransferSize=RECORD_BYTES_MAX)
     producer = place.producer("orders")
@@ -152,6 +152,18 @@ def test_a_record_of_all_that_a_fetch_may_carry_arrives_and_a_longer_one_is_refu
     assert [one.checksum & 0x7FFFFFFF for one in received] == [checksum(data) for data in expected]
 
 
+@pytest.mark.scenario(19)
+def test_fifty_messages_of_two_mebibytes_arrive(place: Place) -> None:
+    place.broker("[topic=orders]\n", maxTransferSize=5 << 20)
+    size = 2 << 20
+    sent = place.java.produce(place.producer("orders"), "orders", 50, size=size)
+    consumer = place.consumer("group", "orders", size=5 << 20)
+    received = place.java.wait_received(consumer, 50)
+    assert [one.message_id for one in received] == [one.message_id for one in sent]
+    expected = [checksum(body("message", number, size)) for number in range(50)]
+    assert [one.checksum & 0x7FFFFFFF for one in received] == expected
+
+
 @pytest.mark.scenario(20)
 def test_callbacks_are_called_with_what_was_stored(place: Place) -> None:
     place.broker(ORDERS)
@@ -164,7 +176,7 @@ def test_callbacks_are_called_with_what_was_stored(place: Place) -> None:
     )
 
 
-@pytest.mark.scenario(21)
+@pytest.mark.scenario(21, 77)
 def test_a_fetch_of_one_byte_grows_until_a_message_fits(place: Place) -> None:
     place.broker("[topic=orders]\n")
     sent = place.java.produce(place.producer("orders"), "orders", 5)

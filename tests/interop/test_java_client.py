@@ -48,6 +48,7 @@ def without_addresses(lines: list[str], port: int) -> list[str]:
     return [re.sub(r"(\| 200 )-?[0-9]{10,} ", r"\1ID ", line) for line in lines]
 
 
+@pytest.mark.scenario(57, 70)
 def test_a_session(
     java_classpath: str,
     zookeeper: ZooKeeperProcess,
