@@ -11,9 +11,10 @@ import attrs
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
-from tests.interop.java_member import JavaMember
+from metaserver.control.client import call
+from tests.interop.java_member import ANSWER_SECONDS_MAX, JavaMember, in_time
 from tests.registry.ensembles import free_port
-from tests.support import BrokerProcess, eventually
+from tests.support import BrokerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +33,20 @@ class Registry:
     kind: str
     """``zookeeper``, or ``embedded``."""
     address: str
+
+
+@attrs.define(eq=False)
+class RegisteredBroker(BrokerProcess):
+    """Found by clients when its start returns: a broker serves without waiting for that for long."""
+
+    def start(self) -> None:
+        """Returns when it stands in the registry."""
+        super().start()
+        in_time(self._is_registered, f"{self.base.name} registers")
+
+    def _is_registered(self) -> bool:
+        registry = call(self.control_socket, "status", ANSWER_SECONDS_MAX)["registry"]
+        return isinstance(registry, dict) and registry["registered"] is True
 
 
 @attrs.define(eq=False)
@@ -84,7 +99,7 @@ class Place:
             f"[zookeeper]\nzk.zkConnect={self.registry.address}\nzk.zkRoot={self.root}\n"
             f"zk.zkSessionTimeoutMs=3000\nzk.zkSyncTimeMs={sync_ms}\n"
         )
-        broker = BrokerProcess(self.directory / name, settings=settings, topics=f"{topics}\n{section}")
+        broker = RegisteredBroker(self.directory / name, settings=settings, topics=f"{topics}\n{section}")
         self.brokers.append(broker)
         return broker
 
@@ -173,7 +188,7 @@ class Place:
 
     def wait_committed(self, group: str, topic: str, offsets: Mapping[str, int]) -> None:
         """When the group has stored these offsets, by partition."""
-        eventually(
+        in_time(
             lambda: (
                 {
                     partition: int(value.rpartition("-")[2])

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.interop.java_member import in_time
 from tests.interop.place import Place, Registry
 from tests.registry.ensembles import Embedded
-from tests.support import BrokerProcess, eventually
+from tests.support import BrokerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +22,6 @@ pytestmark = pytest.mark.java
 ORDERS = "[topic=orders]\nnumPartitions=4\n"
 ONE = "[topic=orders]\n"
 HEADER_BYTES = 20
-SESSION_SECONDS_MAX = 30.0
-"""The longest until a registry gives up who is gone, and the others have noticed."""
 
 
 def ids(messages: list[Sent] | list[Delivery]) -> list[tuple[str, int]]:
@@ -40,7 +39,7 @@ def shares(place: Place, group: str) -> list[int]:
 
 
 def wait_replicated(slave: BrokerProcess, master: BrokerProcess) -> None:
-    eventually(
+    in_time(
         lambda: slave.read_all("orders") == master.read_all("orders"), "the slave has what the master has"
     )
 
@@ -52,7 +51,7 @@ def wait_each_once(place: Place, *consumers: str, sent: list[Sent]) -> None:
         return [one for consumer in consumers for one in ids(place.java.received(consumer))]
 
     expected = set(ids(sent))
-    eventually(lambda: expected <= set(received()), f"{len(expected)} messages", seconds=SESSION_SECONDS_MAX)
+    in_time(lambda: expected <= set(received()), f"{len(expected)} messages")
     assert len(received()) == len(set(received()))
 
 
@@ -67,24 +66,19 @@ def test_the_survivor_of_two_members_takes_over_and_shares_again(place: Place) -
     victim = place.member()
     victim.consume("victim", "factory", "group", "orders", id="victim")
     survivor = place.consumer("group", "orders", id="survivor")
-    eventually(lambda: shares(place, "group") == [2, 2], "the shares of two")
+    in_time(lambda: shares(place, "group") == [2, 2], "the shares of two")
     producer = place.producer("orders")
     sent = place.java.produce(producer, "orders", 40)
     victim.wait_received("victim", 20)
     place.java.wait_received(survivor, 20)
 
     victim.kill()
-    eventually(
-        lambda: shares(place, "group") == [4],
-        "the share of the only one that is left",
-        seconds=SESSION_SECONDS_MAX,
-    )
+    in_time(lambda: shares(place, "group") == [4], "the share of the only one that is left")
     sent += place.java.produce(producer, "orders", 40, first=40)
     expected = set(ids(sent))
-    eventually(
+    in_time(
         lambda: set(ids(victim.received("victim") + place.java.received(survivor))) == expected,
         "all messages, with one member killed",
-        seconds=SESSION_SECONDS_MAX,
     )
     # What the victim had not stored comes again; the survivor's own does not.
     received = ids(place.java.received(survivor))
@@ -92,14 +86,14 @@ def test_the_survivor_of_two_members_takes_over_and_shares_again(place: Place) -
 
     third = place.member()
     third.consume("third", "factory", "group", "orders", id="third")
-    eventually(lambda: shares(place, "group") == [2, 2], "the shares of two again")
+    in_time(lambda: shares(place, "group") == [2, 2], "the shares of two again")
     sent = place.java.produce(producer, "orders", 40, first=80)
-    eventually(
+    in_time(
         lambda: set(ids(sent)) <= set(ids(third.received("third") + place.java.received(survivor))),
         "all messages, shared again",
     )
     third.stop()
-    eventually(lambda: shares(place, "group") == [4], "the share of the one that stayed")
+    in_time(lambda: shares(place, "group") == [4], "the share of the one that stayed")
 
 
 def test_a_member_that_was_given_up_comes_back_with_a_new_session(place: Place) -> None:
@@ -107,25 +101,23 @@ def test_a_member_that_was_given_up_comes_back_with_a_new_session(place: Place) 
     sleeper = place.member()
     sleeper.consume("sleeper", "factory", "group", "orders", id="sleeper")
     other = place.consumer("group", "orders", id="other")
-    eventually(lambda: shares(place, "group") == [2, 2], "the shares of two")
+    in_time(lambda: shares(place, "group") == [2, 2], "the shares of two")
     producer = place.producer("orders")
     sent = place.java.produce(producer, "orders", 20)
     sleeper.wait_received("sleeper", 10)
     with sleeper.frozen():
-        eventually(lambda: shares(place, "group") == [4], "its session ends", seconds=SESSION_SECONDS_MAX)
+        in_time(lambda: shares(place, "group") == [4], "its session ends")
         sent += place.java.produce(producer, "orders", 20, first=20)
         expected = set(ids(sent))
-        eventually(
+        in_time(
             lambda: expected <= set(ids(sleeper.received("sleeper") + place.java.received(other))),
             "what was its own, at the other",
-            seconds=SESSION_SECONDS_MAX,
         )
-    eventually(lambda: shares(place, "group") == [2, 2], "it is back", seconds=SESSION_SECONDS_MAX)
+    in_time(lambda: shares(place, "group") == [2, 2], "it is back")
     sent = place.java.produce(producer, "orders", 20, first=40)
-    eventually(
+    in_time(
         lambda: set(ids(sent)) <= set(ids(sleeper.received("sleeper") + place.java.received(other))),
         "what came since",
-        seconds=SESSION_SECONDS_MAX,
     )
     sleeper.stop()
 
@@ -151,7 +143,7 @@ def test_java_clients_live_through_a_crash_of_our_registry(java: JavaMember, tmp
         )
         assert place.owners("group", "orders") == owners
         second = place.consumer("group", "orders", id="second")
-        eventually(lambda: shares(place, "group") == [2, 2], "the shares of two")
+        in_time(lambda: shares(place, "group") == [2, 2], "the shares of two")
         sent += java.produce(place.producer("orders"), "orders", 20, first=40)
         wait_each_once(place, consumer, second, sent=sent)
     finally:
@@ -194,16 +186,14 @@ def test_a_restart_of_the_broker_under_load_loses_nothing(place: Place, end: sig
     def accepted() -> int:
         return sum(one.sent is not None for one in place.java.produced(producer))
 
-    eventually(lambda: accepted() >= 200, "two hundred are accepted")
+    in_time(lambda: accepted() >= 200, "two hundred are accepted")
     if end is signal.SIGTERM:
         assert broker.stop() == 0
     else:
         broker.kill()
     before = accepted()
     broker.start()
-    eventually(
-        lambda: accepted() >= before + 200, "two hundred more behind the restart", seconds=SESSION_SECONDS_MAX
-    )
+    in_time(lambda: accepted() >= before + 200, "two hundred more behind the restart")
     produced = place.java.halt(producer, flow)
     sent = [one.sent for one in produced if one.sent is not None]
     # Once each: the consumer stayed, and so did its place.
@@ -234,12 +224,12 @@ def test_ordered_messages_wait_for_their_broker_and_keep_their_order(place: Plac
 
     assert all(send(number).offset >= 0 for number in range(20))
     assert brokers[1].stop() == 0
-    eventually(lambda: member.partitions("ordered", "orders") == ["0-0", "0-1"], "the broker has left")
+    in_time(lambda: member.partitions("ordered", "orders") == ["0-0", "0-1"], "the broker has left")
     for number in range(20, 40):
         # Kept by the client, where the broker is away.
         assert (send(number).offset == -1) == layout[number % 4].startswith("1-")
     brokers[1].start()
-    eventually(lambda: member.partitions("ordered", "orders") == layout, "the broker is back")
+    in_time(lambda: member.partitions("ordered", "orders") == layout, "the broker is back")
     member.wait_received("consumer", 40)
     for number in range(40, 60):
         send(number)
@@ -306,9 +296,9 @@ def test_a_running_consumer_moves_to_the_slave_and_back(place: Place) -> None:
     wait_replicated(slave, master)
     assert connections(slave) == 0
     assert master.stop() == 0
-    eventually(lambda: connections(slave) == 1, "the consumer is at the slave")
+    in_time(lambda: connections(slave) == 1, "the consumer is at the slave")
     master.start()
-    eventually(lambda: connections(slave) == 0, "the consumer is at the master again")
+    in_time(lambda: connections(slave) == 0, "the consumer is at the master again")
     sent += place.java.produce_through(producer, "orders", 5)
     wait_each_once(place, consumer, sent=sent)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.java_member import Delivery, RefusedError, body
-from tests.support import checksum, eventually
+from tests.interop.java_member import Delivery, RefusedError, body, in_time
+from tests.support import checksum
 
 if TYPE_CHECKING:
     from tests.interop.java_member import Sent
@@ -116,7 +116,7 @@ def test_six_members_of_a_group_share_the_partitions_and_have_each_message_once(
     members = [place.consumer("group", "orders", id=f"member{n}", hold="yes") for n in range(6)]
     # In the order of strings, in blocks as even as they go.
     expected = {f"0-{n}": f"group_member{member}" for n, member in enumerate([0, 0, 1, 1, 2, 2, 3, 3, 4, 5])}
-    eventually(lambda: place.owners("group", "orders") == expected, "the shares of six")
+    in_time(lambda: place.owners("group", "orders") == expected, "the shares of six")
     for member in members:
         place.java.release(member)
     assert ids(place.java.wait_received(members, 100)) == ids(sent)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.java_member import JavaError, RefusedError
-from tests.support import eventually
+from tests.interop.java_member import JavaError, RefusedError, in_time
 
 if TYPE_CHECKING:
     from tests.interop.place import Place
@@ -63,7 +62,7 @@ def test_a_default_topic_leads_to_a_broker_that_takes_any_topic(place: Place) ->
     producer = place.producer()
     place.java.ask("default", producer, topic="orders")
     sent = place.java.produce(producer, "never-published", 5)
-    eventually(lambda: place.announced("never-published") == {"0-m": 2}, "the new topic")
+    in_time(lambda: place.announced("never-published") == {"0-m": 2}, "the new topic")
     received = place.java.wait_received(place.consumer("group", "never-published"), 5)
     assert {one.message_id for one in received} == {one.message_id for one in sent}
 
