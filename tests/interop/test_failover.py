@@ -10,12 +10,12 @@ import pytest
 from tests.interop.java_member import in_time
 from tests.interop.place import Place, Registry
 from tests.registry.ensembles import Embedded
-from tests.support import BrokerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.interop.java_member import Delivery, JavaMember, Sent
+    from tests.support import BrokerProcess
 
 pytestmark = pytest.mark.java
 
