@@ -17,6 +17,7 @@ from metaserver.client.assignment import assign_blocks, assign_consistently
 from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
 from metaserver.client.consumer import Consumer, ConsumerOptions, Lag
 from metaserver.client.fetching import FetchReport
+from metaserver.client.filters import by_attribute, by_attribute_pattern
 from metaserver.client.lane import Sent
 from metaserver.client.messages import (
     Batch,
@@ -73,6 +74,8 @@ __all__ = [
     "announced_registry_port",
     "assign_blocks",
     "assign_consistently",
+    "by_attribute",
+    "by_attribute_pattern",
     "connect",
     "open_session",
 ]

@@ -22,7 +22,7 @@ from metaserver.names import MAX_OFFSET
 from metaserver.protocol import Value, encode_get
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from metaserver.client.connection import BrokerConnection, Reply
     from metaserver.client.network import Network
@@ -131,6 +131,12 @@ class PartitionReader:
         if not self._is_busy and self.held_bytes < self.around.options.prefetch_bytes // 2:
             self.fetch()
         return message
+
+    def give_back(self, messages: Sequence[ReceivedMessage]) -> None:
+        """Put messages that were taken in front again, in their order; stopped, they are dropped."""
+        if self._is_open:
+            self.messages.extendleft(reversed(messages))
+            self.held_bytes += sum(message.next_offset - message.offset for message in messages)
 
     def fetch(self) -> None:
         """Ask for more, unless that is under way, or enough waits."""
