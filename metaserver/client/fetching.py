@@ -13,6 +13,7 @@ from metaserver.errors import BrokerUnreachableError, NoPartitionError
 
 if TYPE_CHECKING:
     from metaserver.client.cluster import Cluster
+    from metaserver.client.connection import BrokerConnection
     from metaserver.client.partition import Partition
     from metaserver.client.pool import BrokerPool
     from metaserver.client.received import ReceivedMessage
@@ -34,6 +35,18 @@ class FetchReport:
     """The offset asked for, where the broker has sent us to another; None where it has not."""
     replica: Replica
     """Who answered."""
+
+
+async def reach(cluster: Cluster, pool: BrokerPool, partition: Partition) -> tuple[Replica, BrokerConnection]:
+    """A connection to the partition's master, else to a slave; raises the last error where there is none."""
+    failure: Exception = NoPartitionError(partition.topic, f"no broker announces {partition.in_topic}")
+    for replica in cluster.replicas(partition):
+        try:
+            link = pool.link(cluster.brokers[replica])
+            return replica, await link.wait_connected(_CONNECT_SECONDS)
+        except BrokerUnreachableError as error:
+            failure = error
+    raise failure
 
 
 async def fetch_once(

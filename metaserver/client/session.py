@@ -23,13 +23,14 @@ import attrs
 
 from metaserver.client.consumer import Consumer, ConsumerOptions, check_group
 from metaserver.client.discovery import Discovery
-from metaserver.client.fetching import FetchReport, fetch_once
+from metaserver.client.fetching import FetchReport, fetch_once, reach
 from metaserver.client.network import Network
 from metaserver.client.offsets import FileOffsets
 from metaserver.client.pool import BrokerPool
 from metaserver.client.producer import Producer, ProducerOptions
 from metaserver.client.scope import background_tasks
 from metaserver.client.servers import ROOT_DEFAULT, Servers
+from metaserver.client.times import find_time
 from metaserver.timers import Timers
 
 if TYPE_CHECKING:
@@ -135,6 +136,15 @@ class Session:
         """Read by hand, once, from any replica that answers; says what happened. Raises ClientError."""
         await self.network.discovery.want([partition.topic], self.options.discovery_seconds)
         return await fetch_once(self.cluster, self.network.pool, partition, offset, size_max, wait_ms)
+
+    async def offset_at(self, partition: Partition, wall_seconds: float) -> int:
+        """Where the first message begins that its broker took then or later; the end where there is none.
+
+        ``wall_seconds`` since 1970, by the broker's clock. Raises ClientError.
+        """
+        await self.network.discovery.want([partition.topic], self.options.discovery_seconds)
+        _replica, connection = await reach(self.cluster, self.network.pool, partition)
+        return await find_time(connection, partition.topic, partition.number, wall_seconds)
 
     async def browse(self, topic: str) -> AsyncIterator[ReceivedMessage]:
         """Every message of a topic, partition after partition, up to where each ends at that time.
