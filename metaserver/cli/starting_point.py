@@ -31,6 +31,11 @@ class StartingPoint:
     wall_seconds: float | None = None
     """Where set, it wins: the first message that the broker took then or later, in seconds since 1970."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is an offset that somebody has chosen, and may have chosen wrong."""
+        return self.wall_seconds is None and self.offset not in (0, MAX_OFFSET)
+
     async def find(self, connection: BrokerConnection, topic: str, partition: int) -> int:
         """The offset in a partition where reading begins. Raises ClientError."""
         if self.wall_seconds is not None:

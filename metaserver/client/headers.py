@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from metaserver.client.messages import Fetched, Moved
+from metaserver.errors import ReplyError
 from metaserver.message import HEADER, HEADER_SIZE, checksum, message_id_to_seconds
+from metaserver.protocol import Status
 
 if TYPE_CHECKING:
     from metaserver.client.connection import BrokerConnection
@@ -55,6 +57,21 @@ class Position:
     def is_boundary(self) -> bool:
         """Whether one may begin to read here."""
         return self.before == self.offset
+
+
+async def log_ends(connection: BrokerConnection, topic: str, partition: int) -> tuple[int, int]:
+    """The first offset of a partition's log and the one behind its last message.
+
+    Both 0 where it does not exist yet: brokers announce partitions before their first message. Raises
+    ClientError.
+    """
+    try:
+        start = await connection.offset(topic, partition, 0)
+        return start, await connection.end_offset(topic, partition)
+    except ReplyError as error:
+        if error.status != Status.NOT_FOUND:
+            raise
+        return 0, 0
 
 
 async def read_headers(
