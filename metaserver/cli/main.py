@@ -33,7 +33,11 @@ VERBS = {
     "slave-status": Verb("administration", "slave-status", "how far the slave is behind its master"),
     "reload": Verb("administration", "reload [slave]", "read the topics of server.ini again"),
     "stats": Verb("administration", "stats [ITEM] [slave]", "statistics over the broker's port; item `help`"),
-    "topics": Verb("administration", "topics [slave]", "every partition with its offsets and messages"),
+    "topics": Verb(
+        "administration",
+        "topics [slave|TOPIC]",
+        "every partition with its offsets; `--cluster`: and replicas",
+    ),
     "groups": Verb(
         "groups", "groups [GROUP]", "the groups of consumers, and how far they are behind; `reset`"
     ),
