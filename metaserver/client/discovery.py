@@ -19,7 +19,7 @@ from metaserver.logs import get_logger
 from metaserver.registry.paths import Layout, Replica, TopicNode, TopicTree, parse_uri
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from metaserver.client.cluster import Address
     from metaserver.client.servers import Servers
@@ -229,25 +229,20 @@ class Discovery:
         return Nodes.open(settings, self.wake)
 
     async def _ask_brokers(self) -> str:
-        """Where the registry is, by the first broker that knows."""
+        """Where the registry is, by the first broker that knows; raises DiscoveryError."""
         problems: list[str] = []
-        async for address, version, problem in self._versions():
-            port = announced_registry_port(version)
-            if port is not None:
-                return format_address(address[0], port)
-            problems.append(f"{format_address(*address)}: {problem or 'it hosts no registry'}")
-        hint = "give zookeeper://HOST:PORT where brokers register in a ZooKeeper"
-        raise DiscoveryError(self.servers.connect, f"{'; '.join(problems)}; {hint}")
-
-    async def _versions(self) -> AsyncIterator[tuple[Address, str, str]]:
         for host, port in self.servers.addresses:
-            version = problem = ""
             try:
                 async with connect(host, port, timeout_seconds=_ASK_SECONDS) as broker:
-                    version = broker.version
+                    registry_port = announced_registry_port(broker.version)
             except ClientError as error:
-                problem = str(error)
-            yield (host, port), version, problem
+                problems.append(str(error))
+                continue
+            if registry_port is not None:
+                return format_address(host, registry_port)
+            problems.append(f"broker {format_address(host, port)} hosts no registry")
+        hint = "give zookeeper://HOST:PORT where brokers register in a ZooKeeper"
+        raise DiscoveryError(self.servers.connect, f"{'; '.join(problems)}; {hint}")
 
     async def _revive(self) -> None:
         if self._nodes is None:

@@ -48,8 +48,8 @@ class Outgoing:
     payload: bytes
     attribute: str | None
     key: bytes | None
-    is_bound: bool
-    """Whether it must go to the partition chosen, by the caller or by its key."""
+    target: Partition | None
+    """Where the caller wants it."""
     deadline: float
     settle: Callable[[Sent | SendError], None]
     """Told once."""
@@ -58,6 +58,11 @@ class Outgoing:
     attempts: int = 0
     may_be_stored: bool = False
     """A request with it was sent and never answered."""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it must stay with its partition: the caller's, that of its key, or one that may have it."""
+        return self.target is not None or self.key is not None or self.may_be_stored
 
     @property
     def size_bytes(self) -> int:
@@ -149,7 +154,7 @@ class Lane:
 
     def drain(self, *, only_free: bool) -> list[Outgoing]:
         """Take out all waiting messages, or only those that may go to another partition."""
-        gone = [m for m in self.waiting if not only_free or not (m.is_bound or m.may_be_stored)]
+        gone = [m for m in self.waiting if not only_free or not m.is_bound]
         if gone:
             taken = set(map(id, gone))
             self.waiting = deque(message for message in self.waiting if id(message) not in taken)

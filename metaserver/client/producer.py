@@ -137,7 +137,7 @@ class Producer:
         await self._prepare(topic)
         await self._wait_for_room()
         pending = PendingSend()
-        self._submit(self._outgoing(topic, payload, attribute, key, pending.settle), partition)
+        self._submit(self._outgoing(topic, payload, attribute, key, partition, pending.settle))
         return await pending.wait()
 
     async def send_many(self, topic: str, messages: Iterable[bytes | OutgoingMessage]) -> list[Sent]:
@@ -171,12 +171,14 @@ class Producer:
                 await anyio.lowlevel.checkpoint()
             settle = partial(group.settle, index)
             if isinstance(message, bytes):
-                outgoing = self._outgoing(topic, message, None, None, settle)
+                outgoing = self._outgoing(topic, message, None, None, None, settle)
             else:
-                outgoing = self._outgoing(topic, message.payload, message.attribute, message.key, settle)
+                outgoing = self._outgoing(
+                    topic, message.payload, message.attribute, message.key, None, settle
+                )
             outgoing.is_forwarded = is_forwarded
             try:
-                self._hand_over(outgoing, None)
+                self._hand_over(outgoing)
             except NoPartitionError as error:
                 group.settle(index, SendFailedError(topic, "", error.reason, 0))
         self._pump_all()
@@ -202,7 +204,7 @@ class Producer:
         if self._buffered_bytes >= self.options.buffer_bytes_max:
             raise anyio.WouldBlock
         pending = PendingSend(callback=callback)
-        self._submit(self._outgoing(topic, payload, attribute, key, pending.settle), partition)
+        self._submit(self._outgoing(topic, payload, attribute, key, partition, pending.settle))
         return pending
 
     async def wait_for_room(self) -> None:
@@ -254,8 +256,8 @@ class Producer:
             self._room = anyio.Event()
             await self._room.wait()
 
-    def _submit(self, message: Outgoing, target: Partition | None) -> None:
-        lane = self._hand_over(message, target)
+    def _submit(self, message: Outgoing) -> None:
+        lane = self._hand_over(message)
         if lane is not None:
             self._pump(lane)
 
@@ -265,38 +267,40 @@ class Producer:
         payload: bytes,
         attribute: str | None,
         key: bytes | None,
+        target: Partition | None,
         settle: Callable[[Sent | SendError], None],
     ) -> Outgoing:
         flag, data = join_attribute(attribute, payload)
         deadline = anyio.current_time() + self.options.timeout_seconds
-        return Outgoing(topic, data, flag, payload, attribute, key, key is not None, deadline, settle)
+        return Outgoing(topic, data, flag, payload, attribute, key, target, deadline, settle)
 
-    def _hand_over(self, message: Outgoing, target: Partition | None) -> Lane | None:
+    def _hand_over(self, message: Outgoing) -> Lane | None:
         """The lane that has it now; None where it waits for one."""
         if not self._is_open:
             raise SendFailedError(message.topic, "", "the producer is closed", 0)
-        message.is_bound = message.is_bound or target is not None
         self._buffered += 1
         self._buffered_bytes += len(message.data) + _HELD_BYTES_PER_MESSAGE
         if not self._is_sweeping:
             self._is_sweeping = True
             self._timers.schedule(_SWEEP_SECONDS, self._sweep)
         try:
-            return self._route(message, target)
+            return self._route(message)
         except BaseException:
             self._forget(message)
             raise
 
-    def _route(self, message: Outgoing, target: Partition | None = None) -> Lane | None:
+    def _route(self, message: Outgoing) -> Lane | None:
         """Put a message into a lane, or where it waits for one; raises NoPartitionError."""
-        topic = message.topic
+        topic, target = message.topic, message.target
         if self._forwarder is not None and not message.is_forwarded and self._forwarder.has_backlog(topic):
             self._keep(message, "behind others that wait in the local store")
             return None
         partitions = self._partitions(topic)
-        if target is not None and (target in partitions or topic in self._seen):
+        if target is not None and self._may_come(target, partitions):
             chosen = target
-        elif partitions and target is None:
+        elif target is not None and partitions:
+            raise NoPartitionError(topic, f"{target.in_topic} is none of its partitions")
+        elif partitions:
             try:
                 chosen = self._selector(topic, self._open_ones(partitions), message.key, message.payload)
             except NoPartitionError as error:
@@ -307,8 +311,6 @@ class Producer:
         elif self._is_expected(topic):
             self._parked.append(message)
             return None
-        elif target is not None:
-            raise NoPartitionError(topic, f"{target.in_topic} is none of its partitions")
         else:
             raise NoPartitionError(topic, "no broker announces that it takes messages of it")
         lane = self._lanes.get(chosen)
@@ -319,6 +321,12 @@ class Producer:
             )
         lane.add(message, anyio.current_time())
         return lane
+
+    def _may_come(self, target: Partition, partitions: tuple[Partition, ...]) -> bool:
+        """Whether a partition is there, or may be there again: its broker is away."""
+        return target in partitions or (
+            target.topic in self._seen and all(p.broker_id != target.broker_id for p in partitions)
+        )
 
     def _partitions(self, topic: str) -> tuple[Partition, ...]:
         found = self._writable.get(topic)
@@ -464,9 +472,9 @@ class Producer:
             self._pause(lane)
         elif error.status == Status.FORBIDDEN:
             lane.closed_until = anyio.current_time() + _CLOSED_SECONDS
-            free = [message for message in messages if not message.is_bound and not message.may_be_stored]
+            free = [message for message in messages if not message.is_bound]
             for message in messages:
-                if message.is_bound or message.may_be_stored:
+                if message.is_bound:
                     self._give_up(message, error.text, lane.partition, error.status)
             self._route_again(lane, free)
         elif len(messages) > 1:

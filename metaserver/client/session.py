@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import anyio
 import attrs
 
+from metaserver.client.browser import TopicBrowser
 from metaserver.client.consumer import Consumer, ConsumerOptions, check_group
 from metaserver.client.discovery import Discovery
 from metaserver.client.fetching import FetchReport, fetch_once, reach
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from metaserver.client.local_store import LocalStore
     from metaserver.client.offsets import OffsetStorage
     from metaserver.client.partition import Partition
-    from metaserver.client.received import ReceivedMessage
     from metaserver.client.selectors import Selector
 
 _CLOSE_SECONDS_MAX = 15.0
@@ -146,20 +146,12 @@ class Session:
         _replica, connection = await reach(self.cluster, self.network.pool, partition)
         return await find_time(connection, partition.topic, partition.number, wall_seconds)
 
-    async def browse(self, topic: str) -> AsyncIterator[ReceivedMessage]:
+    def browse(self, topic: str) -> TopicBrowser:
         """Every message of a topic, partition after partition, up to where each ends at that time.
 
-        Belongs to no group, and commits nothing. Raises ClientError.
+        Iterate over it with ``async for``. It belongs to no group and commits nothing. Raises ClientError.
         """
-        for partition in await self.partitions(topic):
-            offset = 0
-            while True:
-                report = await self.fetch(partition, offset)
-                for message in report.messages:
-                    yield message
-                if report.next_offset == offset:
-                    break
-                offset = report.next_offset
+        return TopicBrowser(self, topic)
 
     @asynccontextmanager
     async def _producer(
