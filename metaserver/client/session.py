@@ -38,14 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from anyio.abc import TaskGroup
-
     from metaserver.client.cluster import Cluster
     from metaserver.client.consumer import Filter
     from metaserver.client.dead_letters import DeadLetters
     from metaserver.client.local_store import LocalStore
     from metaserver.client.offsets import OffsetStorage
     from metaserver.client.partition import Partition
+    from metaserver.client.scope import BackgroundTasks
     from metaserver.client.selectors import Selector
 
 _CLOSE_SECONDS_MAX = 15.0
@@ -67,7 +66,7 @@ class SessionOptions:
 class Session:
     """Made by :func:`open_session`."""
 
-    def __init__(self, servers: Servers, options: SessionOptions, tasks: TaskGroup) -> None:
+    def __init__(self, servers: Servers, options: SessionOptions, tasks: BackgroundTasks) -> None:
         """Use :func:`open_session`."""
         self.options = options
         discovery = Discovery(servers, options.registry_timeout_seconds, options.root)
