@@ -38,6 +38,18 @@ class FetchReport:
     """Who answered."""
 
 
+async def reach(cluster: Cluster, pool: BrokerPool, partition: Partition) -> tuple[Replica, BrokerConnection]:
+    """A connection to the partition's master, else to a slave; raises the last error where there is none."""
+    failure: Exception = NoPartitionError(partition.topic, f"no broker announces {partition.in_topic}")
+    for replica in cluster.replicas(partition):
+        try:
+            link = pool.link(cluster.brokers[replica])
+            return replica, await link.wait_connected(_CONNECT_SECONDS)
+        except BrokerUnreachableError as error:
+            failure = error
+    raise failure
+
+
 async def fetch_once(
     cluster: Cluster, pool: BrokerPool, partition: Partition, offset: int, size_max: int, wait_ms: int
 ) -> FetchReport:
