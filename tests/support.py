@@ -404,12 +404,6 @@ class BrokerProcess:
         self.ask_to_stop()
         return self.wait_for_end()
 
-    def kill(self) -> None:
-        """SIGKILL, and wait."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait(WAIT_SECONDS_MAX)
-
     def make_sure_it_is_gone(self) -> None:
         """For the end of a test, whatever has happened."""
         process = self._process
