@@ -25,7 +25,10 @@
         │   ├── SendRefusedError    the broker said no: it is not stored
         │   ├── SendFailedError     it never left: it is not stored
         │   └── SendUnknownError    no answer came: it may be stored or not
+        ├── SendManyError           of several messages, some were not acknowledged
         ├── OffsetStorageError      offsets of a group cannot be read or written
+        │   └── OffsetConflictError somebody else has written them meanwhile
+        ├── HandlerFailedError      an application's handler failed on a message too often
         └── LocalStoreError         messages cannot be kept on, or read from, the local disk
 
 Errors carry fields; the text is made from them in one place, so that a log line, a reply and a
@@ -200,6 +203,8 @@ class BrokerUnreachableError(ClientError):
 
     address: str
     reason: str
+    was_sent: bool = True
+    """False: the request never left, so the broker has certainly not acted on it."""
 
     def __str__(self) -> str:
         """Address and reason."""
@@ -309,6 +314,24 @@ class SendUnknownError(SendError):
 
 
 @attrs.define
+class SendManyError(ClientError):
+    """Of several messages, some were not acknowledged."""
+
+    outcomes: tuple[object, ...]
+    """Of each message, in order: a ``Sent``, or the SendError."""
+
+    @property
+    def failures(self) -> tuple[SendError, ...]:
+        """The errors alone."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, SendError))
+
+    def __str__(self) -> str:
+        """How many, and the first of them."""
+        failures = self.failures
+        return f"{len(failures)} of {len(self.outcomes)} messages were not acknowledged; first: {failures[0]}"
+
+
+@attrs.define
 class OffsetStorageError(ClientError):
     """Offsets of a group cannot be read or written."""
 
@@ -319,6 +342,28 @@ class OffsetStorageError(ClientError):
     def __str__(self) -> str:
         """Storage and reason."""
         return f"offsets in {self.storage}: {self.reason}"
+
+
+@attrs.define
+class OffsetConflictError(OffsetStorageError):
+    """Somebody else has written these offsets since they were read here: nothing of them was changed."""
+
+    partitions: tuple[object, ...]
+    """Of class ``metaserver.client.Partition``."""
+
+
+@attrs.define
+class HandlerFailedError(ClientError):
+    """A handler failed on a message as often as it may; the cause is its last error."""
+
+    partition: str
+    offset: int
+    attempts: int
+
+    def __str__(self) -> str:
+        """Where, and how often."""
+        where = f"the message at offset {self.offset} of {self.partition}"
+        return f"the handler failed {self.attempts} times on {where}"
 
 
 @attrs.define

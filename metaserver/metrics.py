@@ -96,6 +96,21 @@ class ReplicationSnapshot:
 
 
 @attrs.frozen(kw_only=True)
+class RegistrySnapshot:
+    """The registry that a master hosts."""
+
+    connections: int
+    sessions: int
+    watches: int
+    nodes: int
+    zxid: int
+    log_bytes: int
+    """What a start would have to read behind the last snapshot."""
+    failed: bool
+    """It does not serve until the broker restarts."""
+
+
+@attrs.frozen(kw_only=True)
 class BrokerSnapshot:
     """Everything a scrape shows, at one moment. Counters count since the broker started."""
 
@@ -127,6 +142,8 @@ class BrokerSnapshot:
     partitions: Sequence[PartitionSnapshot] = ()
     replication: ReplicationSnapshot | None = None
     """None on a master."""
+    registry: RegistrySnapshot | None = None
+    """None where none is hosted."""
 
 
 @attrs.define(eq=False)
@@ -177,6 +194,8 @@ def metric_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
     yield from _partition_families(snapshot.partitions)
     if snapshot.replication is not None:
         yield from _replication_families(snapshot.replication)
+    if snapshot.registry is not None:
+        yield from _registry_families(snapshot.registry)
 
 
 def _broker_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
@@ -309,6 +328,26 @@ def _replication_families(replication: ReplicationSnapshot) -> Iterator[Metric]:
         "replication_diverged_partitions",
         "Partitions whose history differs from the master's.",
         replication.diverged_partitions,
+    )
+
+
+def _registry_families(registry: RegistrySnapshot) -> Iterator[Metric]:
+    yield _gauge("registry_connections", "Open connections to the embedded registry.", registry.connections)
+    yield _gauge(
+        "registry_sessions", "Sessions of the embedded registry, connected or not.", registry.sessions
+    )
+    yield _gauge("registry_watches", "Watches set in the embedded registry.", registry.watches)
+    yield _gauge("registry_nodes", "Nodes of the embedded registry.", registry.nodes)
+    yield _gauge("registry_zxid", "Number of the embedded registry's last transaction.", registry.zxid)
+    yield _gauge(
+        "registry_log_bytes",
+        "Bytes of the embedded registry's log that a start would have to read behind the last snapshot.",
+        registry.log_bytes,
+    )
+    yield _gauge(
+        "registry_failed",
+        "1 if the embedded registry does not serve until the broker restarts.",
+        float(registry.failed),
     )
 
 

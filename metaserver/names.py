@@ -51,3 +51,9 @@ class TopicPartition:
         if str(int(partition)) != partition:
             return None
         return cls(Topic(topic), PartitionId(int(partition)))
+
+
+REGISTRY_TOPIC = Topic("__registry")
+"""The broker's own: what the embedded registry writes. No client puts into it, and no file configures it."""
+
+REGISTRY_LOG = TopicPartition(REGISTRY_TOPIC, PartitionId(0))

@@ -15,10 +15,12 @@ import sys
 import time
 from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from zlib import crc32
 
 import attrs
+
+from metaserver.control.client import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,6 +47,10 @@ stat=true
 deletePolicy=delete,168
 deleteWhen=0 0 6,18 * * ?
 """
+ZOOKEEPER_SECTION = "[zookeeper]\nregistryPort=0\nzk.zkSyncTimeMs=0\n"
+"""The master is its own registry, at any port; nobody waits for others to notice."""
+NO_REGISTRY = "[zookeeper]\nzk.zkEnable=false\n"
+"""For tests that count every partition, byte and moment."""
 _READY = re.compile(r"Start metamorphosis server successfully.*address=\S*:([0-9]+) ")
 _REPLY = re.compile(rb"(?:result ([0-9]{3})|value) (0|[1-9][0-9]*) (0|-?[1-9][0-9]*)\r\n")
 _HEADER = Struct(">iiqi")
@@ -244,7 +250,9 @@ class BrokerProcess:
     settings: dict[str, object] = attrs.Factory(dict)
     topics: str = "[topic=test]\n"
     slave_of: int | None = None
-    """The port of the master, for a slave."""
+    """The port of the master, for a slave; None: started as master, whatever it was before."""
+    registry: str = ZOOKEEPER_SECTION
+    """The section, where the topics bring none of their own."""
     slave_id: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
@@ -275,7 +283,8 @@ class BrokerProcess:
         lines |= {key: str(value) for key, value in settings.items()}
         text = "[system]\n" + "".join(f"{key}={value}\n" for key, value in lines.items())
         self.server_file.parent.mkdir(parents=True, exist_ok=True)
-        self.server_file.write_text(f"{text}\n{topics}", encoding="utf-8")
+        registry = "" if "[zookeeper]" in topics else self.registry
+        self.server_file.write_text(f"{text}\n{topics}\n{registry}", encoding="utf-8")
 
     def start(self) -> None:
         """Returns when the port answers."""
@@ -358,6 +367,29 @@ class BrokerProcess:
         assert self._process is not None
         assert self._process.poll() is None, f"the broker ended:\n{self.log[-4000:]}"
 
+    def status(self) -> dict[str, Any]:
+        """What ``metaServer status --json`` shows."""
+        return call(self.control_socket, "status", WAIT_SECONDS_MAX)
+
+    @property
+    def registry_port(self) -> int:
+        """Of the registry that the broker hosts; it answers from the start on, whoever may register later."""
+        port: int = self.status()["embedded_registry"]["port"]
+        return port
+
+    def wait_registered(self) -> None:
+        """Returns when the broker and its topics stand in its registry, its own or another."""
+        eventually(
+            lambda: bool(self.status().get("registry", {}).get("registered")),
+            f"the registration of the broker in {self.base}",
+        )
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(WAIT_SECONDS_MAX)
+
     def ask_to_stop(self) -> None:
         """SIGTERM; does not wait."""
         assert self._process is not None
@@ -371,12 +403,6 @@ class BrokerProcess:
         """SIGTERM, and wait; the exit code."""
         self.ask_to_stop()
         return self.wait_for_end()
-
-    def kill(self) -> None:
-        """SIGKILL, and wait."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait(WAIT_SECONDS_MAX)
 
     def make_sure_it_is_gone(self) -> None:
         """For the end of a test, whatever has happened."""

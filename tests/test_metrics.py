@@ -16,6 +16,7 @@ from metaserver.metrics import (
     BrokerSnapshot,
     PartitionSnapshot,
     RecoverySnapshot,
+    RegistrySnapshot,
     ReplicationSnapshot,
     TopicSnapshot,
     metric_families,
@@ -54,6 +55,9 @@ SNAPSHOT = BrokerSnapshot(
         PartitionSnapshot(
             topic="t", partition=1, start_offset=61, end_offset=63, flushed_offset=62, failed=True
         ),
+    ),
+    registry=RegistrySnapshot(
+        connections=81, sessions=82, watches=83, nodes=84, zxid=85, log_bytes=86, failed=True
     ),
     replication=ReplicationSnapshot(
         connected=True, lag_bytes=71, lag_messages=72, lag_seconds=73.5, diverged_partitions=74
@@ -134,6 +138,13 @@ def listed(samples: Samples) -> list[str]:
         ("metaserver_replication_lag_messages", {}, 72),
         ("metaserver_replication_lag_seconds", {}, 73.5),
         ("metaserver_replication_diverged_partitions", {}, 74),
+        ("metaserver_registry_connections", {}, 81),
+        ("metaserver_registry_sessions", {}, 82),
+        ("metaserver_registry_watches", {}, 83),
+        ("metaserver_registry_nodes", {}, 84),
+        ("metaserver_registry_zxid", {}, 85),
+        ("metaserver_registry_log_bytes", {}, 86),
+        ("metaserver_registry_failed", {}, 1),
     ],
 )
 def test_each_value_has_its_series(name: str, labels: dict[str, str], value: float) -> None:
@@ -143,6 +154,11 @@ def test_each_value_has_its_series(name: str, labels: dict[str, str], value: flo
 def test_a_master_has_no_replication_series() -> None:
     samples = scrape(attrs.evolve(SNAPSHOT, replication=None))
     assert not [name for name, _ in samples if "replication" in name]
+
+
+def test_without_a_registry_there_are_no_series_of_one() -> None:
+    samples = scrape(attrs.evolve(SNAPSHOT, registry=None))
+    assert not [name for name, _ in samples if "registry" in name]
 
 
 def test_an_unknown_lag_has_no_series() -> None:

@@ -15,8 +15,7 @@ from metaserver.broker.retention import Retention
 from metaserver.broker.server import Server, open_listener
 from metaserver.broker.sink import ReplySink
 from metaserver.broker.syncer import KernelSyncer, Syncer, ThreadSyncer, make_syncer
-from metaserver.broker.timers import Timers
-from metaserver.broker.version import VERSION_TEXT
+from metaserver.broker.version import VERSION_TEXT, version_text
 
 __all__ = [
     "VERSION_TEXT",
@@ -36,7 +35,7 @@ __all__ = [
     "Syncer",
     "ThreadExecutor",
     "ThreadSyncer",
-    "Timers",
     "make_syncer",
     "open_listener",
+    "version_text",
 ]

@@ -36,7 +36,15 @@ from metaserver.message import (
     message_id_block,
     scan,
 )
-from metaserver.names import MAX_OFFSET, BrokerId, PartitionId, Topic, TopicPartition, is_valid_topic
+from metaserver.names import (
+    MAX_OFFSET,
+    REGISTRY_TOPIC,
+    BrokerId,
+    PartitionId,
+    Topic,
+    TopicPartition,
+    is_valid_topic,
+)
 from metaserver.protocol import (
     Command,
     Get,
@@ -65,10 +73,10 @@ if TYPE_CHECKING:
     from metaserver.broker.executor import Executor
     from metaserver.broker.page_cache import PageCache
     from metaserver.broker.sink import ReplySink
-    from metaserver.broker.timers import Timers
     from metaserver.config import ServerConfig, TopicConfig
     from metaserver.message import Buffer
     from metaserver.storage import Clock, LogSlice, MessageStore
+    from metaserver.timers import Timers
 
 _CHECKSUM_MISSING = b"-1"
 _CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."
@@ -105,6 +113,7 @@ class Broker:
     """``HOST:PORT`` as advertised; it stands in the text of failed puts."""
     master_address: str | None = None
     """Where this broker replicates from; None on a master. A slave refuses puts."""
+    version_text: str = VERSION_TEXT
     on_new_partition: Callable[[], None] | None = None
     """Called when a partition has been created."""
     partitions: dict[tuple[str, int], Partition] = attrs.Factory(dict)
@@ -118,15 +127,15 @@ class Broker:
     connection_count: int = 0
     started_monotonic_seconds: float = 0.0
     real_time: RealTimeStatistics = attrs.field(init=False)
-    _ids: MessageIdSource = attrs.field(init=False)
+    message_ids: MessageIdSource = attrs.field(init=False)
     _closed: dict[str, set[int]] = attrs.Factory(dict)
 
     def __attrs_post_init__(self) -> None:
         """Serve every partition the store holds, configured or not."""
         self.real_time = RealTimeStatistics(self.clock)
         self.started_monotonic_seconds = self.clock.monotonic_seconds()
-        self._ids = MessageIdSource(BrokerId(self.config.broker_id), self.clock)
-        self._ids.observe(self.store.highest_message_id)
+        self.message_ids = MessageIdSource(BrokerId(self.config.broker_id), self.clock)
+        self.message_ids.observe(self.store.highest_message_id)
         for name in self.store.partitions:
             self._serve(name)
 
@@ -147,7 +156,7 @@ class Broker:
             case OffsetQuery():
                 self._offset(command, sink)
             case Version():
-                sink.send(encode_result(Status.SUCCESS, VERSION_TEXT, command.opaque))
+                sink.send(encode_result(Status.SUCCESS, self.version_text, command.opaque))
             case Stats():
                 self._stats(command, sink)
             case OversizedPut():
@@ -188,7 +197,7 @@ class Broker:
         bodies, opaques = run.bodies, run.opaques
         if not bodies:
             return
-        message_ids = list(message_id_block(self._ids.take(len(bodies)), len(bodies)))
+        message_ids = list(message_id_block(self.message_ids.take(len(bodies)), len(bodies)))
         records = encode_records(bodies, checksums, message_ids, run.flags)
         name = partition.name
         sizes = [HEADER_SIZE + len(body) for body in bodies]
@@ -209,7 +218,7 @@ class Broker:
         except RefusedError as refusal:
             self._refuse_puts(batch.topic, batch.partition, refusal, opaques, sink)
             return
-        first_id = self._ids.take(found.count)
+        first_id = self.message_ids.take(found.count)
         records = bytearray(batch.records)
         message_ids = list(message_id_block(first_id, found.count))
         assign_ids(records, found.positions, message_ids)
@@ -253,7 +262,7 @@ class Broker:
         for which nothing else may be on its way, a new segment begins with the records.
         """
         partition = self.partitions[(name.topic, name.partition)]
-        self._ids.observe(last_id)
+        self.message_ids.observe(last_id)
         self.counters.put += count
         self.real_time.add("put_slave", name.topic, f"{self.config.broker_id}-{name.partition}", count, count)
         append = PendingAppend(
@@ -311,6 +320,8 @@ class Broker:
         partition = self.partitions.get((topic, requested))
         if partition is not None and requested < partition.config.partition_count and partition.is_configured:
             return partition
+        if topic == REGISTRY_TOPIC:
+            self._refuse_put(topic, requested, f"The topic {topic} is the broker's own,put to another")
         topic_config = self.config.topic_config(topic)
         if topic_config is None or not is_valid_topic(topic):
             self._refuse_put(topic, requested, f"The server do not accept topic {topic}")
@@ -345,15 +356,7 @@ class Broker:
         return partition
 
     def _serve(self, name: TopicPartition) -> Partition:
-        log = self.store.partitions[name]
-        topic_config = self.config.topic_config(name.topic)
-        partition = Partition(
-            name,
-            log,
-            topic_config or self.config.defaults,
-            log.end_offset,
-            is_configured=topic_config is not None,
-        )
+        partition = Partition.of(name, self.store.partitions[name], self.config)
         self.partitions[(name.topic, name.partition)] = partition
         return partition
 
@@ -541,9 +544,7 @@ class Broker:
         """Serve by a reloaded configuration from now on."""
         self.config = config
         for partition in self.partitions.values():
-            topic_config = config.topic_config(partition.name.topic)
-            partition.is_configured = topic_config is not None
-            partition.config = topic_config or config.defaults
+            partition.configure(config)
 
     def close_partitions(self, topic: str, first: int, last: int) -> None:
         """Refuse puts to and gets from these partitions until they are opened again."""

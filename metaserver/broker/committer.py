@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from metaserver.broker.executor import Executor
     from metaserver.broker.partition import Partition, PendingAppend
     from metaserver.broker.syncer import Syncer
-    from metaserver.broker.timers import Timers
     from metaserver.message import Buffer
     from metaserver.storage import Clock, PartitionLog, PendingFlush
+    from metaserver.timers import Timers
 
 _log = get_logger(__name__)
 

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from metaserver.names import REGISTRY_TOPIC
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from metaserver.broker.timers import Timer
-    from metaserver.config import TopicConfig
+    from metaserver.config import ServerConfig, TopicConfig
     from metaserver.errors import StorageError
     from metaserver.message import Buffer
     from metaserver.names import TopicPartition
     from metaserver.storage import PartitionLog
+    from metaserver.timers import Timer
 
 
 @attrs.define(eq=False)
@@ -67,6 +69,27 @@ class Partition:
     flush_timer: Timer | None = None
     waiting_gets: dict[WaitingGet, None] = attrs.Factory(dict)
     """In the order they came."""
+
+    @classmethod
+    def of(cls, name: TopicPartition, log: PartitionLog, config: ServerConfig) -> Partition:
+        """With what the configuration says of its topic; all of the log may be read."""
+        partition = cls(name, log, config.defaults, log.end_offset)
+        partition.configure(config)
+        return partition
+
+    def configure(self, config: ServerConfig) -> None:
+        """Follow a configuration, perhaps a reloaded one."""
+        found = None if self.is_internal else config.topic_config(self.name.topic)
+        self.is_configured = found is not None
+        self.config = found or config.defaults
+        if self.is_internal:
+            # Its acknowledgements, and a slave's copy of them, are worth what they are worth to ZooKeeper.
+            self.config = attrs.evolve(config.defaults, unflush_threshold=0, stat=False)
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether the broker itself writes it: clients put nothing into it, and it is not listed."""
+        return self.name.topic == REGISTRY_TOPIC
 
     @property
     def is_group_commit(self) -> bool:

@@ -7,8 +7,6 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from metaserver.broker.version import VERSION_TEXT
-
 if TYPE_CHECKING:
     from metaserver.broker.broker import Broker
     from metaserver.broker.partition import Partition
@@ -53,10 +51,11 @@ def report(broker: Broker, item: str) -> str:
 
 
 def partitions_by_topic(broker: Broker) -> dict[str, list[Partition]]:
-    """The open partitions of each topic."""
+    """The open partitions of each topic of clients."""
     topics: dict[str, list[Partition]] = defaultdict(list)
     for (topic, _), partition in broker.partitions.items():
-        topics[topic].append(partition)
+        if not partition.is_internal:
+            topics[topic].append(partition)
     return topics
 
 
@@ -72,7 +71,7 @@ def _system(broker: Broker) -> list[str]:
         "broker_id": broker.config.broker_id,
         "port": broker.config.server_port,
         "uptime": uptime_seconds,
-        "version": VERSION_TEXT,
+        "version": broker.version_text,
         "slave": _java_boolean(broker.is_slave),
         "curr_connections": broker.connection_count,
         "threads": threading.active_count(),
@@ -85,7 +84,7 @@ def _system(broker: Broker) -> list[str]:
         "tx_rollback": counters.tx_rollback,
         "get_miss": counters.get_miss,
         "put_failed": counters.put_failed,
-        "total_messages": sum(partition.log.record_count for partition in broker.partitions.values()),
+        "total_messages": sum(map(_message_count, topics.values())),
         "topics": len(topics) + len(_without_store(broker, topics)),
         "config_checksum": broker.config.checksum,
     }

@@ -52,13 +52,18 @@ class Retention:
                 await self.clean([p for p in self._broker.partitions.values() if p.config.delete_when in due])
 
     async def clean(self, partitions: list[Partition]) -> None:
-        """Apply the policies of these partitions now; returns when all are done."""
+        """Apply the policies of these partitions now; returns when all are done.
+
+        What the broker writes itself it removes itself.
+        """
         for partition in partitions:
+            if partition.is_internal:
+                continue
             # Not through the committer: old segments are no part of what it appends to.
             await trio.to_thread.run_sync(self._delete, partition)
 
     def _expressions(self) -> set[str]:
-        return {partition.config.delete_when for partition in self._broker.partitions.values()}
+        return {p.config.delete_when for p in self._broker.partitions.values() if not p.is_internal}
 
     def _delete(self, partition: Partition) -> None:
         """In a worker thread."""

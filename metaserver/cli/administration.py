@@ -29,6 +29,7 @@ from metaserver.errors import (
     ReplyError,
     RequestTimeoutError,
 )
+from metaserver.names import REGISTRY_TOPIC
 from metaserver.protocol import ReplyDecoder, Result, Status, encode_stats
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ def topics_from_stats(address: Address) -> dict[str, Any]:
     partitions = []
     for line in query_stats(address, "offsets").splitlines():
         match line.split(" "):
-            case [topic, "part", partition, "min_offset", start, "max_offset", end]:
+            case [topic, "part", partition, "min_offset", start, "max_offset", end] if (
+                topic != REGISTRY_TOPIC
+            ):
                 partitions.append(
                     {
                         "topic": topic,

@@ -40,6 +40,9 @@ deletePolicy=delete,168
 deleteWhen=0 0 6,18 * * ?
 
 [zookeeper]
+registryPort=0
+; Nobody else is here who would have to notice that a node goes.
+zk.zkSyncTimeMs=0
 
 [topic={topic}]
 """

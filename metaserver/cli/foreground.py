@@ -77,6 +77,7 @@ class _Announcer:
             address=addresses.address,
             port=addresses.port,
             http_port=addresses.http_port,
+            registry_port=addresses.registry_port,
             data_path=str(data_path),
             log_file=str(self._paths.log_file),
         )

@@ -174,9 +174,10 @@ def _start(
     options = ["--log-format", log_format, *(["--lenient"] if is_lenient else [])]
     ready = launch(installation, options, timeout_seconds)
     host = str(ready["address"]).rpartition(":")[0]
+    registry = f"; registry {host}:{ready['registry_port']}" if ready.get("registry_port") else ""
     say(
         f"{installation.role} ready at {ready['address']} (pid {ready['pid']}); data {ready['data_path']}; "
-        f"HTTP {host}:{ready['http_port']}; log {ready['log_file']}"
+        f"HTTP {host}:{ready['http_port']}{registry}; log {ready['log_file']}"
     )
 
 
@@ -204,6 +205,10 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         f"  connections    {found['connections']:,}",
         f"  content        {content}",
     ]
+    embedded = found.get("embedded_registry")
+    if embedded is not None:
+        sessions = count_of(embedded["sessions"], "session")
+        lines.append(f"  registry       port {embedded['port']}, {sessions}")
     replication = found.get("replication")
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"

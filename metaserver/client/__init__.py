@@ -2,13 +2,22 @@
 
 ::
 
-    async with connect("127.0.0.1", 8123) as broker:
-        sent = await broker.put("test", 0, b"hello")
-        async for message in broker.follow("test", 0, offset=sent.offset):
-            print(message.payload)
+    async with open_session("metaq://127.0.0.1:8123") as session:
+        async with session.producer() as producer:
+            await producer.send("test", b"hello")
+        async with session.consumer("readers", "test") as consumer:
+            async for message in consumer:
+                print(message.payload)
+
+:func:`open_session` finds brokers through the registry; :func:`connect` talks to one broker and no other.
+:mod:`metaserver.client.blocking` is the same for programs without an event loop.
 """
 
-from metaserver.client.connection import BrokerConnection, connect
+from metaserver.client.assignment import assign_blocks, assign_consistently
+from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
+from metaserver.client.consumer import Consumer, ConsumerOptions, Lag
+from metaserver.client.fetching import FetchReport
+from metaserver.client.lane import Sent
 from metaserver.client.messages import (
     Batch,
     BatchResult,
@@ -19,16 +28,50 @@ from metaserver.client.messages import (
     OutgoingMessage,
     PutResult,
 )
+from metaserver.client.offsets import FileOffsets, MemoryOffsets, OffsetStorage, SqlOffsets
+from metaserver.client.partition import Partition
+from metaserver.client.pending_send import PendingSend
+from metaserver.client.producer import Producer, ProducerOptions
+from metaserver.client.reader import ReadOptions
+from metaserver.client.received import ReceivedMessage
+from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector
+from metaserver.client.session import Session, SessionOptions, open_session
 
 __all__ = [
     "Batch",
     "BatchResult",
     "BrokerConnection",
+    "ConfiguredOrder",
+    "Consumer",
+    "ConsumerOptions",
+    "FetchReport",
     "Fetched",
+    "FileOffsets",
+    "KeyHash",
+    "Lag",
+    "MemoryOffsets",
     "Message",
     "Moved",
     "NothingThere",
+    "OffsetStorage",
     "OutgoingMessage",
+    "Partition",
+    "PendingSend",
+    "Producer",
+    "ProducerOptions",
     "PutResult",
+    "RandomChoice",
+    "ReadOptions",
+    "ReceivedMessage",
+    "RoundRobin",
+    "Selector",
+    "Sent",
+    "Session",
+    "SessionOptions",
+    "SqlOffsets",
+    "announced_registry_port",
+    "assign_blocks",
+    "assign_consistently",
     "connect",
+    "open_session",
 ]

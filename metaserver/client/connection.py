@@ -21,6 +21,7 @@ from metaserver.client.messages import (
     NothingThere,
     PutResult,
 )
+from metaserver.client.scope import background_tasks
 from metaserver.errors import (
     BrokerUnreachableError,
     ClientError,
@@ -62,6 +63,7 @@ DEFAULT_GROUP = "meta-client"
 _RECEIVE_BYTES = 256 * 1024
 _OUTGOING_BYTES_MAX = 4 * 1024 * 1024
 _OPAQUE_MAX = 2**31 - 1
+_PORT_MAX = 65535
 
 
 @attrs.define(eq=False)
@@ -102,6 +104,30 @@ class BrokerConnection:
         self._something_to_send = anyio.Event()
         self._room = anyio.Event()
         self._broken: BrokerUnreachableError | None = None
+        self._has_broken = anyio.Event()
+        self._sent_opaque = 0
+        """Of the newest request that was given to the socket."""
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it can no longer be used."""
+        return self._broken is not None
+
+    @property
+    def outstanding(self) -> int:
+        """Requests whose replies are due."""
+        return len(self._waiting)
+
+    async def wait_broken(self) -> BrokerUnreachableError:
+        """Returns, with the reason, when the connection has broken."""
+        await self._has_broken.wait()
+        if self._broken is None:
+            raise AssertionError("the event is set behind the reason")
+        return self._broken
+
+    def break_off(self, reason: str) -> None:
+        """Use it no more: every request under way is settled with BrokerUnreachableError now."""
+        self._break(reason)
 
     # The primitive: everything else is built on it.
 
@@ -111,7 +137,7 @@ class BrokerConnection:
         ``encode`` is given the request's opaque and returns the frame.
         """
         if self._broken is not None:
-            settle(self._broken)
+            settle(BrokerUnreachableError(self.address, self._broken.reason, was_sent=False))
             return
         self._last_opaque = self._last_opaque % _OPAQUE_MAX + 1
         frame = encode(self._last_opaque)
@@ -245,6 +271,7 @@ class BrokerConnection:
                 self._something_to_send = anyio.Event()
                 data = b"".join(self._outgoing)
                 self._outgoing.clear()
+                self._sent_opaque = self._last_opaque
                 await self._stream.send(data)
                 self._outgoing_bytes -= len(data)
                 self._room.set()
@@ -253,9 +280,14 @@ class BrokerConnection:
 
     def _break(self, reason: str) -> None:
         self._broken = self._broken or BrokerUnreachableError(self.address, reason)
+        self._has_broken.set()
         waiting, self._waiting = self._waiting, {}
-        for settle in waiting.values():
-            settle(self._broken)
+        # What was never given to the socket has certainly not been acted on.
+        unsent = (self._last_opaque - self._sent_opaque) % _OPAQUE_MAX
+        never_sent = BrokerUnreachableError(self.address, self._broken.reason, was_sent=False)
+        for opaque, settle in waiting.items():
+            is_unsent = (self._last_opaque - opaque) % _OPAQUE_MAX < unsent
+            settle(never_sent if is_unsent else self._broken)
         self._room.set()
 
 
@@ -274,19 +306,21 @@ async def connect(
         raise BrokerUnreachableError(address, str(error)) from error
     async with stream:
         connection = BrokerConnection(stream, address)
-        failure: BaseException | None = None
-        async with anyio.create_task_group() as tasks:
+        async with background_tasks() as tasks:
             tasks.start_soon(connection._receive)  # noqa: SLF001 - the two halves of one class's shell
             tasks.start_soon(connection._send)  # noqa: SLF001
-            try:
-                connection.version = await connection.ping()
-                connection.extensions = announced_extensions(connection.version)
-                yield connection
-            except BaseException as error:  # noqa: BLE001 - kept out of the task group, which would wrap it
-                failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+            connection.version = await connection.ping()
+            connection.extensions = announced_extensions(connection.version)
+            yield connection
+
+
+def announced_registry_port(version: str) -> int | None:
+    """The port at which the broker hosts the registry, if its version text names one (docs/protocol.md)."""
+    for word in version.split(" "):
+        port = word.removeprefix("registry=")
+        if port != word and port.isascii() and port.isdigit() and int(port) <= _PORT_MAX:
+            return int(port)
+    return None
 
 
 def announced_extensions(version: str) -> frozenset[str]:

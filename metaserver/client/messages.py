@@ -24,6 +24,8 @@ class OutgoingMessage:
 
     payload: bytes
     attribute: str | None = None
+    key: bytes | None = None
+    """Messages of one key go to one partition; it is not stored."""
 
 
 @attrs.frozen

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from metaserver.names import is_valid_topic
+from metaserver.names import REGISTRY_TOPIC, is_valid_topic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,13 +93,25 @@ class ZooKeeperConfig:
     """Section [zookeeper]."""
 
     connect: str | None = None
-    """``host:port,host:port/chroot``; None: this broker registers nowhere."""
+    """``host:port,host:port/chroot``; None: a master hosts the registry itself."""
     enable: bool = True
     """Register topics and the broker."""
+    registry_port: int = 2181
+    """Of the registry that a master hosts; 0: any free port."""
     root: str = "/meta"
     session_timeout_ms: int = 30_000
     connection_timeout_ms: int = 30_000
     sync_time_ms: int = 5_000
+
+    @property
+    def ensemble(self) -> str | None:
+        """Where to register; None: nowhere, or in the registry inside the master."""
+        return self.connect if self.enable else None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the registry is the one inside the master."""
+        return self.enable and self.connect is None
 
 
 @attrs.frozen(kw_only=True)
@@ -201,7 +213,7 @@ class ServerConfig:
     def topic_config(self, topic: str) -> TopicConfig | None:
         """The section of that name, else the first whose pattern matches, else None: no such topic."""
         found = self._literal.get(topic)
-        if found is not None or not is_valid_topic(topic):
+        if found is not None or topic == REGISTRY_TOPIC or not is_valid_topic(topic):
             return found
         return next((pattern for pattern in self._patterns if pattern.matches(topic)), None)
 

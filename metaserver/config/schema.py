@@ -125,6 +125,8 @@ ZOOKEEPER_KEYS = _table(
         Key("zk.zkSessionTimeoutMs", "session_timeout_ms", _DURATION),
         Key("zk.zkConnectionTimeoutMs", "connection_timeout_ms", _DURATION),
         Key("zk.zkSyncTimeMs", "sync_time_ms", integer(0)),
+        # Ours.
+        Key("registryPort", "registry_port", _PORT),
     )
 )
 """Of [zookeeper]; fields of ZooKeeperConfig."""

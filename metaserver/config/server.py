@@ -22,7 +22,7 @@ from metaserver.config.reading import (
 )
 from metaserver.config.text import Problems, decode, excerpt
 from metaserver.errors import ConfigError
-from metaserver.names import TOPIC_BYTES_MAX, is_valid_topic
+from metaserver.names import REGISTRY_TOPIC, TOPIC_BYTES_MAX, is_valid_topic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,8 @@ def parse_server_config(
         _report_unknown(sections, problems)
 
     fields = _system(sections.get("system"), problems, base_directory)
-    zookeeper = _section_fields(sections.get("zookeeper"), schema.ZOOKEEPER_KEYS, problems)
+    zookeeper = ZooKeeperConfig(**_section_fields(sections.get("zookeeper"), schema.ZOOKEEPER_KEYS, problems))
+    _check_registry_port(sections, fields, zookeeper, problems)
     own = [
         (name.removeprefix(_TOPIC), _topic(section, problems, base_directory))
         for name, section in sections.items()
@@ -76,7 +77,7 @@ def parse_server_config(
         source_bytes=data,
         checksum=zlib.crc32(data),
         topics=tuple(with_own_fields(defaults, name, topic_fields) for name, topic_fields in own),
-        zookeeper=ZooKeeperConfig(**zookeeper),
+        zookeeper=zookeeper,
         **fields,
     )
 
@@ -135,6 +136,21 @@ def _check_together(section: Section, fields: Mapping[str, Any], problems: Probl
         complain("maxConnectionInflightBytes", "maxInflightBytes", text)
 
 
+def _check_registry_port(
+    sections: Mapping[str, Section], fields: Mapping[str, Any], zookeeper: ZooKeeperConfig, problems: Problems
+) -> None:
+    port = zookeeper.registry_port
+    if not zookeeper.is_embedded or not port:
+        return
+    for key in ("serverPort", "dashboardHttpPort"):
+        field = schema.SERVER_KEYS[key].field
+        if port == fields.get(field, getattr(attrs.fields(ServerConfig), field).default):
+            section = sections.get("zookeeper")
+            entry = None if section is None else section.entries.get("registryPort")
+            text = f"is {port} like {key}; choose another port"
+            problems.add(None if entry is None else entry.line, "[zookeeper] registryPort", text)
+
+
 def _topic(section: Section, problems: Problems, base_directory: Path) -> dict[str, Any]:
     """The fields of TopicConfig that the section sets."""
     where = f"[{section.name}]"
@@ -146,6 +162,8 @@ def _topic(section: Section, problems: Problems, base_directory: Path) -> dict[s
             f"{excerpt(name)} is no topic name; 1 to {TOPIC_BYTES_MAX} printable ASCII characters are, "
             "without blank or slash",
         )
+    if name == REGISTRY_TOPIC:
+        problems.add(section.line, where, "is the broker's own topic; choose another name")
     fields = _section_fields(section, schema.TOPIC_KEYS, problems)
     if "data_path" in fields:
         fields["data_path"] = absolute(base_directory, fields["data_path"])

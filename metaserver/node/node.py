@@ -1,10 +1,11 @@
 """One process is one node: store, broker, control socket, HTTP, and on a slave the replication.
 
-Order of a start: the data directory is locked and recovered, the port opened, then the control socket
-and HTTP; only then is the node ready. A failure of any step ends the start; nothing half-started stays.
+Order of a start: the ports are opened, the data directory is locked and recovered, a master's own registry
+is read, then come the control socket and HTTP; only then is the node ready. A failure of any step ends the
+start, but for the registry's; nothing half-started stays.
 
-Order of a stop: the broker leaves ZooKeeper and gives others time to notice, no more requests are read, what
-was taken is answered, logs are synced and marked clean, the lock is given back.
+Order of a stop: the broker leaves the registry and gives others time to notice, no more requests are read,
+what was taken is answered, its own registry closes, logs are synced and marked clean, the lock is given back.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import ExitStack
 from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING
@@ -32,20 +34,23 @@ from metaserver.broker import (
     Server,
     Syncer,
     ThreadExecutor,
-    Timers,
     make_syncer,
-    open_listener,
+    version_text,
 )
+from metaserver.client import announced_registry_port
 from metaserver.config import adopt_topics, apply_slave, diff_configs, load_server_config
 from metaserver.control.server import serve_control
-from metaserver.errors import ConfigError, MetaServerError
+from metaserver.errors import ConfigError
 from metaserver.http import HttpSource, serve_http
 from metaserver.logs import get_logger
 from metaserver.metrics import BrokerMetrics
 from metaserver.node.clock import SystemClock, utc_offset_seconds
+from metaserver.node.listening import NodeError, advertised_host, bracketed, listen, own_host
+from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
 from metaserver.replication import Slave
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
+from metaserver.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,8 +58,6 @@ if TYPE_CHECKING:
 
     from metaserver.config import ServerConfig, SlaveConfig
     from metaserver.node.paths import NodePaths
-    from metaserver.registry.registrar import Registrar
-    from metaserver.registry.registration import Registration
 
 _log = get_logger(__name__)
 
@@ -68,17 +71,6 @@ _GARBAGE_THRESHOLD = 20_000
 """Requests make few objects that reference each other: the collector may look seldom."""
 
 
-@attrs.define
-class NodeError(MetaServerError):
-    """The node cannot start."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        """The reason."""
-        return self.reason
-
-
 @attrs.frozen
 class NodeAddresses:
     """Where a ready node answers."""
@@ -87,6 +79,8 @@ class NodeAddresses:
     """``HOST:PORT`` of the broker, as advertised."""
     port: int
     http_port: int
+    registry_port: int | None
+    """Of the embedded registry; None where it hosts none."""
 
 
 async def run_node(
@@ -115,6 +109,33 @@ async def run_node(
         raise _first(group) from group
 
 
+@attrs.frozen(eq=False)
+class _Ground:
+    """What has to be given back, whatever becomes of the node."""
+
+    store: MessageStore
+    poller: Poller
+    executor: ThreadExecutor
+    syncer: Syncer
+    listener: socket.socket
+    registry_listener: socket.socket | None
+    registry_port: int | None
+
+
+@attrs.frozen(eq=False)
+class _Parts:
+    """The node, put together and not yet running."""
+
+    broker: Broker
+    committer: Committer
+    timers: Timers
+    disk: DiskGuard
+    slave: Slave | None
+    embedded: EmbeddedRegistry | None
+    membership: Membership
+    reporter: Reporter
+
+
 @attrs.define(eq=False)
 class _Node:
     _config: ServerConfig
@@ -122,46 +143,39 @@ class _Node:
     _paths: NodePaths
     _on_ready: Callable[[NodeAddresses], None]
     _is_lenient: bool
-    _registrar: Registrar | None = None
+    _membership: Membership | None = None
     _clock: SystemClock = attrs.Factory(SystemClock)
 
     async def run(self) -> None:
-        config = self._config
-        listener = self._open_listener()
-        port: int = listener.getsockname()[1]
-        config = self._config = attrs.evolve(config, server_port=port)
-        try:
+        with ExitStack() as stack:
+            listener = stack.enter_context(listen(self._config, self._config.server_port, "serverPort"))
+            port: int = listener.getsockname()[1]
+            config = self._config = attrs.evolve(self._config, server_port=port)
+            registry_listener = registry_port = None
+            if self._slave_config is None and config.zookeeper.is_embedded:
+                wanted_port = config.zookeeper.registry_port
+                registry_listener = stack.enter_context(listen(config, wanted_port, "registryPort"))
+                registry_port = registry_listener.getsockname()[1]
             store = self._open_store()
-        except BaseException:
-            listener.close()
-            raise
-        poller = Poller()
-        executor = ThreadExecutor(config.flush_thread_count, poller)
-        syncer = make_syncer(poller, executor)
-        try:
-            await self._serve(store, poller, executor, syncer, listener)
-        finally:
-            listener.close()
-            syncer.close()
-            executor.close()
-            poller.close()
-            store.close()
+            stack.callback(store.close)
+            poller = Poller()
+            stack.callback(poller.close)
+            executor = ThreadExecutor(config.flush_thread_count, poller)
+            stack.callback(executor.close)
+            syncer = make_syncer(poller, executor)
+            stack.callback(syncer.close)
+            ground = _Ground(store, poller, executor, syncer, listener, registry_listener, registry_port)
+            await self._serve(ground, self._build(ground))
         _log.info("Stop metamorphosis server successfully")
 
-    async def _serve(
-        self,
-        store: MessageStore,
-        poller: Poller,
-        executor: ThreadExecutor,
-        syncer: Syncer,
-        listener: socket.socket,
-    ) -> None:
+    def _build(self, ground: _Ground) -> _Parts:
         config, slave_config = self._config, self._slave_config
+        store, executor, syncer = ground.store, ground.executor, ground.syncer
         timers = Timers()
         disk = DiskGuard(RealFileSystem(), _data_paths(config), config.min_free_disk_bytes)
         disk.check()
         committer = Committer(executor, syncer, timers, self._clock, disk)
-        address = f"{_advertised_host(config)}:{config.server_port}"
+        host = advertised_host(config)
         master = None if slave_config is None else slave_config.master_address
         broker = Broker(
             config=config,
@@ -172,24 +186,40 @@ class _Node:
             executor=executor,
             random=SystemRandom(),
             page_cache=KernelPageCache(),
-            address=address,
+            address=f"{host}:{config.server_port}",
             master_address=None if master is None else f"{master[0]}:{master[1]}",
+            version_text=version_text(ground.registry_port),
         )
+        embedded = None
+        if ground.registry_listener is not None:
+            embedded = EmbeddedRegistry(broker, ground.registry_listener, ground.poller, executor, syncer)
+        is_noticed = _always if embedded is None else embedded.has_sessions
+        membership = self._membership = Membership.of(broker, slave_config, host, is_noticed)
+        broker.on_new_partition = membership.wake
         slave = None
         if slave_config is not None and master is not None:
             slave = Slave(broker, slave_config, self._clock, timers, master[0], master[1])
-        registrar = self._registrar = _make_registrar(broker, slave_config)
-        if registrar is not None:
-            broker.on_new_partition = registrar.wake
-        reporter = Reporter(broker, store, disk, slave, registrar)
-        server = Server(broker, listener, poller)
+        if embedded is not None:
+            membership.follow(f"{own_host(config)}:{embedded.port}")
+        elif slave is not None and config.zookeeper.is_embedded:
+            slave.on_connected = partial(_follow_master, membership, slave.master_host)
+        else:
+            membership.follow(config.zookeeper.ensemble)
+        reporter = Reporter(broker, store, disk, slave, membership, embedded)
+        return _Parts(broker, committer, timers, disk, slave, embedded, membership, reporter)
+
+    async def _serve(self, ground: _Ground, parts: _Parts) -> None:
+        config = self._config
+        broker, embedded, reporter, slave = parts.broker, parts.embedded, parts.reporter, parts.slave
+        server = Server(broker, ground.listener, ground.poller)
         retention = Retention(broker, self._clock, utc_offset_seconds)
         async with trio.open_nursery() as nursery:
             stop = _Stop()
-            nursery.start_soon(poller.run)
-            nursery.start_soon(timers.run)
-            nursery.start_soon(disk.run)
-            nursery.start_soon(retention.run)
+            for run in (ground.poller.run, parts.timers.run, parts.disk.run, retention.run):
+                nursery.start_soon(run)
+            if embedded is not None:
+                nursery.start_soon(embedded.run)
+                await embedded.wait_opened()
             await nursery.start(self._handle_signals, stop, broker)
             handlers = self._control_handlers(stop, broker, reporter)
             await nursery.start(serve_control, self._paths.control_socket, handlers)
@@ -206,28 +236,31 @@ class _Node:
                 gc.set_threshold(_GARBAGE_THRESHOLD)
                 async with trio.open_nursery() as serving:
                     await serving.start(server.serve)
-                    serving.start_soon(stop.carry_out, server, registrar)
-                    if registrar is not None:
-                        nursery.start_soon(registrar.run)
+                    serving.start_soon(stop.carry_out, server, parts.membership)
+                    if config.zookeeper.ensemble is not None:
+                        nursery.start_soon(parts.membership.run)
                         with trio.move_on_after(_REGISTRATION_SECONDS):
-                            await registrar.wait_registered()
-                    _log.info(
-                        "Start metamorphosis server successfully", address=address, http=reporter.http_port
+                            await parts.membership.wait_registered()
+                    self._ready(
+                        NodeAddresses(
+                            broker.address, config.server_port, reporter.http_port, ground.registry_port
+                        )
                     )
-                    self._on_ready(NodeAddresses(address, config.server_port, reporter.http_port))
+                    if config.zookeeper.ensemble is None:
+                        # In a master's own registry it takes a moment that nobody has to wait for.
+                        nursery.start_soon(parts.membership.run)
                 with trio.move_on_after(config.stop_timeout_ms / 1000):
-                    await committer.wait_until_idle()
+                    await parts.committer.wait_until_idle()
+                if embedded is not None:
+                    await embedded.stop()
             nursery.cancel_scope.cancel()
 
-    def _open_listener(self) -> socket.socket:
-        config = self._config
-        try:
-            return open_listener(config.bind_address, config.server_port)
-        except OSError as error:
-            raise NodeError(
-                f"cannot listen on {config.bind_address}:{config.server_port}: {error.strerror or error}; "
-                "choose another serverPort, or stop what uses this one"
-            ) from error
+    def _ready(self, addresses: NodeAddresses) -> None:
+        ports = {"http": addresses.http_port}
+        if addresses.registry_port is not None:
+            ports["registry"] = addresses.registry_port
+        _log.info("Start metamorphosis server successfully", address=addresses.address, **ports)
+        self._on_ready(addresses)
 
     def _open_store(self) -> MessageStore:
         config = self._config
@@ -313,8 +346,8 @@ class _Node:
             fresh = attrs.evolve(fresh, server_port=broker.config.server_port)
         difference = diff_configs(broker.config, fresh)
         broker.reconfigure(adopt_topics(broker.config, fresh))
-        if self._registrar is not None:
-            self._registrar.wake()
+        if self._membership is not None:
+            self._membership.wake()
         _log.info("Reload topics successfully", **attrs.asdict(difference))
         return {key: list(value) for key, value in attrs.asdict(difference).items()}
 
@@ -332,13 +365,12 @@ class _Stop:
             self._waiting.cancel()
         self._requested.set()
 
-    async def carry_out(self, server: Server, registrar: Registrar | None) -> None:
+    async def carry_out(self, server: Server, membership: Membership) -> None:
         await self._requested.wait()
         if self.replication is not None:
             self.replication.cancel()
-        if registrar is not None:
-            with self._waiting:
-                await registrar.stop()
+        with self._waiting:
+            await membership.stop()
         server.stop()
 
 
@@ -365,43 +397,18 @@ async def _run_slave(
         await slave.run()
 
 
-def _make_registrar(broker: Broker, slave_config: SlaveConfig | None) -> Registrar | None:
-    config = broker.config
-    if not config.zookeeper.enable or config.zookeeper.connect is None:
-        return None
-    # kazoo takes a while to import, and most starts have no use for it.
-    from metaserver.registry.paths import Replica  # noqa: PLC0415
-    from metaserver.registry.registrar import Registrar  # noqa: PLC0415
-    from metaserver.registry.registration import Registration, topics_to_register  # noqa: PLC0415
+def _always() -> bool:
+    return True
 
-    replica = Replica(config.broker_id, None if slave_config is None else slave_config.slave_id)
 
-    def wanted() -> Registration:
-        topics = topics_to_register(broker.config, [p.name for p in broker.partitions.values()])
-        return Registration(
-            replica, _advertised_host(config), config.server_port, broker.config.checksum, topics
-        )
-
-    return Registrar.for_zookeeper(config.zookeeper, wanted, SystemRandom())
+def _follow_master(membership: Membership, master_host: str, version: str) -> None:
+    """Register in the registry that the master hosts, wherever that is this time."""
+    port = announced_registry_port(version)
+    membership.follow(None if port is None else f"{bracketed(master_host)}:{port}")
 
 
 def _data_paths(config: ServerConfig) -> list[Path]:
     return list(dict.fromkeys([config.data_path, *(topic.data_path for topic in config.topics)]))
-
-
-def _advertised_host(config: ServerConfig) -> str:
-    """``hostName``, or the address bound to, or the first address of this machine that is not loopback."""
-    if config.host_name:
-        return config.host_name
-    if config.bind_address not in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not bound to
-        return f"[{config.bind_address}]" if ":" in config.bind_address else config.bind_address
-    # Connecting a datagram socket sends nothing; it only chooses the address that would be used.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -12,14 +12,17 @@ from metaserver.metrics import (
     BrokerSnapshot,
     PartitionSnapshot,
     RecoverySnapshot,
+    RegistrySnapshot,
     ReplicationSnapshot,
     TopicSnapshot,
 )
+from metaserver.names import REGISTRY_TOPIC
 from metaserver.replication import ReplicaState
 
 if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
-    from metaserver.registry.registrar import Registrar
+    from metaserver.broker.partition import Partition
+    from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.replication import Slave, SlaveReport
     from metaserver.storage import MessageStore
 
@@ -32,7 +35,8 @@ class Reporter:
     _store: MessageStore
     _disk: DiskGuard
     _slave: Slave | None
-    _registrar: Registrar | None = None
+    _membership: Membership
+    _embedded: EmbeddedRegistry | None = None
     http_port: int = 0
 
     def readiness(self) -> list[str]:
@@ -47,8 +51,11 @@ class Reporter:
         ]
         if self._disk.is_full:
             reasons.append(f"the disk is full, puts are refused: {self._disk.free_bytes} bytes are free")
-        if self._registrar is not None and not self._registrar.report().is_registered:
-            reasons.append(f"not registered in ZooKeeper: {self._registrar.report().problem}")
+        if self._embedded is not None and self._embedded.failure:
+            reasons.append(f"the embedded registry does not serve: {self._embedded.failure}")
+        registration = self._membership.report()
+        if registration is not None and not (registration.is_registered or registration.is_beginning):
+            reasons.append(f"not registered in ZooKeeper: {registration.problem}")
         if self._slave is not None:
             report = self._slave.report()
             if not report.is_connected:
@@ -62,7 +69,7 @@ class Reporter:
 
     def status(self) -> dict[str, object]:
         """The node on one page, in values JSON knows."""
-        broker, config = self._broker, self._broker.config
+        broker, config, partitions = self._broker, self._broker.config, self._partitions
         status: dict[str, object] = {
             "role": "slave" if broker.is_slave else "master",
             "version": __version__,
@@ -75,21 +82,31 @@ class Reporter:
             "data_path": str(config.data_path),
             "uptime_seconds": round(self._uptime_seconds, 3),
             "connections": broker.connection_count,
-            "topics": len({topic for topic, _ in broker.partitions}),
-            "partitions": len(broker.partitions),
-            "messages": sum(partition.log.record_count for partition in broker.partitions.values()),
-            "bytes": sum(p.log.end_offset - p.log.start_offset for p in broker.partitions.values()),
+            "topics": len({topic for topic, _ in partitions}),
+            "partitions": len(partitions),
+            "messages": sum(partition.log.record_count for partition in partitions.values()),
+            "bytes": sum(p.log.end_offset - p.log.start_offset for p in partitions.values()),
             "disk_free_bytes": self._disk.free_bytes,
             "problems": self.readiness(),
         }
-        if self._registrar is not None:
-            registration = self._registrar.report()
+        registration = self._membership.report()
+        if registration is not None:
             status["registry"] = {
                 "servers": registration.servers,
                 "connected": registration.is_connected,
                 "registered": registration.is_registered,
                 "problem": registration.problem,
+                "session": registration.session,
                 "topics": registration.topics,
+            }
+        if self._embedded is not None:
+            statistics = self._embedded.statistics
+            status["embedded_registry"] = {
+                "port": self._embedded.port,
+                "failure": self._embedded.failure,
+                "connections": 0 if statistics is None else statistics.connections,
+                "sessions": 0 if statistics is None else statistics.sessions,
+                "nodes": 0 if statistics is None else statistics.nodes,
             }
         if self._slave is not None:
             status["replication"] = replication_status(self._slave.report(), with_partitions=False)
@@ -111,12 +128,12 @@ class Reporter:
                     "messages": partition.log.record_count,
                     "failed": None if partition.log.failure is None else str(partition.log.failure),
                 }
-                for (topic, number), partition in sorted(self._broker.partitions.items())
+                for (topic, number), partition in sorted(self._partitions.items())
             ],
             "without_messages": [
                 section.name
                 for section in self._broker.config.topics
-                if (section.name not in {topic for topic, _ in self._broker.partitions})
+                if (section.name not in {topic for topic, _ in self._partitions})
             ],
         }
 
@@ -154,6 +171,7 @@ class Reporter:
                 for (topic, number), partition in broker.partitions.items()
             ),
             replication=self._replication(),
+            registry=self._registry(),
         )
 
     def _topics(self) -> tuple[TopicSnapshot, ...]:
@@ -167,6 +185,7 @@ class Reporter:
                 sent_bytes=counts.bytes_out,
             )
             for topic, counts in traffic.items()
+            if topic != REGISTRY_TOPIC
         )
 
     def _recovery(self) -> RecoverySnapshot:
@@ -191,6 +210,24 @@ class Reporter:
             lag_seconds=report.lag_seconds,
             diverged_partitions=sum(r.state is ReplicaState.STOPPED for r in report.partitions),
         )
+
+    def _registry(self) -> RegistrySnapshot | None:
+        if self._embedded is None or (statistics := self._embedded.statistics) is None:
+            return None
+        return RegistrySnapshot(
+            connections=statistics.connections,
+            sessions=statistics.sessions,
+            watches=statistics.watches,
+            nodes=statistics.nodes,
+            zxid=statistics.zxid,
+            log_bytes=statistics.log_bytes,
+            failed=bool(self._embedded.failure),
+        )
+
+    @property
+    def _partitions(self) -> dict[tuple[str, int], Partition]:
+        """Those of clients."""
+        return {name: found for name, found in self._broker.partitions.items() if not found.is_internal}
 
     @property
     def _uptime_seconds(self) -> float:

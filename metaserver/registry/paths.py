@@ -159,9 +159,13 @@ class Layout:
     root: str = attrs.field(converter=_without_end)
     """``/meta``; ``/`` and the empty text are the top of the tree."""
 
+    def brokers(self) -> str:
+        """The parent of all brokers."""
+        return f"{self.root}/brokers/ids"
+
     def broker(self, broker_id: int) -> str:
         """The parent of a broker's replicas; persistent, for old clients itself the address of the master."""
-        return f"{self.root}/brokers/ids/{broker_id}"
+        return f"{self.brokers()}/{broker_id}"
 
     def replica(self, replica: Replica) -> str:
         """The address of a master or slave; ephemeral."""

@@ -16,21 +16,17 @@ import attrs
 import trio
 
 from metaserver.logs import get_logger
+from metaserver.registry.link import ConnectionLostError, NodeFailedError, TreeSettings, ZooKeeperError
 from metaserver.registry.paths import Layout, Replica, parse_uri, split_connect
 from metaserver.registry.registration import (
+    RegistrationReport,
     absent_topic_nodes,
     broker_nodes,
     departure,
     plan,
     topic_nodes,
 )
-from metaserver.registry.zookeeper import (
-    ConnectionLostError,
-    KazooTree,
-    NodeFailedError,
-    TreeSettings,
-    ZooKeeperError,
-)
+from metaserver.registry.zookeeper import KazooTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,19 +62,8 @@ _DEPARTURE_SECONDS_MAX = 5.0
 _SYNC_SECONDS_MAX = 30.0
 
 
-@attrs.frozen
-class RegistrationReport:
-    """How the broker stands in ZooKeeper."""
-
-    servers: str
-    is_connected: bool
-    is_registered: bool
-    """Everything it wants stood there at the last look, and the session that holds it is connected."""
-    problem: str
-    """Why not; blank where it is."""
-    session: int | None
-    topics: int
-    """Registered in this session."""
+def _always() -> bool:
+    return True
 
 
 @attrs.define
@@ -111,6 +96,8 @@ class Registrar:
     _sync_seconds: float
     _servers: str
     _open_tree: Callable[[Callable[[], None]], NodeTree]
+    _is_noticed: Callable[[], bool] = _always
+    """Whether there is somebody to notice that the broker has left."""
     _tree: NodeTree | None = None
     _session: int | None = None
     """The session that everything below belongs to."""
@@ -121,6 +108,7 @@ class Registrar:
     """Topics that may have nodes of ours, also by a request of the session before that came late."""
     _audit_time: float = 0.0
     _problem: str = "registration has not begun"
+    _is_beginning: bool = True
     _is_complete: bool = False
     _reminder_time: float = 0.0
     _retry_seconds: float = _RETRY_SECONDS_MIN
@@ -131,7 +119,11 @@ class Registrar:
 
     @classmethod
     def for_zookeeper(
-        cls, config: ZooKeeperConfig, wanted: Callable[[], Registration], random: Random
+        cls,
+        config: ZooKeeperConfig,
+        wanted: Callable[[], Registration],
+        random: Random,
+        is_noticed: Callable[[], bool] = _always,
     ) -> Registrar:
         """By ``zk.zkConnect``, which must be set."""
         if config.connect is None:
@@ -149,6 +141,7 @@ class Registrar:
             min(config.sync_time_ms / 1000, _SYNC_SECONDS_MAX),
             servers,
             lambda on_change: KazooTree.open(settings, on_change),
+            is_noticed,
         )
 
     async def run(self) -> None:
@@ -166,7 +159,7 @@ class Registrar:
                 self._is_complete, self._problem = False, "the broker is stopping"
                 with trio.CancelScope(shield=True):
                     await tree.close()
-            if has_left:
+            if has_left and self._is_noticed():
                 # The port is still open: whoever comes until the news has spread is served.
                 await trio.sleep(self._sync_seconds)
         finally:
@@ -203,6 +196,7 @@ class Registrar:
             problem,
             session,
             len(self._registered),
+            is_beginning=self._is_beginning,
         )
 
     # The loop.
@@ -231,7 +225,7 @@ class Registrar:
             return pause_seconds
         self._retry_seconds = _RETRY_SECONDS_MIN
         if not self._is_complete:
-            self._is_complete, self._problem = True, ""
+            self._is_complete, self._problem, self._is_beginning = True, "", False
             _log.info("Registered in ZooKeeper", servers=self._servers, topics=len(self._registered))
             self._first_registered.set()
         return max(0.0, self._audit_time - trio.current_time())
@@ -245,7 +239,7 @@ class Registrar:
                 self._reminder_time = now + _REMIND_SECONDS
         elif is_news:
             _log.warning("Registration is not complete", reason=str(error))
-        self._is_complete, self._problem = False, str(error)
+        self._is_complete, self._problem, self._is_beginning = False, str(error), False
 
     async def _pass(self, tree: NodeTree) -> None:
         session = tree.session

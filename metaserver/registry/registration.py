@@ -47,6 +47,23 @@ class Registration:
     topics: tuple[TopicRegistration, ...]
 
 
+@attrs.frozen
+class RegistrationReport:
+    """How the broker stands in ZooKeeper."""
+
+    servers: str
+    is_connected: bool = False
+    is_registered: bool = False
+    """Everything it wants stood there at the last look, and the session that holds it is connected."""
+    problem: str = ""
+    """Why not; blank where it is."""
+    session: int | None = None
+    topics: int = 0
+    """Registered in this session."""
+    is_beginning: bool = False
+    """No attempt has ended yet, well or badly; it takes some seconds at most."""
+
+
 def topics_to_register(
     config: ServerConfig, partitions: Iterable[TopicPartition]
 ) -> tuple[TopicRegistration, ...]:

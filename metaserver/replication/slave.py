@@ -18,7 +18,7 @@ from metaserver.client.connection import expect_text, fetch_result
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
-from metaserver.names import PartitionId, Topic, TopicPartition, is_valid_topic
+from metaserver.names import REGISTRY_LOG, PartitionId, Topic, TopicPartition, is_valid_topic
 from metaserver.protocol import encode_get, encode_offset_query, encode_stats
 from metaserver.replication.progress import (
     Action,
@@ -32,11 +32,13 @@ from metaserver.replication.progress import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from metaserver.broker import Broker
-    from metaserver.broker.timers import Timers
     from metaserver.client.connection import Reply
     from metaserver.config import SlaveConfig
     from metaserver.storage import Clock
+    from metaserver.timers import Timers
 
 _log = get_logger(__name__)
 
@@ -101,6 +103,14 @@ class SlaveReport:
         return max((partition.lag_seconds for partition in self.partitions), default=0.0)
 
 
+@attrs.frozen
+class _Trim:
+    """The range of the master at one moment."""
+
+    master_start: int
+    master_end: int
+
+
 @attrs.define(eq=False)
 class _Replica:
     """One partition: its progress, and what is under way for it."""
@@ -118,6 +128,8 @@ class _Replica:
     failure: StorageError | None = None
     """The local log refused something: nothing is done until what was handed to it has come back."""
     idle_seconds: float = 0.0
+    trim: _Trim | None = None
+    """Of the registry: what the master has dropped, and is to be dropped here."""
     copied_bytes: int = 0
     copied_messages: int = 0
     last_id: int | None = None
@@ -131,8 +143,10 @@ class Slave:
     _config: SlaveConfig
     _clock: Clock
     _timers: Timers
-    _master_host: str
+    master_host: str
     _master_port: int
+    on_connected: Callable[[str], None] | None = None
+    """Told the master's version text with each new connection."""
     _replicas: dict[TopicPartition, _Replica] = attrs.Factory(dict)
     _link: BrokerConnection | None = None
     _problem: str = "not connected yet"
@@ -144,10 +158,12 @@ class Slave:
         pause_seconds = _RECONNECT_SECONDS_MIN
         while True:
             try:
-                async with connect(self._master_host, self._master_port) as link:
+                async with connect(self.master_host, self._master_port) as link:
                     _log.info("start subscribe message from master success", master=link.address)
                     pause_seconds = _RECONNECT_SECONDS_MIN
                     self._link, self._broken, self._problem = link, trio.Event(), ""
+                    if self.on_connected is not None:
+                        self.on_connected(link.version)
                     await self._follow(link)
             except ClientError as error:
                 if str(error) != self._problem:
@@ -165,7 +181,7 @@ class Slave:
     def report(self) -> SlaveReport:
         """How far each partition is."""
         return SlaveReport(
-            f"{self._master_host}:{self._master_port}",
+            f"{self.master_host}:{self._master_port}",
             self._link is not None,
             self._problem,
             tuple(self._report(replica) for replica in self._replicas.values()),
@@ -199,6 +215,7 @@ class Slave:
         """Copy over one connection until it breaks (ClientError)."""
         while True:
             self._refresh(expect_text(await link.request(_encode_stats_offsets, _SILENCE_SECONDS)))
+            await self._trim()
             with trio.move_on_after(_REFRESH_SECONDS):
                 await self._broken.wait()
 
@@ -215,6 +232,8 @@ class Slave:
                 continue
             if replica.unwritten_bytes and replica.progress.state is ReplicaState.PROBING:
                 continue  # What is on its way to the log cannot be compared yet.
+            if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
+                replica.trim = _Trim(start, end)
             action = replica.progress.master_range(start, end)
             if action is not None:
                 self._act(replica, action)
@@ -226,13 +245,30 @@ class Slave:
         except (StorageError, OSError) as error:
             _log.error("Cannot open partition", partition=str(name), reason=str(error))
             return None
-        segment_bytes_max = self._broker.config.max_segment_size_bytes
+        # The registry begins a segment with each snapshot, of whatever size the last one is.
+        is_internal = name == REGISTRY_LOG
+        segment_bytes_max = 0 if is_internal else self._broker.config.max_segment_size_bytes
         replica = _Replica(
             name,
             ReplicaProgress(log.start_offset, log.end_offset, log.last_segment_start, segment_bytes_max),
         )
         self._replicas[name] = replica
         return replica
+
+    async def _trim(self) -> None:
+        """Drop the registry's segments that its master has dropped, once what replaces them is on disk."""
+        replica = self._replicas.get(REGISTRY_LOG)
+        if replica is None or replica.trim is None:
+            return
+        trim, log = replica.trim, self._broker.store.partitions[REGISTRY_LOG]
+        if log.flushed_offset < trim.master_end:
+            return
+        replica.trim = None
+        try:
+            await trio.to_thread.run_sync(log.delete_before, trim.master_start)
+        except StorageError as error:
+            _log.warning("Old segments of the registry stay", reason=str(error))
+        replica.progress.local_start = log.start_offset
 
     # One partition.
 

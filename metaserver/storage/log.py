@@ -13,6 +13,7 @@ drop the pages and report success the next time, so it is never tried again. Rea
 from __future__ import annotations
 
 from bisect import bisect_right
+from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,6 +25,7 @@ from metaserver.errors import (
     OffsetOutOfRangeError,
     StorageError,
 )
+from metaserver.names import MAX_OFFSET
 from metaserver.storage.checkpoint import Checkpoint, fingerprint, save_checkpoint, withdraw_checkpoint
 from metaserver.storage.filenames import segment_name
 from metaserver.storage.filesystem import Point, is_no_room, reason_of, translate_error
@@ -187,6 +189,11 @@ class PartitionLog:
     def last_segment_start(self) -> int:
         """Where the segment begins that takes the appends."""
         return self._layout.starts[-1]
+
+    @property
+    def segment_starts(self) -> tuple[int, ...]:
+        """Where each segment begins, at least one."""
+        return self._layout.starts
 
     @property
     def checkpoint_due(self) -> bool:
@@ -376,17 +383,21 @@ class PartitionLog:
         age_seconds: float,
         compress: bool,  # noqa: FBT001 - the order of the configuration's policy
         now_wall_seconds: float,
+        before_offset: int = MAX_OFFSET,
     ) -> list[str]:
         """Delete or archive the oldest segments last written longer ago than the age; their names.
 
-        Goes from the front and stops at the first that is young enough; the last segment always stays.
+        Goes from the front and stops at the first that is young enough, or does not end before the offset;
+        the last segment always stays.
         Raises DiskFullError, StorageError; what was done before stays done.
         """
         names: list[str] = []
         try:
-            for segment in self._layout.segments[:-1]:
+            layout = self._layout
+            for segment, end_offset in zip(layout.segments, layout.starts[1:], strict=False):
                 path = segment.path
-                if not is_expired(self._filesystem, path, age_seconds, now_wall_seconds):
+                is_young = not is_expired(self._filesystem, path, age_seconds, now_wall_seconds)
+                if is_young or end_offset > before_offset:
                     break
                 if action == "archive" and compress:
                     compress_segment(self._filesystem, path)
@@ -406,6 +417,10 @@ class PartitionLog:
         except OSError as error:
             self._raise_storage_error("old segments cannot be removed", error)
         return names
+
+    def delete_before(self, offset: int) -> list[str]:
+        """Delete the segments that end at an offset or before, of any age; see :meth:`delete_expired`."""
+        return self.delete_expired("delete", 0.0, False, inf, offset)
 
     def write_checkpoint(self, *, clean: bool) -> None:
         """Remember durably that everything up to ``flushed_offset`` is good.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from tests.support import BrokerProcess
+from tests.support import NO_REGISTRY, BrokerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,12 @@ class StartBroker(Protocol):
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     """Shared by the tests of a module; topics beginning with t have three partitions."""
-    process = BrokerProcess(tmp_path_factory.mktemp("shared"), settings=SHARED_SETTINGS, topics=SHARED_TOPICS)
+    process = BrokerProcess(
+        tmp_path_factory.mktemp("shared"),
+        settings=SHARED_SETTINGS,
+        topics=SHARED_TOPICS,
+        registry=NO_REGISTRY,
+    )
     try:
         process.start()
         yield process
@@ -59,7 +64,9 @@ def start_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartBrok
         name: str = "own", *, topics: str = "[topic=test]\n", slave_of: int | None = None, **settings: object
     ) -> BrokerProcess:
         base = tmp_path_factory.mktemp(name)
-        process = BrokerProcess(base, settings=settings, topics=topics, slave_of=slave_of)
+        process = BrokerProcess(
+            base, settings=settings, topics=topics, slave_of=slave_of, registry=NO_REGISTRY
+        )
         started.append(process)
         process.start()
         return process

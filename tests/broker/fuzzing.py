@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from metaserver.protocol import CommandDecoder, Get, Limits, Malformed, Puts, Quit
 from tests.protocol.frames import cut, frames, mutated_streams
-from tests.support import BrokerProcess, ConnectionEndedError, get, put, record
+from tests.support import NO_REGISTRY, BrokerProcess, ConnectionEndedError, get, put, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ _SEND_PAUSE_PIECES_MAX = 3
 
 def start_target(base: Path) -> BrokerProcess:
     """A broker with small limits, so that cases meet them."""
-    node = BrokerProcess(base, settings=SETTINGS, topics=TOPICS)
+    node = BrokerProcess(base, settings=SETTINGS, topics=TOPICS, registry=NO_REGISTRY)
     node.start()
     return node
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from metaserver.broker import Broker, Committer, DiskGuard, Timers
+from metaserver.broker import Broker, Committer, DiskGuard
 from metaserver.config import parse_server_config
 from metaserver.protocol import CommandDecoder, Limits, ReplyDecoder, Result, Value
 from metaserver.storage import MessageStore
+from metaserver.timers import Timers
 from tests.storage.faulty_filesystem import FaultyFileSystem
 from tests.storage.support import DATA, options
 from tests.support import get, put, put_batch, record

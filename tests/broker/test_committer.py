@@ -9,12 +9,13 @@ import attrs
 import pytest
 import trio
 
-from metaserver.broker import Committer, DiskGuard, Partition, Timers
+from metaserver.broker import Committer, DiskGuard, Partition
 from metaserver.broker.partition import PendingAppend, WaitingGet
 from metaserver.config import TopicConfig
 from metaserver.errors import DiskFullError, DivergedLogError, LogFailedError, StorageError
 from metaserver.message import encode_record
 from metaserver.storage import Point
+from metaserver.timers import Timers
 from tests.storage.faulty_filesystem import Fault, FaultyFileSystem
 from tests.storage.support import DATA, NAME, open_store, options
 

@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from metaserver.cli import main
-from tests.support import ROOT, Wire
+from tests.support import ROOT, ZOOKEEPER_SECTION, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +77,7 @@ class Home:
         lines = SERVER_INI | {key: str(value) for key, value in settings.items()}
         text = "[system]\n" + "".join(f"{key}={value}\n" for key, value in lines.items())
         self.server_file.parent.mkdir(parents=True, exist_ok=True)
-        self.server_file.write_text(f"{text}\n[zookeeper]\n\n{topics}", encoding="utf-8")
+        self.server_file.write_text(f"{text}\n{ZOOKEEPER_SECTION}\n{topics}", encoding="utf-8")
 
     def configure_slave(self) -> None:
         self.slave_file.write_text(

@@ -10,7 +10,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from metaserver.client import Batch, BrokerConnection, Fetched, Moved, NothingThere, connect
+from metaserver.client import (
+    Batch,
+    BrokerConnection,
+    Fetched,
+    Moved,
+    NothingThere,
+    announced_registry_port,
+    connect,
+)
 from metaserver.errors import BrokerUnreachableError, ReplyError, RequestTimeoutError
 from metaserver.message import encode_record
 
@@ -67,18 +75,6 @@ async def scripted(script: Script, version: bytes = VERSION) -> AsyncIterator[Br
             yield broker
         tasks.cancel_scope.cancel()
     await listener.aclose()
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
-    def run(test: Callable[[], Awaitable[None]]) -> None:
-        async def bounded() -> None:
-            with anyio.fail_after(20):
-                await test()
-
-        anyio.run(bounded, backend=request.param)
-
-    return run
 
 
 def test_what_a_broker_announces_is_known(run: Run) -> None:
@@ -291,3 +287,18 @@ def test_an_error_inside_the_block_comes_out_as_it_is(run: Run) -> None:
 
 async def idle(_peer: Peer) -> None:
     """Say nothing more."""
+
+
+def test_the_port_of_the_registry_stands_in_the_version() -> None:
+    version = VERSION.decode()
+    assert announced_registry_port(f"{version} registry=2181") == 2181
+    assert announced_registry_port(f"{version} registry=2181 more=1") == 2181
+    for text in (
+        "",
+        version,
+        f"{version} registry=",
+        f"{version} registry=-1",
+        "registry=65536",
+        "registry=²",
+    ):
+        assert announced_registry_port(text) is None

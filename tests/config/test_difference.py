@@ -89,6 +89,7 @@ def test_every_key_of_zookeeper_waits_for_a_restart() -> None:
         "zk.zkSessionTimeoutMs": "1",
         "zk.zkConnectionTimeoutMs": "1",
         "zk.zkSyncTimeMs": "1",
+        "registryPort": "1",
     }
     assert set(lines) == set(ZOOKEEPER_KEYS)
     for key, value in lines.items():

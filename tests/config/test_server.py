@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from metaserver.config import ServerConfig, load_server_config, parse_server_config
 from metaserver.config.schema import SERVER_KEYS, SYSTEM_KEYS, TOPIC_KEYS, ZOOKEEPER_KEYS
 from metaserver.errors import ConfigError
+from metaserver.names import REGISTRY_TOPIC
 
 REQUIRED = {
     "brokerId": "0",
@@ -250,6 +251,28 @@ def test_zookeeper() -> None:
         30_000,
     )
     assert parse(text(rest="[zookeeper]\nzk.zkConnect=\n[topic=a]\n")).zookeeper.connect is None
+
+
+def test_the_embedded_registry() -> None:
+    found = parse(text(rest="[topic=a]\n")).zookeeper
+    assert (found.registry_port, found.is_embedded) == (2181, True)
+    for line in ("zk.zkConnect=a:1", "zk.zkEnable=false"):
+        assert not parse(text(rest=f"[zookeeper]\n{line}\n[topic=a]\n")).zookeeper.is_embedded
+
+
+def test_the_port_of_the_registry_is_its_own() -> None:
+    for key in ("serverPort", "dashboardHttpPort"):
+        content = text({key: "7000"}, "[zookeeper]\nregistryPort=7000\n[topic=a]\n")
+        (problem,) = problems_of(content)
+        assert f"registryPort: is 7000 like {key}" in problem
+    unused = text({"serverPort": "2181"}, "[zookeeper]\nzk.zkEnable=false\n[topic=a]\n")
+    assert parse(unused).server_port == 2181
+
+
+def test_the_brokers_own_topic_is_not_configured() -> None:
+    (problem,) = problems_of(text(rest=f"[topic={REGISTRY_TOPIC}]\n"))
+    assert "is the broker's own topic" in problem
+    assert parse(text(rest="[topic=*]\n")).topic_config(REGISTRY_TOPIC) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.interop.test_directories import check_files, check_wire, verify
-from tests.support import BrokerProcess, Stored, put
+from tests.support import NO_REGISTRY, BrokerProcess, Stored, put
 
 if TYPE_CHECKING:
     from tests.interop.conftest import StartBroker
@@ -55,7 +55,7 @@ def test_it_opens_and_grows(tmp_path: Path) -> None:
     data = tmp_path / "data"
     copytree(TESTDATA / "data", data)
     assert "damage" not in verify(data)
-    broker = BrokerProcess(tmp_path, settings=SETTINGS, topics=TOPICS)
+    broker = BrokerProcess(tmp_path, settings=SETTINGS, topics=TOPICS, registry=NO_REGISTRY)
     try:
         for _ in range(2):
             broker.start()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metaserver.control.client import call
-from tests.support import WAIT_SECONDS_MAX, BrokerProcess, eventually, put
+from tests.support import NO_REGISTRY, WAIT_SECONDS_MAX, BrokerProcess, eventually, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,9 @@ def start_slave(tmp_path: Path) -> Iterator[Callable[[BrokerProcess], BrokerProc
     started: list[BrokerProcess] = []
 
     def start(master: BrokerProcess) -> BrokerProcess:
-        slave = BrokerProcess(tmp_path / "slave", settings=SETTINGS, topics=TOPICS, slave_of=master.port)
+        slave = BrokerProcess(
+            tmp_path / "slave", settings=SETTINGS, topics=TOPICS, slave_of=master.port, registry=NO_REGISTRY
+        )
         slave.base.mkdir()
         started.append(slave)
         slave.start()

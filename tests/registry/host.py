@@ -38,7 +38,8 @@ async def main(directory: Path, port: int, tick_ms: int, compaction_bytes: int) 
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poller.run)
-        await nursery.start(server.serve)
+        await server.load()
+        nursery.start_soon(server.serve)
         with trio.open_signal_receiver(15) as signals:
             async for _ in signals:
                 break

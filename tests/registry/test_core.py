@@ -24,6 +24,8 @@ from metaserver.registry.embedded.registry import (
     RegistryOptions,
     Send,
 )
+from metaserver.registry.embedded.transactions import CreateNode
+from metaserver.registry.embedded.transactions import Transaction as Transaction_
 from metaserver.registry.embedded.tree import Tree
 from tests.registry.wire import ACL, Create, Delete, Exists, GetData, SetData, Transaction
 
@@ -252,6 +254,61 @@ def test_a_log_that_lacks_a_transaction_is_not_loaded() -> None:
         load([begin, end])
     with pytest.raises(MalformedError):
         Loader().feed(b"\x09")
+
+
+def test_each_start_begins_an_epoch_beyond_all_that_was_told() -> None:
+    world = World()
+    world.registry.begin_epoch()
+    peer = world.connect()
+    world.ask(peer, Create("/a", b"", ACL, 0))
+    first = world.tree.zxid
+    assert first >> 32 == int(world.clock.wall_seconds()) // 60, "the minutes since 1970"
+    for start in (1, 2):
+        again = World(tree=load(world.records))
+        again.registry.begin_epoch()
+        again.take()
+        assert again.tree.zxid == ((first >> 32) + start) << 32
+        world.effects += again.effects
+    assert load(world.records).zxid == again.tree.zxid
+
+    # A copy that missed this epoch, promoted a minute later, is ahead of everybody all the same.
+    copy = World(clock=attrs.evolve(world.clock, seconds=world.clock.seconds + 180))
+    copy.registry.begin_epoch()
+    assert copy.tree.zxid > again.tree.zxid
+
+    wrong = World(clock=Clock(1e15))
+    wrong.registry.begin_epoch()
+    wrong.registry.begin_epoch()
+    assert wrong.tree.zxid < 2**63
+
+
+def test_only_the_beginning_of_an_epoch_may_jump() -> None:
+    make = CreateNode("/a", b"", OPEN_ACL, 0)
+    assert Transaction_(6, 0, (make,)).follows(5)
+    assert not Transaction_(7, 0, (make,)).follows(5)
+    assert not Transaction_(1 << 32, 0, (make,)).follows(5)
+    assert Transaction_(1 << 32, 0, (make,)).follows((1 << 32) - 1)
+    assert Transaction_(3 << 32, 0, ()).follows((1 << 32) + 5)
+    assert not Transaction_(1 << 32, 0, ()).follows((1 << 32) + 5)
+    assert not Transaction_((1 << 32) + 7, 0, ()).follows((1 << 32) + 5)
+
+
+def test_a_start_ends_the_session_that_has_the_owners_name() -> None:
+    world = World()
+    owner, other = world.connect(), world.connect()
+    world.ask(owner, Create("/name", b"", ACL, 1))
+    world.ask(owner, Create("/more", b"", ACL, 1))
+    world.ask(other, Create("/others", b"", ACL, 1))
+    again = World(tree=load(world.records))
+    again.registry.end_session_of("/name")
+    again.registry.end_session_of("/none")
+    again.registry.end_session_of("/zookeeper")
+    assert set(again.tree.sessions) == {other.session_id}
+    assert "/others" in again.tree.nodes
+    assert not {"/name", "/more"} & set(again.tree.nodes)
+    for _ in range(3):
+        again.tick()
+    assert again.registry.session_count == 0
 
 
 def test_most_access_lists_take_four_bytes_in_the_log() -> None:

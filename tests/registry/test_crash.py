@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from tests.registry.ensembles import Embedded
+from tests.registry.ensembles import Embedded, free_port
 from tests.registry.wire import (
     ACL,
     Create,
@@ -22,6 +22,7 @@ from tests.registry.wire import (
     Transaction,
     stat,
 )
+from tests.support import BrokerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,34 @@ class Writer:
             self.session.send(SetData(path, data, -1))
 
 
-def run(registry: Embedded, rounds: int, seed: int) -> None:
+@attrs.define(eq=False)
+class Hosted:
+    """The registry inside of a broker, killed with it."""
+
+    broker: BrokerProcess
+    port: int
+
+    def start(self) -> None:
+        self.broker.start()
+
+    def kill(self) -> None:
+        self.broker.kill()
+
+
+@pytest.fixture
+def hosted(tmp_path: Path) -> Iterator[Hosted]:
+    port = free_port()
+    broker = BrokerProcess(
+        tmp_path, topics=f"[topic=test]\n[zookeeper]\nregistryPort={port}\nzk.zkSyncTimeMs=0\n"
+    )
+    try:
+        broker.start()
+        yield Hosted(broker, port)
+    finally:
+        broker.make_sure_it_is_gone()
+
+
+def run(registry: Embedded | Hosted, rounds: int, seed: int) -> None:
     choose = random.Random(seed)
     writer = Writer(Session(registry.port))
     session = writer.session
@@ -128,6 +156,17 @@ def test_kills_lose_nothing_acknowledged(registry: Embedded) -> None:
 @pytest.mark.slow
 def test_many_kills_lose_nothing_acknowledged(registry: Embedded) -> None:
     run(registry, rounds=50, seed=2)
+
+
+def test_kills_of_the_broker_lose_nothing_acknowledged(hosted: Hosted) -> None:
+    run(hosted, rounds=12, seed=3)
+    hosted.broker.wait_registered()
+
+
+@pytest.mark.slow
+def test_many_kills_of_the_broker_lose_nothing_acknowledged(hosted: Hosted) -> None:
+    run(hosted, rounds=50, seed=4)
+    hosted.broker.wait_registered()
 
 
 def test_start_is_bounded_by_snapshots(registry: Embedded) -> None:

@@ -59,14 +59,15 @@ class Disk:
     readable: list[int] = attrs.Factory(list)
     store: MessageStore = attrs.field(init=False)
     log: PartitionLog = attrs.field(init=False)
+    ids: MessageIdSource = attrs.field(init=False)
 
     def open(self) -> LogJournal:
         options = StoreOptions(segment_bytes_max=self.segment_bytes, checkpoint_bytes=1000)
         self.store = MessageStore.open(RealFileSystem(), Clock(), options, [self.directory], "test")
         self.log = self.store.create(NAME, self.directory)
-        ids = MessageIdSource(BrokerId(0), Clock())
-        ids.observe(self.store.highest_message_id)
-        return LogJournal(self.log, ids, self.inline, self.inline, self.readable.append)
+        self.ids = MessageIdSource(BrokerId(0), Clock())
+        self.ids.observe(self.store.highest_message_id)
+        return LogJournal(self.log, self.ids, self.inline, self.inline, self.readable.append)
 
     def append(self, journal: LogJournal, *records: bytes) -> None:
         journal.append(records, self.outcomes.append)
@@ -98,20 +99,66 @@ def test_records_are_ordinary_messages_and_come_back(disk: Disk) -> None:
     assert found[0].message_id < found[1].message_id
 
 
+SNAPSHOT = [b"\2begin", b"\4nodes", b"\5end"]
+
+
 def test_a_snapshot_replaces_what_was_before_it(disk: Disk) -> None:
     disk.segment_bytes = 500
     journal = disk.open()
     for number in range(100):
-        disk.append(journal, b"%d" % number)
+        disk.append(journal, b"\1%d" % number)
     before = journal.uncompacted_bytes
-    journal.compact([b"begin", b"end"], disk.outcomes.append)
+    journal.compact(SNAPSHOT, disk.outcomes.append)
     assert set(disk.outcomes) == {None}
-    assert journal.uncompacted_bytes == 48 < before
-    disk.append(journal, b"after")
-    assert list(journal.replay()) == [b"begin", b"end", b"after"]
+    size = 3 * 20 + sum(map(len, SNAPSHOT))
+    assert journal.uncompacted_bytes == size < before
+    disk.append(journal, b"\1after")
+    assert list(journal.replay()) == [*SNAPSHOT, b"\1after"]
     disk.store.close()
-    assert len(list((disk.directory / str(NAME)).glob("*.meta"))) == 1
-    assert list(disk.open().replay()) == [b"begin", b"end", b"after"]
+    again = disk.open()
+    assert list(again.replay()) == [*SNAPSHOT, b"\1after"]
+    assert again.uncompacted_bytes == size + 26
+
+
+def test_what_the_last_snapshot_replaces_stays_for_slaves(disk: Disk) -> None:
+    journal = disk.open()
+    starts = []
+    for number in range(3):
+        disk.append(journal, b"\1%d" % number)
+        starts.append(disk.log.end_offset)
+        journal.compact(SNAPSHOT, disk.outcomes.append)
+        assert disk.log.start_offset == [0, *starts][number]
+    assert disk.log.segment_starts == tuple(starts[1:])
+    disk.store.close()
+    assert len(list((disk.directory / str(NAME)).glob("*.meta"))) == 2
+    journal = disk.open()
+    assert list(journal.replay()) == SNAPSHOT
+    journal.compact(SNAPSHOT, disk.outcomes.append)
+    assert disk.log.start_offset == starts[2]
+
+
+def test_a_snapshot_cut_short_counts_for_nothing(disk: Disk) -> None:
+    journal = disk.open()
+    disk.append(journal, b"\1old")
+    journal.compact(SNAPSHOT, disk.outcomes.append)
+    disk.append(journal, b"\1between")
+    journal.compact(SNAPSHOT[:2], disk.outcomes.append)
+    disk.append(journal, b"\1after")
+    assert list(journal.replay()) == [*SNAPSHOT, b"\1between", *SNAPSHOT[:2], b"\1after"]
+
+
+def test_ids_are_taken_on_the_loop(disk: Disk) -> None:
+    """They are the broker's: a thread that takes some could be given the same as a put."""
+    journal = disk.open()
+    disk.append(journal, b"\1old")
+    jobs: list[Callable[[], Any]] = []
+    disk.inline.submit = lambda job, done: jobs.append(job)  # type: ignore[method-assign]
+    journal.compact(SNAPSHOT, disk.outcomes.append)
+    taken_later = disk.ids.take(1)
+    (compaction,) = jobs
+    compaction()
+    assert disk.log.last_message_id is not None
+    assert disk.log.last_message_id < taken_later
 
 
 def test_a_failed_sync_is_final_and_leaves_nothing_behind(disk: Disk) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from metaserver.registry.link import ConnectionLostError, NodeFailedError
 from metaserver.registry.paths import ancestors
 from metaserver.registry.registration import Create, Delete, ExistingNode, Retire, Store, Write
-from metaserver.registry.zookeeper import ConnectionLostError, NodeFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

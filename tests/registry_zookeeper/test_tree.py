@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from metaserver.registry.link import ConnectionLostError, NodeFailedError, TreeSettings
 from metaserver.registry.registration import Create, Delete, ExistingNode, Retire, Store, Write
-from metaserver.registry.zookeeper import (
-    ConnectionLostError,
-    KazooTree,
-    NodeFailedError,
-    NodeTree,
-    TreeSettings,
-)
+from metaserver.registry.zookeeper import KazooTree, NodeTree
 from tests.registry_zookeeper.fake_tree import FakeZooKeeper
 
 if TYPE_CHECKING:

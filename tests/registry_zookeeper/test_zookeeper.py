@@ -168,7 +168,7 @@ async def test_an_expired_session(server: ZooKeeperServer, spy: Kazoo, root: str
         old = broker.session
         kazoo_tree = broker.registrar._tree
         assert isinstance(kazoo_tree, KazooTree)
-        with server.client(identity=kazoo_tree._client.client_id):
+        with server.client(identity=kazoo_tree._link._client.client_id):
             pass  # Whoever closes a session by its number and password ends it.
         await until(lambda: broker.registrar.report().is_registered and broker.session != old, "registration")
         assert with_data(tree(spy, root)) == broker.expected()
@@ -310,11 +310,11 @@ async def test_one_server_of_several_is_enough(server: ZooKeeperServer, spy: Kaz
 async def test_a_kazoo_that_has_ended_is_replaced(
     server: ZooKeeperServer, spy: Kazoo, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metaserver.registry.zookeeper._RENEW_SECONDS", 0.0)
+    monkeypatch.setattr("metaserver.registry.link._RENEW_SECONDS", 0.0)
     async with running(Broker(server.address, root)) as broker:
         old = broker.session
         kazoo_tree = broker.registrar._tree
         assert isinstance(kazoo_tree, KazooTree)
-        await trio.to_thread.run_sync(kazoo_tree._client.stop)
+        await trio.to_thread.run_sync(kazoo_tree._link._client.stop)
         await until(lambda: broker.registrar.report().is_registered and broker.session != old, "registration")
         assert with_data(tree(spy, root)) == broker.expected()

@@ -91,6 +91,13 @@ def test_the_last_segment_always_stays(log: PartitionLog, filesystem: FaultyFile
     assert (log.start_offset, log.end_offset) == (4 * SIZE, 5 * SIZE)
 
 
+def test_delete_what_ends_before_an_offset(log: PartitionLog) -> None:
+    assert log.delete_before(2 * SIZE - 1) == NAMES[:1]
+    assert log.delete_before(3 * SIZE) == NAMES[1:3]
+    assert log.delete_before(1000 * SIZE) == NAMES[3:4]
+    assert log.segment_starts == (4 * SIZE,)
+
+
 def test_an_odd_time_in_the_middle_makes_no_hole(log: PartitionLog, filesystem: FaultyFileSystem) -> None:
     """Somebody touched the first file: the ones behind it stay, though they are old."""
     touched = filesystem.open(segment_path(0), "write", Point.SEGMENT_OPEN)

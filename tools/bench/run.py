@@ -52,6 +52,8 @@ deletePolicy=delete,168
 deleteWhen=0 0 6,18 * * ?
 
 [zookeeper]
+registryPort=0
+zk.zkSyncTimeMs=0
 
 [topic=fsync]
 unflushThreshold=0

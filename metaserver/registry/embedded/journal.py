@@ -1,8 +1,9 @@
 """Where the registry's transactions are kept: a log like any other, in the broker's own store.
 
 The records are ordinary messages, so replication, recovery and the tools treat the log like every
-topic's. A snapshot begins a segment of its own, and the segments before it are removed: what a start has
-to read is one snapshot and what was appended since.
+topic's. A snapshot begins a segment of its own, and the segments before the snapshot before it are removed:
+what a start has to read is one snapshot and what was appended since, and a slave that is no further behind
+than that finds all it lacks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from metaserver.errors import CorruptLogError, LogFailedError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import checksum, encode_records, iterate_records, message_id_block
+from metaserver.registry.embedded.records import SNAPSHOT_END, TRANSACTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 _READ_BYTES = 1024 * 1024
-_LONG_AGO = float("inf")
 
 
 class Executor(Protocol):
@@ -50,7 +51,7 @@ class Journal(Protocol):
         ...
 
     def replay(self) -> Iterator[bytes]:
-        """All records from the start of the log on. Raises StorageError."""
+        """All records from the newest whole snapshot on, or from the log's start. Raises StorageError."""
         ...
 
     def append(self, records: Sequence[bytes], done: Callable[[StorageError | None], None]) -> None:
@@ -62,7 +63,7 @@ class Journal(Protocol):
         ...
 
     def compact(self, records: Sequence[bytes], done: Callable[[StorageError | None], None]) -> None:
-        """Append a snapshot and drop what is before it; without room for it everything stays as it is."""
+        """Append a snapshot and drop what is before the last; without room everything stays as it is."""
         ...
 
 
@@ -84,6 +85,7 @@ class LogJournal:
         self._syncer = syncer
         self._on_durable = on_durable
         self._snapshot_offset = log.start_offset
+        """Where the newest whole snapshot begins, or the log."""
 
     @property
     def uncompacted_bytes(self) -> int:
@@ -92,8 +94,22 @@ class LogJournal:
 
     def replay(self) -> Iterator[bytes]:
         """See :class:`Journal`; a damaged log raises, for what it lacks may matter to what follows."""
-        log = self._log
-        offset, end = log.start_offset, log.end_offset
+        self._snapshot_offset = self._newest_snapshot()
+        return self._records(self._snapshot_offset)
+
+    def _newest_snapshot(self) -> int:
+        """Each begins a segment; one that a crash cut short has no end."""
+        first, *later = self._log.segment_starts
+        for start in reversed(later):
+            for record in self._records(start):
+                if record.startswith(SNAPSHOT_END):
+                    return start
+                if record.startswith(TRANSACTION):
+                    break
+        return first
+
+    def _records(self, offset: int) -> Iterator[bytes]:
+        log, end = self._log, self._log.end_offset
         held = b""
         while offset < end:
             piece = log.read(offset, _READ_BYTES, end)
@@ -141,12 +157,14 @@ class LogJournal:
                 _log.warning("Registry log cannot be compacted", reason=str(failure))
             done(self._log.failure)
 
-        self._executor.submit(lambda: self._compact(records), finished)
+        # The ids are everybody's, so they are taken here and not in the thread.
+        first_id = self._message_ids.take(len(records))
+        self._executor.submit(lambda: self._compact(records, first_id), finished)
 
     def _append(self, records: Sequence[bytes], done: Callable[[StorageError | None], None]) -> None:
         log = self._log
         try:
-            start_offset = self._write(records)
+            start_offset = self._write(records, self._message_ids.take(len(records)))
             pending = log.begin_flush()
         except StorageError as error:
             done(error)
@@ -168,8 +186,7 @@ class LogJournal:
 
         self._syncer.sync(pending.file, synced)
 
-    def _write(self, records: Sequence[bytes]) -> int:
-        first_id = self._message_ids.take(len(records))
+    def _write(self, records: Sequence[bytes], first_id: int) -> int:
         message_ids = list(message_id_block(first_id, len(records)))
         encoded = encode_records(records, list(map(checksum, records)), message_ids, [0] * len(records))
         return self._log.append([encoded], len(encoded), len(records), message_ids[-1])
@@ -181,16 +198,16 @@ class LogJournal:
         if self._log.checkpoint_due:
             self._log.write_checkpoint(clean=False)
 
-    def _compact(self, records: Sequence[bytes]) -> int:
+    def _compact(self, records: Sequence[bytes], first_id: int) -> int:
         """In a worker thread; returns where the snapshot begins."""
-        log = self._log
+        log, last_snapshot = self._log, self._snapshot_offset
         log.end_segment()
         if log.needs_roll:
             log.roll()
-        start_offset = self._write(records)
+        start_offset = self._write(records, first_id)
         log.flush()
         try:
-            log.delete_expired("delete", 0.0, False, _LONG_AGO)
+            log.delete_before(last_snapshot)
             log.write_checkpoint(clean=False)
         except StorageError as error:
             _log.warning("Registry log: old segments stay", reason=str(error))

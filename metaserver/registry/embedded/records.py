@@ -2,7 +2,7 @@
 
 Every record begins with one byte for its kind::
 
-    1  transaction     zxid, time, count, and so many changes
+    1  transaction     zxid, time, count, and so many changes; none: an epoch begins
     2  snapshot begin  zxid, highest session number, sessions and nodes that follow
     3  sessions        count, and so many sessions
     4  nodes           count, and so many nodes, parents before children
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from metaserver.registry.embedded.node import Acl
     from metaserver.registry.embedded.transactions import Change
 
-_TRANSACTION, _BEGIN, _SESSIONS, _NODES, _END = b"\1", b"\2", b"\3", b"\4", b"\5"
+TRANSACTION, _BEGIN, _SESSIONS, _NODES, SNAPSHOT_END = b"\1", b"\2", b"\3", b"\4", b"\5"
 _OPEN_SESSION, _END_SESSION, _CREATE, _DELETE, _SET_DATA, _SET_ACL = range(1, 7)
 _PART_BYTES = 64 * 1024
 """A snapshot's record ends behind the entry that makes it this long."""
@@ -47,7 +47,7 @@ def encode_transaction(transaction: Transaction) -> bytes:
     """One record."""
     return b"".join(
         (
-            _TRANSACTION,
+            TRANSACTION,
             encode_long(transaction.zxid),
             encode_long(transaction.wall_ms),
             encode_int(len(transaction.changes)),
@@ -59,7 +59,7 @@ def encode_transaction(transaction: Transaction) -> bytes:
 def decode_transaction(record: bytes) -> Transaction:
     """What :func:`encode_transaction` made. Raises MalformedError."""
     reader = Reader(record)
-    if reader.raw(1) != _TRANSACTION:
+    if reader.raw(1) != TRANSACTION:
         raise MalformedError("the record is no transaction")
     return _read_transaction(reader)
 
@@ -75,7 +75,7 @@ def encode_snapshot(tree: Tree) -> list[bytes]:
     # In the order of creation, so parents first. A deletion that was taken back puts a node at the end, but
     # one that could be deleted has no children.
     nodes = (_encode_node(path, node) for path, node in tree.nodes.items())
-    return [head, *_parts(_SESSIONS, sessions), *_parts(_NODES, nodes), _END + encode_long(tree.zxid)]
+    return [head, *_parts(_SESSIONS, sessions), *_parts(_NODES, nodes), SNAPSHOT_END + encode_long(tree.zxid)]
 
 
 class Loader:
@@ -92,10 +92,10 @@ class Loader:
         """Take one record. Raises MalformedError where it is none, or one before it is missing."""
         reader = Reader(record)
         kind = reader.raw(1)
-        if kind == _TRANSACTION:
+        if kind == TRANSACTION:
             self._snapshot = None
             transaction = _read_transaction(reader)
-            if transaction.zxid != self.tree.zxid + 1:
+            if not transaction.follows(self.tree.zxid):
                 raise MalformedError(f"transaction {transaction.zxid:#x} follows on {self.tree.zxid:#x}")
             self.tree.apply(transaction)
         elif kind == _BEGIN:
@@ -110,7 +110,7 @@ class Loader:
         elif kind == _NODES:
             for _ in range(reader.count(16)):
                 self._snapshot.add_loaded(*_read_node(reader))
-        elif kind == _END:
+        elif kind == SNAPSHOT_END:
             self._take(self._snapshot)
             self._snapshot = None
         else:

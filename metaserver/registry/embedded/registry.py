@@ -72,6 +72,8 @@ from metaserver.registry.embedded.transactions import (
     OpenSession,
     SetNodeData,
     Transaction,
+    epoch_of,
+    first_zxid,
 )
 from metaserver.registry.embedded.tree import split_path
 from metaserver.registry.embedded.watches import Watches
@@ -83,6 +85,10 @@ if TYPE_CHECKING:
     from metaserver.registry.embedded.transactions import Change
     from metaserver.registry.embedded.tree import Tree
     from metaserver.storage import Clock
+
+
+_EPOCH_BY_CLOCK_MAX = 2**30
+"""A clock that is wrong by a thousand years shall leave numbers for those who come after it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -243,16 +249,37 @@ class Registry:
             session_id for session_id, deadline_ms in self._deadlines_ms.items() if deadline_ms <= now_ms
         ]
         for session_id in expired:
-            self._end_session(session_id)
-            peer = self._peers.get(session_id)
-            if peer is not None:
-                self._close(peer)
+            self._expel(session_id)
+
+    def begin_epoch(self) -> None:
+        """Jump ahead of every number that an earlier start may have given out.
+
+        The log may be a copy that lacks the end of the original, even whole epochs: clients that have seen
+        more are refused otherwise. So the minutes since 1970 count where they are more than one epoch ahead.
+        """
+        minutes = self._wall_ms() // 60_000
+        epoch = max(epoch_of(self.tree.zxid) + 1, min(minutes, _EPOCH_BY_CLOCK_MAX))
+        transaction = Transaction(first_zxid(epoch), self._wall_ms(), ())
+        self.tree.apply(transaction)
+        self._announce(transaction, [])
+
+    def end_session_of(self, path: str) -> None:
+        """End the session that owns a node, connected or not; nothing where none does."""
+        node = self.tree.nodes.get(path)
+        if node is not None and node.owner:
+            self._expel(node.owner)
 
     def compact(self) -> None:
         """Put the whole tree into the log."""
         self._effects.append(Compact(encode_snapshot(self.tree)))
 
     # Sessions.
+
+    def _expel(self, session_id: int) -> None:
+        self._end_session(session_id)
+        peer = self._peers.get(session_id)
+        if peer is not None:
+            self._close(peer)
 
     def _connect(self, peer: Peer, request: ConnectRequest) -> None:
         options = self._options

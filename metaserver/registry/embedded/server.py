@@ -66,6 +66,9 @@ class ServerOptions:
     """Limits of the port."""
 
     registry: RegistryOptions = attrs.Factory(RegistryOptions)
+    own_node: str | None = None
+    """The ephemeral node by which the owner of the port claims its name. A start ends the session that has
+    it: it can only be the owner's last one, or that of the one whose copy this is."""
     connections_max: int = 10_000
     frame_bytes_max: int = FRAME_BYTES_MAX
     outstanding_requests_max: int = 1000
@@ -105,7 +108,7 @@ class RegistryServer:
         random_bytes: Callable[[int], bytes],
         options: ServerOptions | None = None,
     ) -> None:
-        """Nothing happens before :meth:`serve`."""
+        """Nothing happens before :meth:`load` and :meth:`serve`."""
         self.options = options or ServerOptions()
         self._journal = journal
         self._listener = listener
@@ -121,21 +124,29 @@ class RegistryServer:
         """Why nothing is served until the broker restarts."""
         self._is_broken = False
         """Whether the tree can no longer be trusted; the next tick reads it from the log again."""
-        self._is_appending = False
+        self._appended = trio.Event()
+        """Set while no append is under way."""
+        self._appended.set()
         self._is_pumping = False
 
-    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Load the journal, then accept and answer until cancelled; leaves no connection open.
-
-        The poller must be running. Raises StorageError and MalformedError where the journal cannot be read.
-        """
+    async def load(self) -> None:
+        """Read the journal. Raises StorageError and MalformedError where it cannot be read."""
         await self._load()
+
+    async def serve(self) -> None:
+        """Accept and answer until cancelled; leaves no connection open.
+
+        The journal must have been read, and the poller must be running.
+        """
+        self._registry.begin_epoch()
+        if self.options.own_node is not None:
+            self._registry.end_session_of(self.options.own_node)
+        self.pump()
         self._poller.register(self._listener.fileno(), _READABLE, self._accept)
         try:
-            task_status.started()
             while True:
                 await trio.sleep(self.options.registry.tick_ms / 1000)
-                if self._is_broken and not self._is_appending:
+                if self._is_broken and self._appended.is_set():
                     await self._load_again()
                 self._tick()
         finally:
@@ -143,8 +154,12 @@ class RegistryServer:
             self._listener.close()
             self._close_all()
 
+    async def wait_until_idle(self) -> None:
+        """Returns when no append is under way: then the log may be closed. The poller must be running."""
+        await self._appended.wait()
+
     def statistics(self) -> RegistryStatistics:
-        """What there is now; only while serving."""
+        """What there is now; only after :meth:`load`."""
         registry = self._registry
         return RegistryStatistics(
             connections=len(self._connections),
@@ -238,10 +253,10 @@ class RegistryServer:
         return batch is not None or bool(touched)
 
     def _append(self, batch: Batch) -> None:
-        self._is_appending = True
+        self._appended = trio.Event()
 
         def done(error: StorageError | None) -> None:
-            self._is_appending = False
+            self._appended.set()
             if error is None:
                 self._delivery.durable(batch)
                 self.pump()

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from metaserver.registry.embedded.node import Acl
 
 
+EPOCH_SHIFT = 32
+
+
 @attrs.frozen
 class OpenSession:
     """A session begins."""
@@ -68,6 +71,22 @@ class Transaction:
     """Changes that happen together, at one number and one time."""
 
     zxid: int
-    """One more than the transaction before."""
+    """The epoch in the upper half, a counter in the lower."""
     wall_ms: int
     changes: tuple[Change, ...]
+    """None: an epoch begins."""
+
+    def follows(self, zxid: int) -> bool:
+        """Whether it may come next: one more than the one before, or the beginning of a later epoch."""
+        begins_epoch = not self.changes and self.zxid == first_zxid(epoch_of(self.zxid))
+        return self.zxid == zxid + 1 or (begins_epoch and self.zxid > zxid)
+
+
+def epoch_of(zxid: int) -> int:
+    """The epoch that a transaction belongs to."""
+    return zxid >> EPOCH_SHIFT
+
+
+def first_zxid(epoch: int) -> int:
+    """Of the transaction that begins an epoch."""
+    return epoch << EPOCH_SHIFT

@@ -1,4 +1,4 @@
-"""Many deadlines, one task: long polls and flush intervals need no task each."""
+"""Many deadlines, one task: long polls and flush intervals need no task each. On trio or asyncio."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import heapq
 from itertools import count
 from typing import TYPE_CHECKING
 
+import anyio
 import attrs
-import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ class Timer:
     """One scheduled call."""
 
     due: float
-    """On trio's clock, in seconds."""
+    """On the loop's clock, in seconds."""
     callback: Callable[[], None] | None
     """None once it was called or cancelled."""
 
@@ -32,12 +32,12 @@ class Timers:
 
     _heap: list[tuple[float, int, Timer]] = attrs.Factory(list)
     _sequence: count[int] = attrs.Factory(count)
-    _earlier: trio.Event = attrs.Factory(trio.Event)
+    _earlier: anyio.Event = attrs.Factory(anyio.Event)
     _dead: int = 0
 
     def schedule(self, after_seconds: float, callback: Callable[[], None]) -> Timer:
         """Call back after a time; the callback must not raise."""
-        timer = Timer(trio.current_time() + after_seconds, callback)
+        timer = Timer(anyio.current_time() + after_seconds, callback)
         heapq.heappush(self._heap, (timer.due, next(self._sequence), timer))
         if self._heap[0][2] is timer:
             self._earlier.set()
@@ -58,7 +58,7 @@ class Timers:
     async def run(self) -> None:
         """Fire what is due, until cancelled."""
         while True:
-            now = trio.current_time()
+            now = anyio.current_time()
             while self._heap and (self._heap[0][0] <= now or self._heap[0][2].callback is None):
                 timer = heapq.heappop(self._heap)[2]
                 callback, timer.callback = timer.callback, None
@@ -66,7 +66,7 @@ class Timers:
                     self._dead = max(0, self._dead - 1)
                 else:
                     callback()
-            self._earlier = trio.Event()
+            self._earlier = anyio.Event()
             sleep_seconds = self._heap[0][0] - now if self._heap else float("inf")
-            with trio.move_on_after(sleep_seconds):
+            with anyio.move_on_after(sleep_seconds):
                 await self._earlier.wait()

@@ -3,7 +3,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from metaserver.broker import Timers
+from metaserver.timers import Timers
 
 if TYPE_CHECKING:
     import trio

@@ -1,0 +1,61 @@
+"""What a sender waits for: the fate of a message, or of many."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+
+from metaserver.errors import SendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaserver.client.lane import Sent
+
+
+@attrs.define(eq=False)
+class PendingSend:
+    """A message on its way."""
+
+    _settled: anyio.Event = attrs.Factory(anyio.Event)
+    _outcome: Sent | SendError | None = None
+    _callback: Callable[[Sent | SendError], None] | None = None
+
+    @property
+    def outcome(self) -> Sent | SendError | None:
+        """What came of it; None as long as that is not known."""
+        return self._outcome
+
+    async def wait(self) -> Sent:
+        """Where it is stored; raises SendError. Cancelled, the message goes its way all the same."""
+        await self._settled.wait()
+        if isinstance(self._outcome, SendError):
+            raise self._outcome
+        if self._outcome is None:
+            raise AssertionError("the event is set behind the outcome")
+        return self._outcome
+
+    def settle(self, outcome: Sent | SendError) -> None:
+        """The fate is known."""
+        self._outcome = outcome
+        self._settled.set()
+        if self._callback is not None:
+            self._callback(outcome)
+
+
+@attrs.define(eq=False)
+class SendGroup:
+    """The messages of one ``send_many``."""
+
+    outcomes: list[Sent | SendError | None]
+    left: int
+    is_complete: anyio.Event = attrs.Factory(anyio.Event)
+
+    def settle(self, index: int, outcome: Sent | SendError) -> None:
+        """The fate of one of them is known."""
+        self.outcomes[index] = outcome
+        self.left -= 1
+        if not self.left:
+            self.is_complete.set()

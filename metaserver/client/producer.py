@@ -1,0 +1,577 @@
+"""Sends messages: chooses partitions, gathers batches, repeats what may be repeated, says what is known.
+
+One request per partition is under way at a time, so nothing overtakes a message that has to be sent again.
+Everything happens in synchronous calls on the loop (from senders, replies and timers); there is no task for a
+message or a partition.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+import attrs
+
+from metaserver.client.backoff import Backoff
+from metaserver.client.connection import batch_result, expect_text
+from metaserver.client.lane import Lane, Outgoing, Sent
+from metaserver.client.partition import Partition
+from metaserver.client.pending_send import PendingSend, SendGroup
+from metaserver.client.selectors import KeyHash
+from metaserver.errors import (
+    BrokerUnreachableError,
+    ClientError,
+    NoPartitionError,
+    ReplyError,
+    SendError,
+    SendFailedError,
+    SendManyError,
+    SendRefusedError,
+    SendUnknownError,
+)
+from metaserver.logs import get_logger
+from metaserver.message import encode_record, join_attribute, message_id_block
+from metaserver.protocol import Status, encode_put, encode_put_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from metaserver.client.connection import BrokerConnection, Reply
+    from metaserver.client.forwarding import Forwarder
+    from metaserver.client.messages import OutgoingMessage
+    from metaserver.client.network import Network
+    from metaserver.client.pool import BrokerLink
+    from metaserver.client.selectors import Selector
+    from metaserver.timers import Timer
+
+_log = get_logger(__name__)
+
+_RETRY_SECONDS_MIN = 0.02
+_RETRY_SECONDS_MAX = 1.0
+_SWEEP_SECONDS = 0.1
+"""How often messages whose time is over are looked for, while any wait."""
+_CLOSED_SECONDS = 1.0
+"""How long a partition that was closed is not chosen."""
+_HELD_BYTES_PER_MESSAGE = 400
+"""Of this process's memory, beside the data."""
+_YIELD_MESSAGES = 500
+"""``send_many`` lets others run after so many messages."""
+
+
+@attrs.frozen(kw_only=True)
+class ProducerOptions:
+    """How a producer sends."""
+
+    timeout_seconds: float = 30.0
+    """From the call until the error, over all attempts."""
+    request_timeout_seconds: float = 10.0
+    """For the answer to one request; a broker silent for so long is connected to anew."""
+    batch_bytes_max: int = 512 * 1024
+    """Of the records of one request."""
+    batch_messages_max: int = 10_000
+    linger_seconds: float = 0.0
+    """How long a message may wait for company. With 0, what comes while a request is under way gathers."""
+    buffer_bytes_max: int = 32 * 1024 * 1024
+    """Of all messages whose fate is not known yet; ``send`` waits and ``send_nowait`` raises beyond it."""
+    retry_unknown: bool = False
+    """Send again what may have been stored: nothing is lost then, and something may be stored twice."""
+    default_topic: str | None = None
+    """Whose partitions are used for topics no broker has announced: a ``*`` section accepts them."""
+
+
+class Producer:
+    """Made by :meth:`metaserver.client.Session.producer`."""
+
+    def __init__(
+        self,
+        network: Network,
+        options: ProducerOptions,
+        selector: Selector | None = None,
+        forwarder: Forwarder | None = None,
+    ) -> None:
+        """Use the session's method."""
+        self.options = options
+        self._discovery = network.discovery
+        self._pool = network.pool
+        self._timers = network.timers
+        self._selector = selector or KeyHash()
+        self._forwarder = forwarder
+        self._lanes: dict[Partition, Lane] = {}
+        self._backoffs: dict[Partition, Backoff] = {}
+        self._writable: dict[str, tuple[Partition, ...]] = {}
+        """Of topics, as the cluster has it now."""
+        self._seen: set[str] = set()
+        """Topics that had a partition once: one without is waited for."""
+        self._parked: list[Outgoing] = []
+        """Messages for which there is no partition now."""
+        self._links: dict[Partition, BrokerLink] = {}
+        """Where the lanes send to."""
+        self._listeners: dict[Partition, Callable[[], None]] = {}
+        """What the links call; one for each lane, for links know them by identity."""
+        self._buffered_bytes = 0
+        self._buffered = 0
+        self._room = anyio.Event()
+        self._drained = anyio.Event()
+        self._is_sweeping = False
+        self._is_open = True
+        network.discovery.listen(self._cluster_changed)
+
+    # For applications.
+
+    async def send(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        attribute: str | None = None,
+        key: bytes | None = None,
+        partition: Partition | None = None,
+    ) -> Sent:
+        """Send one message and wait until a broker has taken it.
+
+        Raises NoPartitionError (nobody takes such messages), SendRefusedError, SendFailedError (both: it is
+        not stored) and SendUnknownError (it may be). Cancelled, the message goes its way all the same.
+        """
+        await self._prepare(topic)
+        await self._wait_for_room()
+        pending = PendingSend()
+        self._submit(self._outgoing(topic, payload, attribute, key, partition, pending.settle))
+        return await pending.wait()
+
+    async def send_many(self, topic: str, messages: Iterable[bytes | OutgoingMessage]) -> list[Sent]:
+        """Send messages in order, each partition's in batches, and wait for all of them.
+
+        Raises SendManyError, which holds the outcome of each, where one was not acknowledged. Cancelled,
+        those handed over go their way.
+        """
+        await self._prepare(topic)
+        outcomes = await self._send_group(topic, list(messages), is_forwarded=False)
+        sent = [outcome for outcome in outcomes if isinstance(outcome, Sent)]
+        if len(sent) != len(outcomes):
+            raise SendManyError(tuple(outcomes))
+        return sent
+
+    async def send_stored(self, topic: str, messages: Sequence[OutgoingMessage]) -> list[Sent | SendError]:
+        """Send what was in the local store, past all that waits there; the outcome of each."""
+        await self._prepare(topic)
+        return await self._send_group(topic, messages, is_forwarded=True)
+
+    async def _send_group(
+        self, topic: str, messages: Sequence[bytes | OutgoingMessage], *, is_forwarded: bool
+    ) -> list[Sent | SendError]:
+        group = SendGroup([None] * len(messages), len(messages))
+        for index, message in enumerate(messages):
+            if self._buffered_bytes >= self.options.buffer_bytes_max:
+                self._pump_all()
+                await self._wait_for_room()
+            elif index % _YIELD_MESSAGES == _YIELD_MESSAGES - 1:
+                self._pump_all()
+                await anyio.lowlevel.checkpoint()
+            settle = partial(group.settle, index)
+            if isinstance(message, bytes):
+                outgoing = self._outgoing(topic, message, None, None, None, settle)
+            else:
+                outgoing = self._outgoing(
+                    topic, message.payload, message.attribute, message.key, None, settle
+                )
+            outgoing.is_forwarded = is_forwarded
+            try:
+                self._hand_over(outgoing)
+            except NoPartitionError as error:
+                group.settle(index, SendFailedError(topic, "", error.reason, 0))
+        self._pump_all()
+        if messages:
+            await group.is_complete.wait()
+        return [outcome for outcome in group.outcomes if outcome is not None]
+
+    def send_nowait(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        attribute: str | None = None,
+        key: bytes | None = None,
+        partition: Partition | None = None,
+        callback: Callable[[Sent | SendError], None] | None = None,
+    ) -> PendingSend:
+        """Hand a message over and return; wait for its fate later, or have it told to ``callback``.
+
+        The callback must not raise. Raises anyio.WouldBlock where the buffer is full (:meth:`wait_for_room`),
+        and NoPartitionError.
+        """
+        if self._buffered_bytes >= self.options.buffer_bytes_max:
+            raise anyio.WouldBlock
+        pending = PendingSend(callback=callback)
+        self._submit(self._outgoing(topic, payload, attribute, key, partition, pending.settle))
+        return pending
+
+    async def wait_for_room(self) -> None:
+        """Returns when ``send_nowait`` would take a message."""
+        await self._wait_for_room()
+
+    async def partitions(self, topic: str) -> tuple[Partition, ...]:
+        """Where messages of the topic may go now; raises DiscoveryError."""
+        await self._prepare(topic)
+        return self._partitions(topic)
+
+    async def flush(self) -> None:
+        """Returns when the fate of every message handed over so far is known; bounded by their time-outs."""
+        self._pump_all()
+        while self._buffered:
+            self._drained = anyio.Event()
+            await self._drained.wait()
+
+    @property
+    def buffered(self) -> int:
+        """Messages whose fate is not known."""
+        return self._buffered
+
+    def close(self) -> None:
+        """Take no more; what is still here is settled now, each as what is known of it."""
+        self._is_open = False
+        self._discovery.ignore(self._cluster_changed)
+        for partition, link in list(self._links.items()):
+            link.ignore(self._link_listener(partition))
+        parked, self._parked = self._parked, []
+        for message in parked:
+            self._give_up(message, "the producer was closed")
+        for lane in self._lanes.values():
+            for message in lane.drain(only_free=False):
+                self._give_up(message, "the producer was closed")
+            for message in lane.answered():
+                message.may_be_stored = True
+                self._give_up(message, "the producer was closed before the answer came")
+
+    # Handing over.
+
+    async def _prepare(self, topic: str) -> None:
+        if topic not in self._writable:
+            topics = [topic] if self.options.default_topic is None else [topic, self.options.default_topic]
+            await self._discovery.want(topics, self.options.timeout_seconds)
+
+    async def _wait_for_room(self) -> None:
+        while self._buffered_bytes >= self.options.buffer_bytes_max:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    def _submit(self, message: Outgoing) -> None:
+        lane = self._hand_over(message)
+        if lane is not None:
+            self._pump(lane)
+
+    def _outgoing(
+        self,
+        topic: str,
+        payload: bytes,
+        attribute: str | None,
+        key: bytes | None,
+        target: Partition | None,
+        settle: Callable[[Sent | SendError], None],
+    ) -> Outgoing:
+        flag, data = join_attribute(attribute, payload)
+        deadline = anyio.current_time() + self.options.timeout_seconds
+        return Outgoing(topic, data, flag, payload, attribute, key, target, deadline, settle)
+
+    def _hand_over(self, message: Outgoing) -> Lane | None:
+        """The lane that has it now; None where it waits for one."""
+        if not self._is_open:
+            raise SendFailedError(message.topic, "", "the producer is closed", 0)
+        self._buffered += 1
+        self._buffered_bytes += len(message.data) + _HELD_BYTES_PER_MESSAGE
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            self._timers.schedule(_SWEEP_SECONDS, self._sweep)
+        try:
+            return self._route(message)
+        except BaseException:
+            self._forget(message)
+            raise
+
+    def _route(self, message: Outgoing) -> Lane | None:
+        """Put a message into a lane, or where it waits for one; raises NoPartitionError."""
+        topic, target = message.topic, message.target
+        if self._forwarder is not None and not message.is_forwarded and self._forwarder.has_backlog(topic):
+            self._keep(message, "behind others that wait in the local store")
+            return None
+        partitions = self._partitions(topic)
+        if target is not None and self._may_come(target, partitions):
+            chosen = target
+        elif target is not None and partitions:
+            raise NoPartitionError(topic, f"{target.in_topic} is none of its partitions")
+        elif partitions:
+            try:
+                chosen = self._selector(topic, self._open_ones(partitions), message.key, message.payload)
+            except NoPartitionError as error:
+                if self._forwarder is None or message.is_forwarded:
+                    raise
+                self._keep(message, str(error))
+                return None
+        elif self._is_expected(topic):
+            self._parked.append(message)
+            return None
+        else:
+            raise NoPartitionError(topic, "no broker announces that it takes messages of it")
+        lane = self._lanes.get(chosen)
+        if lane is None:
+            options = self.options
+            lane = self._lanes[chosen] = Lane(
+                chosen, options.batch_bytes_max, options.batch_messages_max, options.linger_seconds
+            )
+        lane.add(message, anyio.current_time())
+        return lane
+
+    def _may_come(self, target: Partition, partitions: tuple[Partition, ...]) -> bool:
+        """Whether a partition is there, or may be there again: its broker is away."""
+        return target in partitions or (
+            target.topic in self._seen and all(p.broker_id != target.broker_id for p in partitions)
+        )
+
+    def _partitions(self, topic: str) -> tuple[Partition, ...]:
+        found = self._writable.get(topic)
+        if found is None:
+            cluster = self._discovery.cluster
+            found = cluster.writable(topic)
+            if not found and self.options.default_topic is not None and topic not in self._seen:
+                of_default = cluster.writable(self.options.default_topic)
+                found = tuple(Partition(topic, p.broker_id, p.number) for p in of_default)
+            if found:
+                self._seen.add(topic)
+            self._writable[topic] = found
+        return found
+
+    def _open_ones(self, partitions: tuple[Partition, ...]) -> Sequence[Partition]:
+        """Without those that were closed a moment ago, and those whose broker is away, if that leaves any."""
+        now = anyio.current_time()
+        usable = [p for p in partitions if (lane := self._lanes.get(p)) is None or lane.closed_until <= now]
+        return usable or partitions
+
+    def _is_expected(self, topic: str) -> bool:
+        """Whether a topic without a partition may have one again soon: its masters are away."""
+        if topic in self._seen:
+            return True
+        replicas = self._discovery.cluster.subscribed.get(topic, {})
+        return bool(replicas) and all(replica.slave_id is not None for replica in replicas)
+
+    # Sending.
+
+    def _pump_all(self) -> None:
+        for lane in self._lanes.values():
+            if lane.waiting:
+                self._pump(lane)
+
+    def _pump(self, lane: Lane) -> None:
+        """Send what is due."""
+        connection = self._connection(lane.partition)
+        now = anyio.current_time()
+        if connection is None:
+            self._reroute(lane)
+            return
+        messages = lane.take(now, can_batch="put-batch" in connection.extensions)
+        if not messages:
+            if lane.waiting and lane.due > now:
+                self._timers.schedule(lane.due - now, partial(self._pump, lane))
+            return
+        partition, timeout_seconds = lane.partition, self.options.request_timeout_seconds
+        silent = partial(connection.break_off, f"no answer to a message within {timeout_seconds:g} s")
+        timer = self._timers.schedule(timeout_seconds, silent)
+        settle = partial(self._answered, lane, timer)
+        if len(messages) == 1:
+            message = messages[0]
+            connection.submit(
+                lambda opaque: encode_put(
+                    message.topic, partition.number, message.data, message.flag, opaque
+                ),
+                settle,
+            )
+        else:
+            records = b"".join([encode_record(message.data, 0, message.flag) for message in messages])
+            topic = partition.topic
+            connection.submit(
+                lambda opaque: encode_put_batch(topic, partition.number, records, opaque), settle
+            )
+
+    def _connection(self, partition: Partition) -> BrokerConnection | None:
+        """The connection to the partition's master; None while there is none, and then one is made."""
+        link = self._links.get(partition)
+        address = self._discovery.cluster.master_address(partition)
+        if address is None:
+            # The registry does not know it now; a connection that still stands is as good.
+            return None if link is None else link.usable
+        current = self._pool.link(address)
+        if link is not current:
+            if link is not None:
+                link.ignore(self._link_listener(partition))
+            self._links[partition] = current
+            current.listen(self._link_listener(partition))
+        return current.usable
+
+    def _link_listener(self, partition: Partition) -> Callable[[], None]:
+        return self._listeners.setdefault(partition, partial(self._link_changed, partition))
+
+    def _link_changed(self, partition: Partition) -> None:
+        lane = self._lanes.get(partition)
+        if lane is not None and lane.waiting:
+            lane.due = 0.0
+            self._pump(lane)
+
+    def _answered(self, lane: Lane, timer: Timer, reply: Reply | ClientError) -> None:
+        self._timers.cancel(timer)
+        messages = lane.answered()
+        if not messages:
+            return  # The producer was closed meanwhile.
+        try:
+            if isinstance(reply, ClientError):
+                raise reply
+            self._succeeded(lane, messages, reply)
+        except BrokerUnreachableError as error:
+            self._broke(lane, messages, error)
+        except ReplyError as error:
+            self._refused(lane, messages, error)
+        except (ClientError, ValueError) as error:
+            unknown = BrokerUnreachableError(str(lane.partition), f"the answer cannot be read: {error}")
+            self._broke(lane, messages, unknown)
+        if lane.waiting:
+            self._pump(lane)
+
+    def _succeeded(self, lane: Lane, messages: list[Outgoing], reply: Reply) -> None:
+        partition = lane.partition
+        if len(messages) == 1:
+            message_id, _number, offset = expect_text(reply).split(" ")
+            self._settle(messages[0], Sent(partition, int(message_id), int(offset)))
+        else:
+            result = batch_result(reply)
+            at = result.offset
+            ids = message_id_block(result.first_id, len(messages))
+            for message, own_id in zip(messages, ids, strict=True):
+                self._settle(message, Sent(partition, own_id, at))
+                at += message.size_bytes
+        if partition in self._backoffs:
+            del self._backoffs[partition]
+
+    def _broke(self, lane: Lane, messages: list[Outgoing], error: BrokerUnreachableError) -> None:
+        """There is no answer, and there will be none."""
+        if not error.was_sent:
+            again = messages
+        elif self.options.retry_unknown:
+            for message in messages:
+                message.may_be_stored = True
+            again = messages
+        else:
+            again = []
+            for message in messages:
+                message.may_be_stored = True
+                self._give_up(message, error.reason, lane.partition)
+        lane.give_back(again)
+        self._pause(lane)
+
+    def _refused(self, lane: Lane, messages: list[Outgoing], error: ReplyError) -> None:
+        """The broker said no: nothing of the request is stored."""
+        if error.status == Status.UNAVAILABLE:
+            lane.give_back(messages)
+            self._pause(lane)
+        elif error.status == Status.FORBIDDEN:
+            lane.closed_until = anyio.current_time() + _CLOSED_SECONDS
+            free = [message for message in messages if not message.is_bound]
+            for message in messages:
+                if message.is_bound:
+                    self._give_up(message, error.text, lane.partition, error.status)
+            self._route_again(lane, free)
+        elif len(messages) > 1:
+            # One of them is to blame, and only sent alone does it get an answer of its own.
+            lane.is_careful = True
+            lane.give_back(messages)
+        else:
+            self._give_up(messages[0], error.text, lane.partition, error.status)
+
+    def _pause(self, lane: Lane) -> None:
+        backoff = self._backoffs.setdefault(lane.partition, Backoff(_RETRY_SECONDS_MIN, _RETRY_SECONDS_MAX))
+        lane.pause(anyio.current_time() + backoff.next_seconds())
+
+    def _reroute(self, lane: Lane) -> None:
+        """The lane's broker is away: what may go elsewhere does, where another broker is there."""
+        topic = lane.partition.topic
+        others = [
+            p for p in self._partitions(topic) if p != lane.partition and self._connection(p) is not None
+        ]
+        if not others:
+            return
+        lane.closed_until = anyio.current_time() + _CLOSED_SECONDS
+        self._route_again(lane, lane.drain(only_free=True))
+
+    def _route_again(self, lane: Lane, messages: list[Outgoing]) -> None:
+        for message in messages:
+            try:
+                other = self._route(message)
+            except NoPartitionError as error:
+                self._give_up(message, str(error), lane.partition)
+                continue
+            if other is not None and other is not lane:
+                self._pump(other)
+
+    # Time, and changes.
+
+    def _cluster_changed(self) -> None:
+        self._writable.clear()
+        parked, self._parked = self._parked, []
+        for message in parked:
+            try:
+                self._route(message)
+            except NoPartitionError:
+                self._parked.append(message)
+        for lane in list(self._lanes.values()):
+            if lane.waiting:
+                self._pump(lane)
+
+    def _sweep(self) -> None:
+        """Give up what has waited too long."""
+        now = anyio.current_time()
+        for lane in list(self._lanes.values()):
+            link = self._links.get(lane.partition)
+            reason = "no broker" if link is None else link.problem
+            for message in lane.expired(now):
+                self._give_up(message, f"not sent in time: {reason}", lane.partition)
+            if lane.waiting:
+                self._pump(lane)
+        gone = [message for message in self._parked if message.deadline <= now]
+        if gone:
+            self._parked = [message for message in self._parked if message.deadline > now]
+            for message in gone:
+                self._give_up(message, "no partition of the topic is there now")
+        self._is_sweeping = bool(self._buffered)
+        if self._is_sweeping:
+            self._timers.schedule(_SWEEP_SECONDS, self._sweep)
+
+    def _give_up(
+        self, message: Outgoing, reason: str, partition: Partition | None = None, status: int | None = None
+    ) -> None:
+        where = "" if partition is None else str(partition.in_topic)
+        error: SendError
+        if message.may_be_stored:
+            error = SendUnknownError(message.topic, where, reason, message.attempts)
+        elif status is not None:
+            error = SendRefusedError(message.topic, where, reason, message.attempts, status)
+        elif self._forwarder is not None and self._is_open and not message.is_forwarded:
+            self._keep(message, reason)
+            return
+        else:
+            error = SendFailedError(message.topic, where, reason, message.attempts)
+        self._settle(message, error)
+
+    def _keep(self, message: Outgoing, reason: str) -> None:
+        if self._forwarder is None:
+            raise AssertionError("kept only where there is a store")
+        self._forwarder.keep(message, reason, partial(self._settle, message))
+
+    def _settle(self, message: Outgoing, outcome: Sent | SendError) -> None:
+        self._forget(message)
+        message.settle(outcome)
+
+    def _forget(self, message: Outgoing) -> None:
+        self._buffered -= 1
+        self._buffered_bytes -= len(message.data) + _HELD_BYTES_PER_MESSAGE
+        if self._buffered_bytes < self.options.buffer_bytes_max:
+            self._room.set()
+        if not self._buffered:
+            self._drained.set()

@@ -1,0 +1,359 @@
+"""Reads one partition for a consumer: fetches ahead, from whichever replica, and hands messages out in order.
+
+No task: it acts when a reply, a timer or the consumer calls it. One request is under way at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+
+from metaserver.client.backoff import Backoff
+from metaserver.client.connection import FETCH_BYTES_MAX, fetch_result
+from metaserver.client.messages import Fetched, Moved
+from metaserver.client.received import decode_messages
+from metaserver.errors import BrokerUnreachableError, ClientError
+from metaserver.logs import get_logger
+from metaserver.names import MAX_OFFSET
+from metaserver.protocol import Value, encode_get
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaserver.client.connection import BrokerConnection, Reply
+    from metaserver.client.network import Network
+    from metaserver.client.partition import Partition
+    from metaserver.client.received import ReceivedMessage
+    from metaserver.client.replica_choice import ReplicaChoice
+    from metaserver.registry.paths import Replica
+    from metaserver.timers import Timer
+
+_log = get_logger(__name__)
+
+_RETRY_SECONDS_MIN = 0.05
+_RETRY_SECONDS_MAX = 2.0
+_ANSWER_SECONDS = 10.0
+"""How long an answer may take beyond the wait that was asked for."""
+_CONNECT_SECONDS = 3.0
+"""A replica that cannot be connected to in this time is left for another."""
+
+
+@attrs.frozen(kw_only=True)
+class ReadOptions:
+    """How partitions are read."""
+
+    fetch_bytes: int = 1024 * 1024
+    """Of one answer; it grows by itself for a message that is larger."""
+    prefetch_bytes: int = 1024 * 1024
+    """Of one partition: no more is fetched while so much waits for the application."""
+    wait_ms: int = 10_000
+    """How long a broker may hold an answer back at the end of the log."""
+    slave_wait_ms: int = 1_000
+    """The same of a slave: after it the master is asked whether there is really nothing."""
+    poll_seconds_max: float = 1.0
+    """Longest pause between questions to a broker that does not know the long poll."""
+
+
+@attrs.define(eq=False)
+class Surroundings:
+    """What all readers of a consumer share."""
+
+    group: str
+    options: ReadOptions
+    network: Network
+    choice: ReplicaChoice
+    on_messages: Callable[[PartitionReader], None]
+    """Told when a reader without messages has some."""
+    on_moved: Callable[[PartitionReader, int], None]
+    """Told when a broker has said that the reader must go on at another offset."""
+
+
+@attrs.define(eq=False)
+class PartitionReader:
+    """One partition, from an offset on."""
+
+    partition: Partition
+    around: Surroundings
+    position: int
+    """Of the next fetch."""
+    messages: deque[ReceivedMessage] = attrs.Factory(deque)
+    """Fetched and not handed out."""
+    held_bytes: int = 0
+    is_paused: bool = False
+    problem: str = ""
+    """Why nothing comes; blank where nothing is wrong."""
+    end_offset: int | None = None
+    """Of the log, as far as it was seen to reach."""
+    served_by: Replica | None = None
+    """Who gave the last messages."""
+    _replica: Replica | None = None
+    _is_open: bool = True
+    _ticket: int = 0
+    """Of the request under way, or of the pause before the next; what belongs to an older one is dropped."""
+    _is_busy: bool = False
+    """Whether a request, or a pause, is under way."""
+    _size_max: int = 0
+    _idle_seconds: float = 0.0
+    _waited_for: float | None = None
+    """Since when the replica chosen is being connected to."""
+    _backoff: Backoff = attrs.Factory(lambda: Backoff(_RETRY_SECONDS_MIN, _RETRY_SECONDS_MAX))
+
+    def start(self) -> None:
+        """Begin to fetch."""
+        self._size_max = self.around.options.fetch_bytes
+        self.fetch()
+
+    def stop(self) -> None:
+        """Fetch no more, and hand nothing out any more."""
+        self._is_open = False
+        self._ticket += 1
+        self.messages.clear()
+        self.held_bytes = 0
+        self.around.choice.forget(self.partition)
+
+    def seek(self, offset: int) -> None:
+        """Go on at another offset; what was fetched is dropped."""
+        self.messages.clear()
+        self.held_bytes = 0
+        self.position = offset
+        self._ticket += 1
+        self._is_busy = False
+        self.fetch()
+
+    def take(self) -> ReceivedMessage:
+        """The next message; there must be one."""
+        message = self.messages.popleft()
+        self.held_bytes -= message.next_offset - message.offset
+        if not self._is_busy and self.held_bytes < self.around.options.prefetch_bytes // 2:
+            self.fetch()
+        return message
+
+    def fetch(self) -> None:
+        """Ask for more, unless that is under way, or enough waits."""
+        if (
+            self._is_busy
+            or not self._is_open
+            or self.is_paused
+            or self.held_bytes >= self.around.options.prefetch_bytes
+        ):
+            return
+        around, now = self.around, anyio.current_time()
+        replicas = around.network.discovery.cluster.replicas(self.partition)
+        replica = around.choice.choose(self.partition, replicas, now)
+        if replica is None:
+            self.problem = "no replica can be reached" if replicas else "no broker announces it"
+            self._again_in(
+                max(
+                    self._backoff.next_seconds(),
+                    around.choice.returns_at(replicas, self.partition, now) - now if replicas else 0.0,
+                )
+            )
+            return
+        link = around.network.pool.link(around.network.discovery.cluster.brokers[replica])
+        connection = link.usable
+        if connection is None:
+            self._wait_for_connection(replica, link.problem, now)
+            return
+        self._waited_for = None
+        self.problem = ""
+        self._replica = replica
+        is_slave = replica.slave_id is not None
+        self._ask(connection, replica, around.options.slave_wait_ms if is_slave else around.options.wait_ms)
+
+    def _wait_for_connection(self, replica: Replica, problem: str, now: float) -> None:
+        if self._replica != replica or self._waited_for is None:
+            self._replica, self._waited_for = replica, now
+        others = self.around.network.discovery.cluster.replicas(self.partition)
+        if now - self._waited_for > _CONNECT_SECONDS or (len(others) > 1 and problem != "not connected yet"):
+            self._leave(replica, problem)
+            self.fetch()
+            return
+        self.problem = problem
+        self._again_in(_RETRY_SECONDS_MIN)
+
+    def _leave(self, replica: Replica, problem: str) -> None:
+        self.problem = problem
+        self._waited_for = None
+        self.around.choice.is_away(replica, anyio.current_time())
+
+    def _ask(self, connection: BrokerConnection, replica: Replica, wait_ms: int) -> None:
+        self._is_busy = True
+        self._ticket += 1
+        around, partition, position, size_max = self.around, self.partition, self.position, self._size_max
+        if "long-poll" not in connection.extensions:
+            wait_ms = 0
+        late_seconds = wait_ms / 1000 + _ANSWER_SECONDS
+        silent = partial(connection.break_off, f"no answer within {late_seconds:g} s")
+        timer = around.network.timers.schedule(late_seconds, silent)
+        asked = _Question(self._ticket, replica, position, wait_ms, anyio.current_time(), timer)
+        connection.submit(
+            lambda opaque: encode_get(
+                partition.topic, around.group, partition.number, position, size_max, opaque, wait_ms
+            ),
+            partial(self._answered, asked),
+        )
+
+    def _answered(self, asked: _Question, reply: Reply | ClientError) -> None:
+        self.around.network.timers.cancel(asked.timer)
+        if asked.ticket != self._ticket or not self._is_open:
+            return
+        self._is_busy = False
+        try:
+            if isinstance(reply, ClientError):
+                raise reply
+            got = fetch_result(reply, self.partition.topic, self.partition.number, asked.offset)
+        except BrokerUnreachableError as error:
+            self._leave(asked.replica, error.reason)
+            self._again_in(0.0)
+            return
+        except ClientError as error:
+            self._failed(asked, str(error))
+            return
+        if isinstance(got, Fetched):
+            self._received(asked, got)
+        elif isinstance(got, Moved):
+            self._moved(asked, got.offset)
+        else:
+            self._nothing(asked)
+
+    def _received(self, asked: _Question, got: Fetched) -> None:
+        messages, end = decode_messages(self.partition, got.offset, got.data)
+        if not messages:
+            self._undecodable(asked, got)
+            return
+        self.problem = ""
+        self.served_by = asked.replica
+        self._idle_seconds = 0.0
+        self._backoff.reset()
+        self._size_max = self.around.options.fetch_bytes
+        self.around.choice.served(asked.replica, self.partition)
+        was_empty = not self.messages
+        self.position = end
+        self.held_bytes += end - got.offset
+        self.end_offset = max(self.end_offset or 0, got.offset + len(got.data))
+        self.messages.extend(messages)
+        self.fetch()
+        if was_empty:
+            self.around.on_messages(self)
+
+    def _undecodable(self, asked: _Question, got: Fetched) -> None:
+        if len(got.data) >= self._size_max and self._size_max < FETCH_BYTES_MAX:
+            self._size_max *= 2
+            self.fetch()
+            return
+        self._failed(asked, f"no whole, valid record in {len(got.data)} bytes at offset {got.offset}")
+
+    def _moved(self, asked: _Question, offset: int) -> None:
+        is_slave = asked.replica.slave_id is not None
+        if is_slave and offset < asked.offset != MAX_OFFSET:
+            # A slave that was behind the master's retention, or lost its tail: the master decides.
+            self.around.choice.lags(asked.replica, self.partition, anyio.current_time())
+            self._again_in(0.0)
+            return
+        if offset == asked.offset:
+            self._again_in(self._backoff.next_seconds())
+            return
+        _log.info("Offset moved", partition=str(self.partition), asked=asked.offset, now=offset)
+        self.position = offset
+        self.around.on_moved(self, offset)
+        self.fetch()
+
+    def _nothing(self, asked: _Question) -> None:
+        self.end_offset = max(self.end_offset or 0, asked.offset)
+        now = anyio.current_time()
+        waited = now - asked.at
+        self.problem = ""
+        if asked.replica.slave_id is not None and not asked.is_probe:
+            master = next(
+                (
+                    r
+                    for r in self.around.network.discovery.cluster.replicas(self.partition)
+                    if r.slave_id is None
+                ),
+                None,
+            )
+            if master is not None:
+                connection = self.around.network.pool.link(
+                    self.around.network.discovery.cluster.brokers[master]
+                ).usable
+                if connection is not None:
+                    self._probe(connection, asked.replica)
+                    return
+        if asked.wait_ms and waited * 1000 >= asked.wait_ms / 2:
+            self._idle_seconds = 0.0
+            self.fetch()
+            return
+        # Answered at once: the broker knows no long poll, has no such partition (yet), or ends before.
+        self._idle_seconds = min(
+            self._idle_seconds + self.around.options.poll_seconds_max / 10,
+            self.around.options.poll_seconds_max,
+        )
+        self._again_in(self._idle_seconds)
+
+    def _probe(self, connection: BrokerConnection, slave: Replica) -> None:
+        """The slave has nothing; ask whether the master has."""
+        self._is_busy = True
+        self._ticket += 1
+        ticket, partition, position = self._ticket, self.partition, self.position
+        around, size_max = self.around, self._size_max
+        timer = around.network.timers.schedule(_ANSWER_SECONDS, partial(connection.break_off, "no answer"))
+
+        def answered(reply: Reply | ClientError) -> None:
+            around.network.timers.cancel(timer)
+            if ticket != self._ticket or not self._is_open:
+                return
+            master = attrs.evolve(slave, slave_id=None)
+            asked = _Question(ticket, master, position, 0, anyio.current_time(), timer, is_probe=True)
+            if not isinstance(reply, ClientError) and isinstance(reply, Value):
+                around.choice.lags(slave, partition, anyio.current_time())
+                self._answered(asked, reply)
+                return
+            # Neither has anything, or the master cannot say: wait at the slave again.
+            self._is_busy = False
+            self._idle_seconds = min(self._idle_seconds + 0.01, 0.1)
+            self._again_in(self._idle_seconds)
+
+        connection.submit(
+            lambda opaque: encode_get(
+                partition.topic, around.group, partition.number, position, size_max, opaque, 0
+            ),
+            answered,
+        )
+
+    def _failed(self, asked: _Question, reason: str) -> None:
+        if reason != self.problem:
+            _log.warning(
+                "Fetch failed", partition=str(self.partition), replica=str(asked.replica), reason=reason
+            )
+        self.problem = reason
+        self.around.choice.lags(asked.replica, self.partition, anyio.current_time())
+        self._again_in(self._backoff.next_seconds())
+
+    def _again_in(self, seconds: float) -> None:
+        self._is_busy = True
+        self._ticket += 1
+        ticket = self._ticket
+
+        def again() -> None:
+            if ticket == self._ticket and self._is_open:
+                self._is_busy = False
+                self.fetch()
+
+        self.around.network.timers.schedule(seconds, again)
+
+
+@attrs.frozen
+class _Question:
+    """A request under way."""
+
+    ticket: int
+    replica: Replica
+    offset: int
+    wait_ms: int
+    at: float
+    timer: Timer
+    is_probe: bool = False

@@ -1,0 +1,65 @@
+"""The addresses of a node: what it listens on, and what it tells others."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import attrs
+
+from metaserver.broker import open_listener
+from metaserver.errors import MetaServerError
+
+if TYPE_CHECKING:
+    from metaserver.config import ServerConfig
+
+_EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+
+
+@attrs.define
+class NodeError(MetaServerError):
+    """The node cannot start."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        """The reason."""
+        return self.reason
+
+
+def listen(config: ServerConfig, port: int, key: str) -> socket.socket:
+    """Listen at a port that a key of the configuration has given. Raises NodeError."""
+    try:
+        return open_listener(config.bind_address, port)
+    except OSError as error:
+        raise NodeError(
+            f"cannot listen on {config.bind_address}:{port}: {error.strerror or error}; "
+            f"choose another {key}, or stop what uses this one"
+        ) from error
+
+
+def advertised_host(config: ServerConfig) -> str:
+    """``hostName``, or the address bound to, or the first address of this machine that is not loopback."""
+    if config.host_name:
+        return config.host_name
+    if config.bind_address not in _EVERY_INTERFACE:
+        return bracketed(config.bind_address)
+    # Connecting a datagram socket sends nothing; it only chooses the address that would be used.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def own_host(config: ServerConfig) -> str:
+    """Where this process reaches what it listens on."""
+    if config.bind_address not in _EVERY_INTERFACE:
+        return bracketed(config.bind_address)
+    return "[::1]" if ":" in config.bind_address else "127.0.0.1"
+
+
+def bracketed(host: str) -> str:
+    """As it stands in front of a port."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
