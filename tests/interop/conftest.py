@@ -14,8 +14,7 @@ from tests.interop.original import (
     compile_sources,
     fetch_classpath,
 )
-from tests.interop.place import Place, Registry
-from tests.registry.ensembles import Embedded
+from tests.interop.place import Place, RegisteredBroker, Registry
 from tests.support import NO_REGISTRY, BrokerProcess
 
 if TYPE_CHECKING:
@@ -103,22 +102,27 @@ def java(java_classpath: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
-    """Our registry, alone in a process."""
-    process = Embedded(tmp_path_factory.mktemp("registry") / "data")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegisteredBroker]:
+    """A broker that is the registry of others, which come and go while it stays."""
+    settings: dict[str, object] = {"brokerId": 1023}
+    broker = RegisteredBroker(tmp_path_factory.mktemp("host"), settings=settings)
     try:
-        process.start()
-        yield process
+        broker.start()
+        yield broker
+        assert broker.stop() == 0
     finally:
-        process.make_sure_it_is_gone()
-    assert "Traceback" not in process.output
+        broker.make_sure_it_is_gone()
+    assert "Traceback" not in broker.log
 
 
 @pytest.fixture(params=["zookeeper", "embedded"], scope="session")
 def registry(request: pytest.FixtureRequest) -> Registry:
     """The one place that says which registries there are: what holds with one must hold with the other."""
-    process: ZooKeeperProcess | Embedded = request.getfixturevalue(request.param)
-    return Registry(request.param, process.address)
+    if request.param == "zookeeper":
+        zookeeper: ZooKeeperProcess = request.getfixturevalue("zookeeper")
+        return Registry("zookeeper", zookeeper.address)
+    host: RegisteredBroker = request.getfixturevalue("host")
+    return Registry("embedded", f"127.0.0.1:{host.registry_port}")
 
 
 @pytest.fixture

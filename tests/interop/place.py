@@ -11,8 +11,7 @@ import attrs
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
-from metaserver.control.client import call
-from tests.interop.java_member import ANSWER_SECONDS_MAX, JavaMember, in_time
+from tests.interop.java_member import JavaMember, in_time
 from tests.registry.ensembles import free_port
 from tests.support import BrokerProcess
 
@@ -45,8 +44,7 @@ class RegisteredBroker(BrokerProcess):
         in_time(self._is_registered, f"{self.base.name} registers")
 
     def _is_registered(self) -> bool:
-        registry = call(self.control_socket, "status", ANSWER_SECONDS_MAX)["registry"]
-        return isinstance(registry, dict) and registry["registered"] is True
+        return self.status()["registry"]["registered"] is True
 
 
 @attrs.define(eq=False)
@@ -60,12 +58,11 @@ class Place:
     number: int = attrs.Factory(lambda: next(_numbers))
     brokers: list[BrokerProcess] = attrs.Factory(list)
     members: list[JavaMember] = attrs.Factory(list)
+    root: str = attrs.field(
+        default=attrs.Factory(lambda self: f"/interop-{self.number}/meta", takes_self=True), kw_only=True
+    )
+    """Below it lies what this test registers."""
     _clients: list[str] = attrs.Factory(list)
-
-    @property
-    def root(self) -> str:
-        """Below it lies what this test registers."""
-        return f"/interop-{self.number}/meta"
 
     # Brokers.
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.java_member import in_time
-from tests.interop.place import Place, Registry
-from tests.registry.ensembles import Embedded
+from tests.interop.place import Place, RegisteredBroker, Registry
+from tests.registry.ensembles import Embedded, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +150,32 @@ def test_java_clients_live_through_a_crash_of_our_registry(java: JavaMember, tmp
         place.close()
         registry.make_sure_it_is_gone()
     assert "Traceback" not in registry.output
+
+
+def test_a_broker_that_is_its_own_registry_is_killed_under_java_clients(
+    java: JavaMember, tmp_path: Path
+) -> None:
+    registry_port = free_port()
+    section = f"[zookeeper]\nregistryPort={registry_port}\nzk.zkSyncTimeMs=0\n"
+    settings: dict[str, object] = {"serverPort": free_port()}
+    broker = RegisteredBroker(tmp_path / "broker", settings=settings, topics=ORDERS, registry=section)
+    place = Place(Registry("embedded", f"127.0.0.1:{registry_port}"), java, tmp_path, root="/meta")
+    place.brokers.append(broker)
+    broker.start()
+    try:
+        consumer = place.consumer("group", "orders")
+        producer = place.producer("orders")
+        sent = java.produce(producer, "orders", 20)
+        java.wait_received(consumer, 20)
+        broker.kill()
+        broker.start()
+        sent += java.produce_through(producer, "orders", 20)
+        wait_each_once(place, consumer, sent=sent)
+        # Who comes new finds all of it.
+        latecomer = place.consumer("latecomers", "orders")
+        wait_each_once(place, latecomer, sent=sent)
+    finally:
+        place.close()
 
 
 def test_a_member_goes_on_exactly_where_the_one_before_stopped(place: Place) -> None:
