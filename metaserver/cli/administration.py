@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import trio
 
+from metaserver.cli.cluster import chosen_cluster, cluster_arguments, known_partitions, opened
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.installation import absolute, find_installation
 from metaserver.cli.options import (
+    ROLES,
     chosen_node,
     json_option,
     lenient_option,
     node_arguments,
+    plug_in_option,
     server_file_option,
 )
 from metaserver.cli.output import Failure, complain, count_of, describe_lag, say, table
@@ -34,6 +38,8 @@ from metaserver.protocol import ReplyDecoder, Result, Status, encode_stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from metaserver.cli.cluster import Choice
 
 _STATS_SECONDS = 10.0
 _RECEIVE_BYTES = 256 * 1024
@@ -98,18 +104,47 @@ def stats(
 
 
 @click.command()
-@node_arguments
+@click.argument("word", required=False, default="", metavar="[slave | TOPIC]")
 @server_option
+@click.option("--cluster", "is_cluster", is_flag=True, help="Of all brokers; so with TOPIC, and --servers.")
+@cluster_arguments
+@plug_in_option
 @json_option
 def topics(
-    role: str, server_file: Path | None, plug_ins: tuple[str, ...], server: str | None, *, as_json: bool
+    *,
+    word: str,
+    server: str | None,
+    is_cluster: bool,
+    servers: str | None,
+    root: str | None,
+    server_file: Path | None,
+    plug_ins: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """List every partition with its offsets and messages."""
+    """List every partition of one node with its offsets and messages, or of a cluster with its replicas."""
+    if is_cluster or servers is not None or word not in ROLES:
+        if server is not None or plug_ins:
+            raise Failure("--server and -F are for the topics of one node, without --cluster", ExitCode.USAGE)
+        report, text = trio.run(_cluster_topics, chosen_cluster(servers, root, server_file), word)
+        say(json.dumps(report, indent=2) if as_json else text)
+        return
     if server is None:
-        report = ask(chosen_node(role, server_file, plug_ins), "topics")
+        report = ask(chosen_node(word, server_file, plug_ins), "topics")
     else:
         report = topics_from_stats(parse_address(server))
     say(json.dumps(report, indent=2) if as_json else _describe_topics(report))
+
+
+async def _cluster_topics(choice: Choice, topic: str) -> tuple[dict[str, Any], str]:
+    """As JSON, and as text."""
+    from metaserver.cli.topic_report import as_json, describe, report_topics
+
+    async with opened(choice) as session:
+        if topic:
+            await known_partitions(session, topic)
+        reports = await report_topics(session, [topic] if topic else await session.topics())
+    announced = [report for report in reports if report.partitions]
+    return as_json(announced), describe(announced)
 
 
 @click.command("check-config")

@@ -14,7 +14,7 @@ from metaserver.message import CHECKSUM_MASK, FLAG_HAS_ATTRIBUTE, HEADER, HEADER
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from metaserver.client import Fetched, Message
+    from metaserver.client import Fetched, Message, ReceivedMessage
 
 
 class Written(NamedTuple):
@@ -44,6 +44,20 @@ def message_as_json(message: Message) -> str:
     fields: dict[str, object] = {
         "topic": message.topic,
         "partition": message.partition,
+        "offset": message.offset,
+        "id": message.message_id,
+        "time": time_text(message.wall_seconds),
+        "attribute": message.attribute,
+        **payload_fields(message.payload),
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def received_as_json(message: ReceivedMessage) -> str:
+    """The same of a message that came through a group: its partition is one of many brokers'."""
+    fields: dict[str, object] = {
+        "topic": message.topic,
+        "partition": str(message.partition.in_topic),
         "offset": message.offset,
         "id": message.message_id,
         "time": time_text(message.wall_seconds),

@@ -33,7 +33,14 @@ VERBS = {
     "slave-status": Verb("administration", "slave-status", "how far the slave is behind its master"),
     "reload": Verb("administration", "reload [slave]", "read the topics of server.ini again"),
     "stats": Verb("administration", "stats [ITEM] [slave]", "statistics over the broker's port; item `help`"),
-    "topics": Verb("administration", "topics [slave]", "every partition with its offsets and messages"),
+    "topics": Verb(
+        "administration",
+        "topics [slave|TOPIC]",
+        "every partition with its offsets; `--cluster`: and replicas",
+    ),
+    "groups": Verb(
+        "groups", "groups [GROUP]", "the groups of consumers, and how far they are behind; `reset`"
+    ),
     "check-config": Verb("administration", "check-config FILE...", "list every problem of the files"),
     "produce": Verb("produce", "produce TOPIC", "send lines or records from a file or standard input"),
     "consume": Verb(
@@ -156,10 +163,10 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _exit_code_of(error: Exception) -> ExitCode:
-    from metaserver.errors import BrokerUnreachableError, ConfigError, RequestTimeoutError
+    from metaserver.errors import BrokerUnreachableError, ConfigError, DiscoveryError, RequestTimeoutError
 
     if isinstance(error, ConfigError):
         return ExitCode.CONFIGURATION
-    if isinstance(error, BrokerUnreachableError | RequestTimeoutError):
+    if isinstance(error, BrokerUnreachableError | DiscoveryError | RequestTimeoutError):
         return ExitCode.UNREACHABLE
     return ExitCode.FAILED

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 _SYNCHRONOUS = ("samsa", "gregor")
+ROLES = ("", "local", "slave", *_SYNCHRONOUS)
+"""The words for a kind of node; the synchronous pair's are refused."""
 _PLUG_INS = ("metaslave", *_SYNCHRONOUS, "jettyBroker")
 
 server_file_option = click.option(

@@ -50,7 +50,7 @@ class Output:
         async with self._lock:
             try:
                 # In a thread: a terminal or a pipe may take its time, and the connection stays served.
-                await trio.to_thread.run_sync(_write_all, self._descriptor, data, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(write_all, self._descriptor, data, abandon_on_cancel=True)
             except BrokenPipeError:
                 self.is_closed = True
 
@@ -192,7 +192,8 @@ async def partitions_of(connection: BrokerConnection, topic: str, *, must_exist:
     return found
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """However often it takes; raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -1,4 +1,4 @@
-"""``--from``: where reading begins. A time is found by the times inside the message ids."""
+"""``--from`` and ``--to``: where in a partition something begins."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import attrs
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.output import Failure
-from metaserver.client import Fetched, Moved
-from metaserver.message import HEADER, HEADER_SIZE, message_id_to_seconds
+from metaserver.client.times import find_time
 from metaserver.names import MAX_OFFSET
 
 if TYPE_CHECKING:
@@ -32,6 +31,11 @@ class StartingPoint:
     wall_seconds: float | None = None
     """Where set, it wins: the first message that the broker took then or later, in seconds since 1970."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is an offset that somebody has chosen, and may have chosen wrong."""
+        return self.wall_seconds is None and self.offset not in (0, MAX_OFFSET)
+
     async def find(self, connection: BrokerConnection, topic: str, partition: int) -> int:
         """The offset in a partition where reading begins. Raises ClientError."""
         if self.wall_seconds is not None:
@@ -41,7 +45,7 @@ class StartingPoint:
         return self.offset
 
 
-def parse_starting_point(text: str) -> StartingPoint:
+def parse_starting_point(text: str, option: str = "--from") -> StartingPoint:
     """``start``, ``end``, an offset, an ISO 8601 time, ``@SECONDS`` since 1970, ``-10m``; raises Failure."""
     if text == "start":
         return StartingPoint(offset=0)
@@ -58,55 +62,7 @@ def parse_starting_point(text: str) -> StartingPoint:
         return StartingPoint(wall_seconds=datetime.fromisoformat(text).timestamp())
     except (ValueError, OverflowError):
         raise Failure(
-            f"--from {text}: write start, end, an offset, a time like 2025-11-21T06:10 or @1763705400, "
+            f"{option} {text}: write start, end, an offset, a time like 2025-11-21T06:10 or @1763705400, "
             "or how long ago, like -10m (s, m, h, d)",
             ExitCode.USAGE,
         ) from None
-
-
-async def find_time(connection: BrokerConnection, topic: str, partition: int, wall_seconds: float) -> int:
-    """The offset of the first message taken at a time or later; the end where there is none.
-
-    Goes back segment by segment, to one that begins before, and from there on looks at every header.
-    Raises ClientError.
-    """
-    end = await connection.end_offset(topic, partition)
-    start = await connection.offset(topic, partition, 0)
-    segment = end
-    while segment > start:
-        segment = await connection.offset(topic, partition, segment - 1)
-        got = await connection.get(topic, partition, segment, size_max=HEADER_SIZE)
-        if isinstance(got, Moved):
-            got = await connection.get(topic, partition, got.offset, size_max=HEADER_SIZE)
-        if not isinstance(got, Fetched) or _first_seconds(got.data) < wall_seconds:
-            break
-    position = segment
-    while position < end:
-        got = await connection.get(topic, partition, position)
-        if isinstance(got, Moved):
-            position = got.offset
-        elif isinstance(got, Fetched) and len(got.data) >= HEADER_SIZE:
-            step, is_found = _skip_older(got.data, wall_seconds)
-            position += step
-            if is_found:
-                return position
-        else:
-            break
-    return end
-
-
-def _first_seconds(data: bytes) -> float:
-    if len(data) < HEADER_SIZE:
-        return float("-inf")
-    return message_id_to_seconds(HEADER.unpack_from(data)[2])
-
-
-def _skip_older(data: bytes, wall_seconds: float) -> tuple[int, bool]:
-    """Bytes to the first record that is not older, or to the record behind the last header."""
-    position, size = 0, len(data)
-    while position + HEADER_SIZE <= size:
-        length, _checksum, message_id, _flag = HEADER.unpack_from(data, position)
-        if message_id_to_seconds(message_id) >= wall_seconds:
-            return position, True
-        position += HEADER_SIZE + max(0, length)
-    return position, False

@@ -32,7 +32,8 @@ from metaserver.client.messages import (
 from metaserver.client.offsets import FileOffsets, MemoryOffsets, OffsetStorage, SqlOffsets
 from metaserver.client.partition import Partition
 from metaserver.client.pending_send import PendingSend
-from metaserver.client.producer import Producer, ProducerOptions
+from metaserver.client.producer import Producer
+from metaserver.client.producer_options import ProducerOptions
 from metaserver.client.reader import ReadOptions
 from metaserver.client.received import ReceivedMessage
 from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector

@@ -116,10 +116,16 @@ class HeldPartition:
         return self.reader.partition
 
     def finish(self, message: ReceivedMessage, *, is_done: bool) -> None:
-        """The application is through with the message; done, it counts as dealt with."""
+        """The application is through with the message; done, it counts as dealt with.
+
+        Not one that was handed out before a seek: it would take back where the seek has gone.
+        """
         if self.handed_out is message:
             self.handed_out = None
             self.idle.set()
+        last = self.last_handed_out
+        if last is None or message.offset > last.offset:
+            return
         if is_done and (self.done is None or message.next_offset > self.done.offset):
             self.done = StoredOffset(message.next_offset, message.message_id)
 

@@ -143,9 +143,10 @@ class Discovery:
         try:
             await self._look()
         except (_zookeeper_error(), ClientError) as error:
-            if str(error) != self.problem:
-                _log.info("The registry cannot be read", servers=self.servers.connect, reason=str(error))
-            self.problem = str(error)
+            reason = error.reason if isinstance(error, DiscoveryError) else str(error)
+            if reason != self.problem:
+                _log.info("The registry cannot be read", servers=self.servers.connect, reason=reason)
+            self.problem = reason
             await self._revive()
             return backoff.next_seconds()
         backoff.reset()

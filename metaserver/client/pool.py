@@ -17,9 +17,8 @@ from metaserver.protocol import encode_version
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from anyio.abc import TaskGroup
-
     from metaserver.client.cluster import Address
+    from metaserver.client.scope import BackgroundTasks
 
 _log = get_logger(__name__)
 
@@ -106,7 +105,7 @@ class BrokerLink:
 class BrokerPool:
     """Links by address, each in a task of its own."""
 
-    _tasks: TaskGroup
+    _tasks: BackgroundTasks
     _links: dict[Address, BrokerLink] = attrs.Factory(dict)
 
     def link(self, address: Address) -> BrokerLink:

@@ -165,6 +165,7 @@ class PartitionReader:
             self._wait_for_connection(replica, link.problem, now)
             return
         self._waited_for = None
+        self.problem = ""
         self._replica = replica
         is_slave = replica.slave_id is not None
         self._ask(connection, replica, around.options.slave_wait_ms if is_slave else around.options.wait_ms)

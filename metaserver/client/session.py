@@ -24,20 +24,20 @@ import attrs
 from metaserver.client.browser import TopicBrowser
 from metaserver.client.consumer import Consumer, ConsumerOptions, check_group
 from metaserver.client.discovery import Discovery
-from metaserver.client.fetching import FetchReport, fetch_once
+from metaserver.client.fetching import FetchReport, fetch_once, reach
 from metaserver.client.network import Network
 from metaserver.client.offsets import FileOffsets
 from metaserver.client.pool import BrokerPool
-from metaserver.client.producer import Producer, ProducerOptions
+from metaserver.client.producer import Producer
+from metaserver.client.producer_options import ProducerOptions
 from metaserver.client.scope import background_tasks
 from metaserver.client.servers import ROOT_DEFAULT, Servers
+from metaserver.client.times import find_time
 from metaserver.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
-
-    from anyio.abc import TaskGroup
 
     from metaserver.client.cluster import Cluster
     from metaserver.client.consumer import Filter
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from metaserver.client.local_store import LocalStore
     from metaserver.client.offsets import OffsetStorage
     from metaserver.client.partition import Partition
+    from metaserver.client.scope import BackgroundTasks
     from metaserver.client.selectors import Selector
 
 _CLOSE_SECONDS_MAX = 15.0
@@ -66,7 +67,7 @@ class SessionOptions:
 class Session:
     """Made by :func:`open_session`."""
 
-    def __init__(self, servers: Servers, options: SessionOptions, tasks: TaskGroup) -> None:
+    def __init__(self, servers: Servers, options: SessionOptions, tasks: BackgroundTasks) -> None:
         """Use :func:`open_session`."""
         self.options = options
         discovery = Discovery(servers, options.registry_timeout_seconds, options.root)
@@ -137,6 +138,15 @@ class Session:
         """Read by hand, once, from any replica that answers; says what happened. Raises ClientError."""
         await self.network.discovery.want([partition.topic], self.options.discovery_seconds)
         return await fetch_once(self.cluster, self.network.pool, partition, offset, size_max, wait_ms)
+
+    async def offset_at(self, partition: Partition, wall_seconds: float) -> int:
+        """Where the first message begins that its broker took then or later; the end where there is none.
+
+        ``wall_seconds`` since 1970, by the broker's clock. Raises ClientError.
+        """
+        await self.network.discovery.want([partition.topic], self.options.discovery_seconds)
+        _replica, connection = await reach(self.cluster, self.network.pool, partition)
+        return await find_time(connection, partition.topic, partition.number, wall_seconds)
 
     def browse(self, topic: str) -> TopicBrowser:
         """Every message of a topic, partition after partition, up to where each ends at that time.

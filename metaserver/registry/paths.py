@@ -200,17 +200,25 @@ class Layout:
         """The topics of a member; ephemeral."""
         return f"{self.members(group)}/{consumer_id}"
 
+    def offset_topics(self, group: str) -> str:
+        """The parent of the topics that a group has offsets in."""
+        return f"{self.groups()}/{group}/offsets"
+
     def offsets(self, group: str, topic: str) -> str:
         """The parent of a group's offsets in a topic."""
-        return f"{self.groups()}/{group}/offsets/{topic}"
+        return f"{self.offset_topics(group)}/{topic}"
 
     def offset(self, group: str, topic: str, partition: BrokerPartition) -> str:
         """How far the group has come; persistent."""
         return f"{self.offsets(group, topic)}/{partition}"
 
+    def owner_topics(self, group: str) -> str:
+        """The parent of the topics that a group has claims in."""
+        return f"{self.groups()}/{group}/owners"
+
     def owners(self, group: str, topic: str) -> str:
         """The parent of the claims to a topic's partitions."""
-        return f"{self.groups()}/{group}/owners/{topic}"
+        return f"{self.owner_topics(group)}/{topic}"
 
     def owner(self, group: str, topic: str, partition: BrokerPartition) -> str:
         """Which member consumes the partition; ephemeral."""

@@ -53,7 +53,8 @@ def _install() -> bool:
         _apt("update", "-q")
         _apt(*install, "postgresql-common")
         # The package would start a server for everybody, on the usual port.
-        if _NO_CLUSTER.parent.is_dir():
+        if _NO_CLUSTER.parent.parent.is_dir():
+            _NO_CLUSTER.parent.mkdir(exist_ok=True)
             _NO_CLUSTER.write_text("create_main_cluster = false\n", encoding="utf-8")
         _apt(*install, "postgresql")
         _NO_CLUSTER.unlink(missing_ok=True)

@@ -77,18 +77,6 @@ async def scripted(script: Script, version: bytes = VERSION) -> AsyncIterator[Br
     await listener.aclose()
 
 
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
-    def run(test: Callable[[], Awaitable[None]]) -> None:
-        async def bounded() -> None:
-            with anyio.fail_after(20):
-                await test()
-
-        anyio.run(bounded, backend=request.param)
-
-    return run
-
-
 def test_what_a_broker_announces_is_known(run: Run) -> None:
     async def test() -> None:
         async with scripted(idle) as broker:

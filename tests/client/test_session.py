@@ -117,6 +117,48 @@ def test_a_group_goes_on_where_it_was(run: Run, brokers: Brokers, topic: str) ->
     run(test)
 
 
+def test_a_group_goes_on_where_a_cancelled_member_was(run: Run, brokers: Brokers, topic: str) -> None:
+    async def test() -> None:
+        async with open_session(brokers.servers) as session:
+            await fill(session, topic, numbers(10))
+        first: list[bytes] = []
+        with anyio.CancelScope() as scope:
+            async with (
+                open_session(brokers.servers) as session,
+                session.consumer("group", topic) as consumer,
+            ):
+                async for message in consumer:
+                    first.append(message.payload)
+                    if len(first) == 5:
+                        scope.cancel()
+                        await anyio.lowlevel.checkpoint()
+        async with open_session(brokers.servers) as session, session.consumer("group", topic) as consumer:
+            second = await receive(consumer, 6)
+        # Whoever is cancelled stores what was dealt with, and the claims are free at once.
+        seen = Counter([*first, *(message.payload for message in second)])
+        assert [payload for payload, count in seen.items() if count > 1] == [first[-1]]
+
+    run(test)
+
+
+def test_a_seek_is_not_taken_back_by_a_message_from_before(run: Run, brokers: Brokers, topic: str) -> None:
+    async def test() -> None:
+        async with open_session(brokers.servers) as session:
+            await fill(session, topic, numbers(10))
+            offsets, manual = MemoryOffsets(), ConsumerOptions(commit="manual")
+            async with session.consumer("group", topic, manual, offsets=offsets) as consumer:
+                found = await receive(consumer, 10)
+                partition = found[0].partition
+                before = [message for message in found if message.partition == partition]
+                consumer.seek(partition, before[0].offset)
+                await consumer.commit(before[-1])
+                stored = await offsets.load("group", [partition])
+            assert len(before) > 1
+            assert stored[partition].offset == before[0].offset
+
+    run(test)
+
+
 def test_order_is_kept_within_a_partition(run: Run, brokers: Brokers, topic: str) -> None:
     async def test() -> None:
         async with open_session(brokers.servers) as session, session.producer(WILD) as producer:
@@ -178,7 +220,7 @@ def test_members_share_the_partitions_and_hand_them_over(run: Run, brokers: Brok
 
 async def until(condition: Callable[[], object]) -> None:
     """Look until it is so; the test's own bound ends it otherwise."""
-    while not condition():  # noqa: ASYNC110 - many different things are waited for
+    while not condition():
         await anyio.sleep(0.005)
 
 
@@ -392,7 +434,10 @@ def test_browsing_and_fetching_by_hand(run: Run, brokers: Brokers, topic: str) -
 
 def test_a_topic_nobody_announces(run: Run, tmp_path: Path) -> None:
     async def test() -> None:
-        async with open_session(alone.servers) as session, session.producer() as producer:
+        async with (
+            open_session(alone.servers) as session,
+            session.producer(ProducerOptions(announce_seconds=0.05)) as producer,
+        ):
             with pytest.raises(NoPartitionError, match="no broker announces"):
                 await producer.send("unknown", b"")
             with pytest.raises(NoPartitionError, match="0-9 is none of its partitions"):

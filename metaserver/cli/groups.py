@@ -1,0 +1,207 @@
+"""groups: which there are, where one stands, and moving one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+import trio
+
+from metaserver.cli.cluster import check_group, chosen_cluster, cluster_arguments, known_group, opened
+from metaserver.cli.group_reset import reset
+from metaserver.cli.options import json_option
+from metaserver.cli.output import count_of, describe_bytes, describe_seconds, say, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from metaserver.cli.cluster import Choice
+    from metaserver.cli.group_report import GroupReport, PartitionReport
+
+_MIB = 1024 * 1024
+
+
+class _GroupsVerb(click.Group):
+    """``groups [GROUP]`` without a word in between; a group called ``reset`` is ``groups show reset``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of the base class
+        return ["[GROUP] [OPTIONS] | reset GROUP --to WHERE [OPTIONS]"]
+
+
+@click.group(cls=_GroupsVerb)
+def groups() -> None:
+    """Show the groups of consumers, or where one stands and who its members are, or move one.
+
+    `metaServer groups show --help` and `metaServer groups reset --help` list the options.
+    """
+
+
+@groups.command()
+@click.argument("group", required=False)
+@click.option(
+    "--scan-mib",
+    type=click.IntRange(0),
+    default=16,
+    show_default=True,
+    help="Count messages in so much of a partition; beyond it estimate them, marked with ~.",
+)
+@cluster_arguments
+@json_option
+def show(
+    *,
+    group: str | None,
+    scan_mib: int,
+    servers: str | None,
+    root: str | None,
+    server_file: Path | None,
+    as_json: bool,
+) -> None:
+    """List all groups; of GROUP the members, and where it stands in each partition."""
+    choice = chosen_cluster(servers, root, server_file)
+    if group is None:
+        reports = trio.run(_report_all, choice)
+        summaries = {"groups": [_summary(report) for report in reports]}
+        say(json.dumps(summaries, indent=2) if as_json else _describe_all(reports))
+        return
+    check_group(group)
+    report = trio.run(_report_one, choice, group, scan_mib * _MIB)
+    say(json.dumps(_as_json(report), indent=2) if as_json else _describe(report))
+
+
+groups.add_command(reset)
+
+
+async def _report_all(choice: Choice) -> list[GroupReport]:
+    from metaserver.cli.group_report import report_groups
+
+    async with opened(choice) as session:
+        return await report_groups(session)
+
+
+async def _report_one(choice: Choice, name: str, scan_bytes_max: int) -> GroupReport:
+    from metaserver.cli.group_report import report_group
+
+    async with opened(choice) as session:
+        return await report_group(session, await known_group(session, name), scan_bytes_max)
+
+
+def _summary(report: GroupReport) -> dict[str, Any]:
+    return {
+        "group": report.group.name,
+        "members": len(report.group.members),
+        "topics": report.group.topics,
+        "partitions": len(report.partitions),
+        "lag_bytes": report.lag_bytes,
+        "partitions_unknown": report.unknown,
+    }
+
+
+def _as_json(report: GroupReport) -> dict[str, Any]:
+    counted = [found.backlog for found in report.partitions if found.backlog is not None]
+    return {
+        "group": report.group.name,
+        "members": [{"id": name, "topics": topics} for name, topics in report.group.members.items()],
+        "lag_bytes": report.lag_bytes,
+        "lag_messages": sum(backlog.messages for backlog in counted),
+        "is_estimated": any(backlog.is_estimated for backlog in counted),
+        "lag_seconds": _oldest(report),
+        "partitions_unknown": report.unknown,
+        "partitions": [
+            {
+                "topic": found.partition.topic,
+                "partition": str(found.partition.in_topic),
+                "owner": found.owner,
+                "offset": found.offset,
+                "message_id": found.message_id,
+                "start_offset": found.start_offset,
+                "end_offset": found.end_offset,
+                "lag_bytes": found.lag_bytes,
+                "lag_messages": None if found.backlog is None else found.backlog.messages,
+                "is_estimated": None if found.backlog is None else found.backlog.is_estimated,
+                "lag_seconds": found.lag_seconds,
+                "replicas": found.replicas,
+                "problem": found.problem,
+            }
+            for found in report.partitions
+        ],
+    }
+
+
+def _oldest(report: GroupReport) -> float | None:
+    return max(
+        (found.lag_seconds for found in report.partitions if found.lag_seconds is not None), default=None
+    )
+
+
+def _describe_all(reports: list[GroupReport]) -> str:
+    if not reports:
+        return "no groups"
+    rows = [["group", "members", "partitions", "behind", "topics"]]
+    rows += [
+        [
+            report.group.name,
+            str(len(report.group.members)),
+            str(len(report.partitions)),
+            describe_bytes(report.lag_bytes) + _unknown_text(report),
+            ", ".join(report.group.topics),
+        ]
+        for report in reports
+    ]
+    return table(rows, right=frozenset({1, 2, 3}))
+
+
+def _unknown_text(report: GroupReport) -> str:
+    return f" + {report.unknown} unknown" if report.unknown else ""
+
+
+def _describe(report: GroupReport) -> str:
+    group = report.group
+    counted = [found.backlog for found in report.partitions if found.backlog is not None]
+    is_estimated = any(backlog.is_estimated for backlog in counted)
+    messages = sum(backlog.messages for backlog in counted)
+    oldest = _oldest(report)
+    head = (
+        f"group {group.name}: {count_of(len(group.members), 'member')}, "
+        f"{count_of(len(report.partitions), 'partition')}, behind by "
+        f"{describe_bytes(report.lag_bytes)}{_unknown_text(report)}, "
+        f"{'~' if is_estimated else ''}{count_of(messages, 'message')}"
+    )
+    lines = [head if oldest is None else f"{head}, {describe_seconds(oldest)}"]
+    numbers = {name: f"#{number}" for number, name in enumerate(group.members, 1)}
+    lines += [
+        f"{number} {name}: {', '.join(group.members[name]) or 'no topic'}" for name, number in numbers.items()
+    ]
+    if report.partitions:
+        rows = [
+            ["topic", "partition", "owner", "offset", "id", "end", "bytes", "messages", "behind", "served by"]
+        ]
+        rows += [_row(found, numbers) for found in report.partitions]
+        lines += ["", table(rows, right=frozenset({3, 4, 5, 6, 7, 8}))]
+    lines += [f"{found.partition}: {found.problem}" for found in report.partitions if found.problem]
+    return "\n".join(lines)
+
+
+def _row(found: PartitionReport, numbers: dict[str, str]) -> list[str]:
+    backlog = found.backlog
+    return [
+        found.partition.topic,
+        str(found.partition.in_topic),
+        "-" if found.owner is None else numbers.get(found.owner, found.owner),
+        _text(found.offset),
+        _text(found.message_id),
+        _text(found.end_offset),
+        _text(found.lag_bytes),
+        "-" if backlog is None else f"{'~' if backlog.is_estimated else ''}{backlog.messages}",
+        "-" if found.lag_seconds is None else describe_seconds(found.lag_seconds),
+        " ".join(found.replicas) or "nobody",
+    ]
+
+
+def _text(number: int | None) -> str:
+    return "-" if number is None else str(number)
