@@ -24,6 +24,7 @@ from tests.support import put
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
     from metaserver.client import Consumer
 
     Run = Callable[[Callable[[], Awaitable[None]]], None]
