@@ -72,6 +72,8 @@ class Session:
         self.options = options
         discovery = Discovery(servers, options.registry_timeout_seconds, options.root)
         self.network = Network(discovery, BrokerPool(tasks), Timers())
+        self.consumer_class = Consumer
+        """Of the consumers it makes."""
 
     @property
     def cluster(self) -> Cluster:
@@ -197,7 +199,7 @@ class Session:
         if is_broadcast:
             group = f"{group}-{instance_name()}"
             offsets = offsets or FileOffsets()
-        consumer = Consumer(
+        consumer = self.consumer_class(
             group,
             self.network,
             options,
