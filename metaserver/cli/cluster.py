@@ -14,6 +14,7 @@ from metaserver.cli.options import server_file_option
 from metaserver.cli.output import Failure, complain
 from metaserver.cli.target import address_of
 from metaserver.names import is_valid_topic
+from metaserver.registry.paths import BrokerPartition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -126,6 +127,16 @@ def check_topic(topic: str) -> None:
         raise Failure(
             f"{topic!r} is no topic: a topic is printable ASCII without blank and slash", ExitCode.USAGE
         )
+
+
+def parse_cluster_partition(text: str) -> BrokerPartition:
+    """``B-P``; raises Failure."""
+    parsed = BrokerPartition.parse(text)
+    if parsed is None:
+        raise Failure(
+            f"{text!r} is no partition of a cluster; write BROKER-PARTITION, like 0-3", ExitCode.USAGE
+        )
+    return parsed
 
 
 def check_group(group: str) -> None:

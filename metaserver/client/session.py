@@ -153,7 +153,7 @@ class Session:
 
         Iterate over it with ``async for``. It belongs to no group and commits nothing. Raises ClientError.
         """
-        return TopicBrowser(self, topic)
+        return TopicBrowser(lambda: self.partitions(topic), self.fetch)
 
     @asynccontextmanager
     async def _producer(

@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from metaserver.cli import main
-from tests.support import ROOT, ZOOKEEPER_SECTION, Wire
+from tests.support import ROOT, ZOOKEEPER_SECTION, Wire, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,6 +147,28 @@ class Home:
     def connect(self) -> Wire:
         return Wire(self.port)
 
+    def wait_registered(self, *role: str) -> None:
+        """Returns when the node stands in the registry."""
+        eventually(
+            lambda: bool(self.status(*role).get("registry", {}).get("registered")),
+            f"the registration of the {role or 'master'}",
+        )
+
+    def wait_announced(self, topic: str) -> None:
+        """Returns when a topic that has just come into being stands in the registry, from all nodes."""
+
+        def is_announced() -> bool:
+            ran = self.run("topics", topic, "--json", "--cluster")
+            if ran.code != 0:
+                return False
+            (found,) = json.loads(ran.out)["topics"]
+            replicas = [replica for part in found["partitions"] for replica in part["replicas"]]
+            return any(replica["role"] == "slave" for replica in replicas) and all(
+                replica["lag_bytes"] == 0 for replica in replicas
+            )
+
+        eventually(is_announced, f"the announcement of {topic}")
+
     def clean_up(self) -> None:
         """For the end of a test, whatever has happened."""
         for role, socket_name in (("slave", ".control-slave.sock"), ("", ".control.sock")):
@@ -198,6 +220,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         yield found
     finally:
         found.clean_up()
+
+
+@pytest.fixture(scope="session")
+def cluster(pair: Home) -> Home:
+    """The same two, found through the registry that the master hosts."""
+    pair.wait_registered()
+    pair.wait_registered("slave")
+    return pair
 
 
 @pytest.fixture
