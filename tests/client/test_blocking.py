@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from metaserver.client.blocking import Consumer, Session
     from metaserver.client.blocking.loop_thread import Backend
 
-WAIT_SECONDS_MAX = 60.0
+WAIT_SECONDS_MAX = 30.0
 MANUAL = ConsumerOptions(commit="manual")
 QUICK = ConsumerOptions(attempts_max=2, retry_seconds_min=0.001)
 NUMBERS = [b"%d" % number for number in range(10)]
@@ -68,6 +68,20 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
                 wire.ask(put("two", payload, opaque, partition))
     yield found
     found.end()
+
+
+@pytest.fixture(autouse=True)
+def bounded() -> Iterator[None]:
+    """A wait that never ends fails its test."""
+
+    def late(_number: int, _frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, WAIT_SECONDS_MAX, WAIT_SECONDS_MAX)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -252,6 +266,20 @@ def test_a_commit_in_the_middle_of_a_chunk(session: Session, group: str) -> None
         assert position(session, offsets, group) == messages[3].offset
         consumer.commit()
         assert position(session, offsets, group) == messages[3].next_offset
+
+
+def test_commits_from_time_to_time_say_how_far_the_thread_has_come(session: Session, group: str) -> None:
+    offsets = MemoryOffsets()
+    options = ConsumerOptions(commit_interval_seconds=0.01)
+    with session.consumer(group, "test", options, offsets=offsets) as consumer:
+        messages = [next(consumer) for _ in range(4)]
+        partition = messages[0].partition
+
+        def committed() -> int | None:
+            found = session.call(offsets.load, group, [partition]).get(partition)
+            return None if found is None else found.offset
+
+        eventually(lambda: committed() == messages[3].offset, "a commit of what was asked past")
 
 
 def test_manual_commit(session: Session, group: str) -> None:
