@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from metaserver.client.local_store import LocalStore
     from metaserver.client.offsets import OffsetStorage
     from metaserver.client.partition import Partition
-    from metaserver.client.producer import ProducerOptions
+    from metaserver.client.producer_options import ProducerOptions
     from metaserver.client.received import ReceivedMessage
     from metaserver.client.selectors import Selector
     from metaserver.client.session import SessionOptions
