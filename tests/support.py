@@ -253,6 +253,7 @@ class BrokerProcess:
     """The port of the master, for a slave; None: started as master, whatever it was before."""
     registry: str = ZOOKEEPER_SECTION
     """The section, where the topics bring none of their own."""
+    slave_id: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -293,7 +294,8 @@ class BrokerProcess:
         if self.slave_of is not None:
             slave_file = self.base / "conf" / "async_slave.properties"
             slave_file.write_text(
-                f"slaveId=0\nmasterAddress=127.0.0.1:{self.slave_of}\ndataPath=data\n", encoding="utf-8"
+                f"slaveId={self.slave_id}\nmasterAddress=127.0.0.1:{self.slave_of}\ndataPath=data\n",
+                encoding="utf-8",
             )
             arguments.append(f"-Fmetaslave={slave_file}")
         output = self.base / "output"

@@ -17,6 +17,7 @@ from metaserver.client.assignment import assign_blocks, assign_consistently
 from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
 from metaserver.client.consumer import Consumer, ConsumerOptions, Lag
 from metaserver.client.fetching import FetchReport
+from metaserver.client.filters import by_attribute, by_attribute_pattern
 from metaserver.client.lane import Sent
 from metaserver.client.messages import (
     Batch,
@@ -31,7 +32,8 @@ from metaserver.client.messages import (
 from metaserver.client.offsets import FileOffsets, MemoryOffsets, OffsetStorage, SqlOffsets
 from metaserver.client.partition import Partition
 from metaserver.client.pending_send import PendingSend
-from metaserver.client.producer import Producer, ProducerOptions
+from metaserver.client.producer import Producer
+from metaserver.client.producer_options import ProducerOptions
 from metaserver.client.reader import ReadOptions
 from metaserver.client.received import ReceivedMessage
 from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector
@@ -72,6 +74,8 @@ __all__ = [
     "announced_registry_port",
     "assign_blocks",
     "assign_consistently",
+    "by_attribute",
+    "by_attribute_pattern",
     "connect",
     "open_session",
 ]

@@ -105,6 +105,12 @@ class HeldPartition:
         return self.revoked.is_set()
 
     @property
+    def is_open(self) -> bool:
+        """Whether something was handed out that does not count as dealt with."""
+        last = self.last_handed_out
+        return last is not None and (self.done is None or self.done.offset < last.next_offset)
+
+    @property
     def partition(self) -> Partition:
         """Which one."""
         return self.reader.partition
@@ -189,17 +195,19 @@ class Consumer:
     async def __anext__(self) -> ReceivedMessage:
         """The next message, of any partition; waits for one.
 
-        With automatic commit the one before counts as dealt with now. Cancelled, nothing is lost.
+        With automatic commit the one before counts as dealt with now. Cancelled, nothing is lost. What the
+        filter raises comes out; its message is not dealt with, and the next call asks the filter again.
         """
         self._finish_current()
+        if self._unyielded >= _YIELD_MESSAGES:
+            # Before a message is taken: one that was, and is not returned, would count as dealt with.
+            self._unyielded = 0
+            await anyio.lowlevel.checkpoint()
         while True:
             found = self._pop()
             if found is not None:
                 self._current = found
                 self._unyielded += 1
-                if self._unyielded >= _YIELD_MESSAGES:
-                    self._unyielded = 0
-                    await anyio.lowlevel.checkpoint()
                 return found[1]
             if not self._is_open:
                 raise StopAsyncIteration
@@ -212,7 +220,7 @@ class Consumer:
 
         A handler that raises gets the message again, up to ``attempts_max`` times, after growing pauses; then
         it goes to the dead letters, and where there are none HandlerFailedError ends this call. Its partition
-        waits meanwhile, the others go on.
+        waits meanwhile, the others go on. A filter that raises is a handler that raises.
         """
         limiter = anyio.CapacityLimiter(self.options.concurrency)
         failure: HandlerFailedError | None = None
@@ -411,34 +419,44 @@ class Consumer:
                 self._turn = 0
                 continue
             message = reader.take()
+            try:
+                is_wanted = self._filter is None or self._filter(message)
+            except BaseException:
+                # Nobody has seen it: who asks again gets it.
+                reader.give_back([message])
+                raise
             self._turn += 1
             if self._turn >= _TURN_MESSAGES:
                 self._turn = 0
                 ready.rotate(-1)
-            held.last_handed_out = message
-            if self._filter is not None and not self._accepts(message):
-                held.finish(message, is_done=True)
+            if not is_wanted:
+                self._pass_over(held, message)
                 continue
-            held.handed_out = message
+            held.handed_out = held.last_handed_out = message
             return held, message
         return None
 
-    def _accepts(self, message: ReceivedMessage) -> bool:
-        return self._filter is None or self._filter(message)
+    def _pass_over(self, held: HeldPartition, message: ReceivedMessage) -> bool:
+        """The filter does not want it; tells whether it is dealt with: what is before it may be open."""
+        is_done = self.options.commit == "auto" or not held.is_open
+        held.last_handed_out = message
+        held.finish(message, is_done=is_done)
+        return is_done
 
     async def _work(self, held: HeldPartition, handler: Handler, limiter: anyio.CapacityLimiter) -> None:
         """Deal with what one partition has, in order."""
         try:
             while held.reader.messages and not held.is_revoked and not held.reader.is_paused:
                 message = held.reader.take()
-                held.last_handed_out = message
-                if self._filter is not None and not self._accepts(message):
-                    held.finish(message, is_done=True)
-                    continue
                 held.handed_out = message
                 is_done = False
                 try:
                     is_done = await self._handle(held, message, handler, limiter)
+                except BaseException:
+                    # Failed or cancelled: who goes on with this consumer gets it again.
+                    if held.handed_out is message:
+                        held.reader.give_back([message])
+                    raise
                 finally:
                     held.finish(message, is_done=is_done)
         finally:
@@ -454,6 +472,9 @@ class Consumer:
         pause_seconds = options.retry_seconds_min
         for attempt in range(1, options.attempts_max + 1):
             try:
+                if self._filter is not None and not self._filter(message):
+                    return self._pass_over(held, message)
+                held.last_handed_out = message
                 async with limiter:
                     await handler(message)
             except Exception as error:  # noqa: BLE001 - whatever an application raises is a failure of its own

@@ -9,7 +9,8 @@ import attrs
 from metaserver.client.connection import next_fetch_size
 from metaserver.client.messages import Fetched, Moved
 from metaserver.client.received import decode_messages
-from metaserver.errors import BrokerUnreachableError, NoPartitionError
+from metaserver.errors import BrokerUnreachableError, NoPartitionError, ReplyError
+from metaserver.protocol import Status
 
 if TYPE_CHECKING:
     from metaserver.client.cluster import Cluster
@@ -73,8 +74,18 @@ async def fetch_once(
                     if not messages:
                         size = next_fetch_size(size, got)
                         continue
-                log_end = await connection.end_offset(partition.topic, partition.number)
+                log_end = await _end_offset(connection, partition)
                 return FetchReport(tuple(messages), end, max(end, log_end), moved_from, replica)
         except BrokerUnreachableError as error:
             failure = error
     raise failure
+
+
+async def _end_offset(connection: BrokerConnection, partition: Partition) -> int:
+    """0 where the broker has announced the partition, and nobody has sent to it yet."""
+    try:
+        return await connection.end_offset(partition.topic, partition.number)
+    except ReplyError as error:
+        if error.status == Status.NOT_FOUND:
+            return 0
+        raise

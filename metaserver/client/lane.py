@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from metaserver.errors import SendError
 
 
-@attrs.frozen
-class Sent:
+class Sent(NamedTuple):
     """A message that was acknowledged."""
 
     partition: Partition
@@ -58,16 +57,17 @@ class Outgoing:
     attempts: int = 0
     may_be_stored: bool = False
     """A request with it was sent and never answered."""
+    size_bytes: int = attrs.field(init=False)
+    """What it takes in a batch."""
+
+    def __attrs_post_init__(self) -> None:
+        """Asked for several times for every message, so it is kept."""
+        self.size_bytes = HEADER_SIZE + len(self.data)
 
     @property
     def is_bound(self) -> bool:
         """Whether it must stay with its partition: the caller's, that of its key, or one that may have it."""
         return self.target is not None or self.key is not None or self.may_be_stored
-
-    @property
-    def size_bytes(self) -> int:
-        """What it takes in a batch."""
-        return HEADER_SIZE + len(self.data)
 
 
 class LaneState(enum.Enum):

@@ -7,7 +7,7 @@ import attrs
 from metaserver.registry.paths import BrokerPartition
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)
 class Partition:
     """One partition of a topic on one broker, whichever of its replicas is asked."""
 

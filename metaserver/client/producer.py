@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
-import attrs
 
 from metaserver.client.backoff import Backoff
 from metaserver.client.connection import batch_result, expect_text
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from metaserver.client.messages import OutgoingMessage
     from metaserver.client.network import Network
     from metaserver.client.pool import BrokerLink
+    from metaserver.client.producer_options import ProducerOptions
     from metaserver.client.selectors import Selector
     from metaserver.timers import Timer
 
@@ -58,27 +58,6 @@ _HELD_BYTES_PER_MESSAGE = 400
 """Of this process's memory, beside the data."""
 _YIELD_MESSAGES = 500
 """``send_many`` lets others run after so many messages."""
-
-
-@attrs.frozen(kw_only=True)
-class ProducerOptions:
-    """How a producer sends."""
-
-    timeout_seconds: float = 30.0
-    """From the call until the error, over all attempts."""
-    request_timeout_seconds: float = 10.0
-    """For the answer to one request; a broker silent for so long is connected to anew."""
-    batch_bytes_max: int = 512 * 1024
-    """Of the records of one request."""
-    batch_messages_max: int = 10_000
-    linger_seconds: float = 0.0
-    """How long a message may wait for company. With 0, what comes while a request is under way gathers."""
-    buffer_bytes_max: int = 32 * 1024 * 1024
-    """Of all messages whose fate is not known yet; ``send`` waits and ``send_nowait`` raises beyond it."""
-    retry_unknown: bool = False
-    """Send again what may have been stored: nothing is lost then, and something may be stored twice."""
-    default_topic: str | None = None
-    """Whose partitions are used for topics no broker has announced: a ``*`` section accepts them."""
 
 
 class Producer:
@@ -110,10 +89,16 @@ class Producer:
         """Where the lanes send to."""
         self._listeners: dict[Partition, Callable[[], None]] = {}
         """What the links call; one for each lane, for links know them by identity."""
+        self._closed_until = 0.0
+        """Until when some lane may be closed."""
         self._buffered_bytes = 0
         self._buffered = 0
+        self._change = anyio.Event()
+        """Set when the cluster has changed."""
         self._room = anyio.Event()
         self._drained = anyio.Event()
+        self._is_full = False
+        """Whether somebody waits for room."""
         self._is_sweeping = False
         self._is_open = True
         network.discovery.listen(self._cluster_changed)
@@ -137,7 +122,8 @@ class Producer:
         await self._prepare(topic)
         await self._wait_for_room()
         pending = PendingSend()
-        self._submit(self._outgoing(topic, payload, attribute, key, partition, pending.settle))
+        now = anyio.current_time()
+        self._submit(self._outgoing(topic, payload, attribute, key, partition, pending.settle, now), now)
         return await pending.wait()
 
     async def send_many(self, topic: str, messages: Iterable[bytes | OutgoingMessage]) -> list[Sent]:
@@ -162,6 +148,7 @@ class Producer:
         self, topic: str, messages: Sequence[bytes | OutgoingMessage], *, is_forwarded: bool
     ) -> list[Sent | SendError]:
         group = SendGroup([None] * len(messages), len(messages))
+        now = anyio.current_time()
         for index, message in enumerate(messages):
             if self._buffered_bytes >= self.options.buffer_bytes_max:
                 self._pump_all()
@@ -169,16 +156,17 @@ class Producer:
             elif index % _YIELD_MESSAGES == _YIELD_MESSAGES - 1:
                 self._pump_all()
                 await anyio.lowlevel.checkpoint()
+                now = anyio.current_time()
             settle = partial(group.settle, index)
             if isinstance(message, bytes):
-                outgoing = self._outgoing(topic, message, None, None, None, settle)
+                outgoing = self._outgoing(topic, message, None, None, None, settle, now)
             else:
                 outgoing = self._outgoing(
-                    topic, message.payload, message.attribute, message.key, None, settle
+                    topic, message.payload, message.attribute, message.key, None, settle, now
                 )
             outgoing.is_forwarded = is_forwarded
             try:
-                self._hand_over(outgoing)
+                self._hand_over(outgoing, now)
             except NoPartitionError as error:
                 group.settle(index, SendFailedError(topic, "", error.reason, 0))
         self._pump_all()
@@ -204,7 +192,8 @@ class Producer:
         if self._buffered_bytes >= self.options.buffer_bytes_max:
             raise anyio.WouldBlock
         pending = PendingSend(callback=callback)
-        self._submit(self._outgoing(topic, payload, attribute, key, partition, pending.settle))
+        now = anyio.current_time()
+        self._submit(self._outgoing(topic, payload, attribute, key, partition, pending.settle, now), now)
         return pending
 
     async def wait_for_room(self) -> None:
@@ -247,17 +236,22 @@ class Producer:
     # Handing over.
 
     async def _prepare(self, topic: str) -> None:
-        if topic not in self._writable:
-            topics = [topic] if self.options.default_topic is None else [topic, self.options.default_topic]
-            await self._discovery.want(topics, self.options.timeout_seconds)
+        if topic in self._writable:
+            return
+        topics = [topic] if self.options.default_topic is None else [topic, self.options.default_topic]
+        await self._discovery.want(topics, self.options.timeout_seconds)
+        with anyio.move_on_after(self.options.announce_seconds):
+            while not self._partitions(topic) and not self._is_expected(topic):
+                self._change = anyio.Event()
+                await self._change.wait()
 
     async def _wait_for_room(self) -> None:
         while self._buffered_bytes >= self.options.buffer_bytes_max:
-            self._room = anyio.Event()
+            self._room, self._is_full = anyio.Event(), True
             await self._room.wait()
 
-    def _submit(self, message: Outgoing) -> None:
-        lane = self._hand_over(message)
+    def _submit(self, message: Outgoing, now: float) -> None:
+        lane = self._hand_over(message, now)
         if lane is not None:
             self._pump(lane)
 
@@ -269,12 +263,13 @@ class Producer:
         key: bytes | None,
         target: Partition | None,
         settle: Callable[[Sent | SendError], None],
+        now: float,
     ) -> Outgoing:
-        flag, data = join_attribute(attribute, payload)
-        deadline = anyio.current_time() + self.options.timeout_seconds
+        flag, data = (0, payload) if attribute is None else join_attribute(attribute, payload)
+        deadline = now + self.options.timeout_seconds
         return Outgoing(topic, data, flag, payload, attribute, key, target, deadline, settle)
 
-    def _hand_over(self, message: Outgoing) -> Lane | None:
+    def _hand_over(self, message: Outgoing, now: float) -> Lane | None:
         """The lane that has it now; None where it waits for one."""
         if not self._is_open:
             raise SendFailedError(message.topic, "", "the producer is closed", 0)
@@ -284,12 +279,12 @@ class Producer:
             self._is_sweeping = True
             self._timers.schedule(_SWEEP_SECONDS, self._sweep)
         try:
-            return self._route(message)
+            return self._route(message, now)
         except BaseException:
             self._forget(message)
             raise
 
-    def _route(self, message: Outgoing) -> Lane | None:
+    def _route(self, message: Outgoing, now: float) -> Lane | None:
         """Put a message into a lane, or where it waits for one; raises NoPartitionError."""
         topic, target = message.topic, message.target
         if self._forwarder is not None and not message.is_forwarded and self._forwarder.has_backlog(topic):
@@ -302,7 +297,7 @@ class Producer:
             raise NoPartitionError(topic, f"{target.in_topic} is none of its partitions")
         elif partitions:
             try:
-                chosen = self._selector(topic, self._open_ones(partitions), message.key, message.payload)
+                chosen = self._selector(topic, self._open_ones(partitions, now), message.key, message.payload)
             except NoPartitionError as error:
                 if self._forwarder is None or message.is_forwarded:
                     raise
@@ -319,7 +314,7 @@ class Producer:
             lane = self._lanes[chosen] = Lane(
                 chosen, options.batch_bytes_max, options.batch_messages_max, options.linger_seconds
             )
-        lane.add(message, anyio.current_time())
+        lane.add(message, now)
         return lane
 
     def _may_come(self, target: Partition, partitions: tuple[Partition, ...]) -> bool:
@@ -341,9 +336,10 @@ class Producer:
             self._writable[topic] = found
         return found
 
-    def _open_ones(self, partitions: tuple[Partition, ...]) -> Sequence[Partition]:
+    def _open_ones(self, partitions: tuple[Partition, ...], now: float) -> Sequence[Partition]:
         """Without those that were closed a moment ago, and those whose broker is away, if that leaves any."""
-        now = anyio.current_time()
+        if now >= self._closed_until:
+            return partitions
         usable = [p for p in partitions if (lane := self._lanes.get(p)) is None or lane.closed_until <= now]
         return usable or partitions
 
@@ -399,12 +395,13 @@ class Producer:
         if address is None:
             # The registry does not know it now; a connection that still stands is as good.
             return None if link is None else link.usable
-        if link is None or link.address != address:
+        current = self._pool.link(address)
+        if link is not current:
             if link is not None:
                 link.ignore(self._link_listener(partition))
-            link = self._links[partition] = self._pool.link(address)
-            link.listen(self._link_listener(partition))
-        return link.usable
+            self._links[partition] = current
+            current.listen(self._link_listener(partition))
+        return current.usable
 
     def _link_listener(self, partition: Partition) -> Callable[[], None]:
         return self._listeners.setdefault(partition, partial(self._link_changed, partition))
@@ -471,7 +468,7 @@ class Producer:
             lane.give_back(messages)
             self._pause(lane)
         elif error.status == Status.FORBIDDEN:
-            lane.closed_until = anyio.current_time() + _CLOSED_SECONDS
+            self._close_lane(lane)
             free = [message for message in messages if not message.is_bound]
             for message in messages:
                 if message.is_bound:
@@ -496,13 +493,17 @@ class Producer:
         ]
         if not others:
             return
-        lane.closed_until = anyio.current_time() + _CLOSED_SECONDS
+        self._close_lane(lane)
         self._route_again(lane, lane.drain(only_free=True))
 
+    def _close_lane(self, lane: Lane) -> None:
+        lane.closed_until = self._closed_until = anyio.current_time() + _CLOSED_SECONDS
+
     def _route_again(self, lane: Lane, messages: list[Outgoing]) -> None:
+        now = anyio.current_time()
         for message in messages:
             try:
-                other = self._route(message)
+                other = self._route(message, now)
             except NoPartitionError as error:
                 self._give_up(message, str(error), lane.partition)
                 continue
@@ -513,10 +514,12 @@ class Producer:
 
     def _cluster_changed(self) -> None:
         self._writable.clear()
+        self._change.set()
         parked, self._parked = self._parked, []
+        now = anyio.current_time()
         for message in parked:
             try:
-                self._route(message)
+                self._route(message, now)
             except NoPartitionError:
                 self._parked.append(message)
         for lane in list(self._lanes.values()):
@@ -570,7 +573,8 @@ class Producer:
     def _forget(self, message: Outgoing) -> None:
         self._buffered -= 1
         self._buffered_bytes -= len(message.data) + _HELD_BYTES_PER_MESSAGE
-        if self._buffered_bytes < self.options.buffer_bytes_max:
+        if self._is_full and self._buffered_bytes < self.options.buffer_bytes_max:
+            self._is_full = False
             self._room.set()
         if not self._buffered:
             self._drained.set()

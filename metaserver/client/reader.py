@@ -22,7 +22,7 @@ from metaserver.names import MAX_OFFSET
 from metaserver.protocol import Value, encode_get
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from metaserver.client.connection import BrokerConnection, Reply
     from metaserver.client.network import Network
@@ -132,6 +132,12 @@ class PartitionReader:
             self.fetch()
         return message
 
+    def give_back(self, messages: Sequence[ReceivedMessage]) -> None:
+        """Put messages that were taken in front again, in their order; stopped, they are dropped."""
+        if self._is_open:
+            self.messages.extendleft(reversed(messages))
+            self.held_bytes += sum(message.next_offset - message.offset for message in messages)
+
     def fetch(self) -> None:
         """Ask for more, unless that is under way, or enough waits."""
         if (
@@ -159,6 +165,7 @@ class PartitionReader:
             self._wait_for_connection(replica, link.problem, now)
             return
         self._waited_for = None
+        self.problem = ""
         self._replica = replica
         is_slave = replica.slave_id is not None
         self._ask(connection, replica, around.options.slave_wait_ms if is_slave else around.options.wait_ms)

@@ -28,7 +28,8 @@ from metaserver.client.fetching import FetchReport, fetch_once, reach
 from metaserver.client.network import Network
 from metaserver.client.offsets import FileOffsets
 from metaserver.client.pool import BrokerPool
-from metaserver.client.producer import Producer, ProducerOptions
+from metaserver.client.producer import Producer
+from metaserver.client.producer_options import ProducerOptions
 from metaserver.client.scope import background_tasks
 from metaserver.client.servers import ROOT_DEFAULT, Servers
 from metaserver.client.times import find_time
@@ -71,6 +72,8 @@ class Session:
         self.options = options
         discovery = Discovery(servers, options.registry_timeout_seconds, options.root)
         self.network = Network(discovery, BrokerPool(tasks), Timers())
+        self.consumer_class = Consumer
+        """Of the consumers it makes."""
 
     @property
     def cluster(self) -> Cluster:
@@ -150,7 +153,7 @@ class Session:
 
         Iterate over it with ``async for``. It belongs to no group and commits nothing. Raises ClientError.
         """
-        return TopicBrowser(self, topic)
+        return TopicBrowser(lambda: self.partitions(topic), self.fetch)
 
     @asynccontextmanager
     async def _producer(
@@ -196,7 +199,7 @@ class Session:
         if is_broadcast:
             group = f"{group}-{instance_name()}"
             offsets = offsets or FileOffsets()
-        consumer = Consumer(
+        consumer = self.consumer_class(
             group,
             self.network,
             options,

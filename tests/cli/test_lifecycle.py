@@ -33,7 +33,8 @@ def test_a_life(home: Home) -> None:
     assert (status["running"], status["role"], status["pid"]) == (True, "master", pid)
     assert ran.out == (
         f"master ready at {status['address']} (pid {pid}); data {home.base}/data/master; "
-        f"HTTP 127.0.0.1:{status['http_port']}; log {home.base}/logs/metaServer.log\n"
+        f"HTTP 127.0.0.1:{status['http_port']}; registry 127.0.0.1:{status['embedded_registry']['port']}; "
+        f"log {home.base}/logs/metaServer.log\n"
     )
     with socket.create_connection(("127.0.0.1", int(status["address"].rpartition(":")[2]))) as connection:
         connection.sendall(b"version 1\r\n")

@@ -220,7 +220,7 @@ def test_members_share_the_partitions_and_hand_them_over(run: Run, brokers: Brok
 
 async def until(condition: Callable[[], object]) -> None:
     """Look until it is so; the test's own bound ends it otherwise."""
-    while not condition():  # noqa: ASYNC110 - many different things are waited for
+    while not condition():
         await anyio.sleep(0.005)
 
 
@@ -434,7 +434,10 @@ def test_browsing_and_fetching_by_hand(run: Run, brokers: Brokers, topic: str) -
 
 def test_a_topic_nobody_announces(run: Run, tmp_path: Path) -> None:
     async def test() -> None:
-        async with open_session(alone.servers) as session, session.producer() as producer:
+        async with (
+            open_session(alone.servers) as session,
+            session.producer(ProducerOptions(announce_seconds=0.05)) as producer,
+        ):
             with pytest.raises(NoPartitionError, match="no broker announces"):
                 await producer.send("unknown", b"")
             with pytest.raises(NoPartitionError, match="0-9 is none of its partitions"):

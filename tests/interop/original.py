@@ -15,6 +15,7 @@ import subprocess
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import attrs
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 VERSION = "1.4.6.2"
 JAVA_SOURCES = Path(__file__).parent / "java"
 _FETCH_SECONDS = 300.0
+_COMPILE_SECONDS = 120.0
 
 # Memory is plenty, and the first compiler is enough for a process that lives a minute.
 _JVM_OPTIONS = (
@@ -40,6 +42,7 @@ _JVM_OPTIONS = (
 _LOG4J = """\
 log4j.rootLogger=INFO,out
 log4j.appender.out=org.apache.log4j.ConsoleAppender
+log4j.appender.out.target=System.err
 log4j.appender.out.encoding=UTF-8
 log4j.appender.out.layout=org.apache.log4j.PatternLayout
 log4j.appender.out.layout.ConversionPattern=[%p] [%t] %d{MM-dd HH:mm:ss,SSS} [%c{1}] - %m%n
@@ -76,7 +79,8 @@ def free_port() -> int:
 def fetch_classpath() -> str:
     """The jars, fetched by maven if they are not here yet; raises NotToBeHadError."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaserver-tests"
-    jars = cache / f"metaq-{VERSION}"
+    # By what is asked for: a cache from before a change of the list is not taken for it.
+    jars = cache / f"metaq-{VERSION}-{crc32((JAVA_SOURCES / 'pom.xml').read_bytes()):08x}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -116,8 +120,22 @@ def _fetch(cache: Path, jars: Path) -> None:
     unfinished.rename(jars)
 
 
+def compile_sources(classpath: str, classes: Path) -> str:
+    """The programs of these tests, compiled into a directory; the classpath with them."""
+    if shutil.which("javac") is None:
+        raise NotToBeHadError("there is no javac here to compile the programs of the Java client with")
+    sources = sorted(map(str, JAVA_SOURCES.glob("*.java")))
+    subprocess.run(
+        ["javac", "-encoding", "UTF-8", "-cp", classpath, "-d", str(classes), *sources],
+        stdin=subprocess.DEVNULL,
+        timeout=_COMPILE_SECONDS,
+        check=True,
+    )
+    return f"{classpath}{os.pathsep}{classes}"
+
+
 def java_command(classpath: str, directory: Path, main: str, *arguments: str) -> list[str]:
-    """Run this class; it logs to its standard output."""
+    """Run this class; it logs to its standard error."""
     log4j = directory / "log4j.properties"
     log4j.write_text(_LOG4J, encoding="utf-8")
     return [

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.interop.original import JAVA_SOURCES, java_command
+from tests.interop.original import java_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,21 +23,6 @@ TOPICS = "[topic=orders]\n\n[topic=frames]\nnumPartitions=1\n"
 SETTINGS: dict[str, Any] = {"numPartitions": 3, "maxSegmentSize": 100_000}
 SESSION_SECONDS = 90.0
 MESSAGES = 60
-
-
-@pytest.fixture(scope="module")
-def classpath(zookeeper: ZooKeeperProcess, tmp_path_factory: pytest.TempPathFactory) -> str:
-    if shutil.which("javac") is None:
-        pytest.skip("there is no javac here to compile the session of the Java client with")
-    classes = tmp_path_factory.mktemp("classes")
-    source = JAVA_SOURCES / "ClientSession.java"
-    subprocess.run(
-        ["javac", "-encoding", "UTF-8", "-cp", zookeeper.classpath, "-d", str(classes), str(source)],
-        stdin=subprocess.DEVNULL,
-        timeout=SESSION_SECONDS,
-        check=True,
-    )
-    return f"{zookeeper.classpath}{os.pathsep}{classes}"
 
 
 def session(classpath: str, directory: Path, *arguments: str) -> list[str]:
@@ -65,8 +48,9 @@ def without_addresses(lines: list[str], port: int) -> list[str]:
     return [re.sub(r"(\| 200 )-?[0-9]{10,} ", r"\1ID ", line) for line in lines]
 
 
+@pytest.mark.scenario(57, 70)
 def test_a_session(
-    classpath: str,
+    java_classpath: str,
     zookeeper: ZooKeeperProcess,
     start_java: StartBroker,
     start_ours: StartBroker,
@@ -74,12 +58,12 @@ def test_a_session(
 ) -> None:
     java = start_java(topics=TOPICS, **SETTINGS)
     (root,) = re.findall(r"^zk\.zkRoot=(.*)$", java.server_file.read_text(encoding="utf-8"), re.MULTILINE)
-    of_java = session(classpath, tmp_path, zookeeper.address, root, str(java.port))
+    of_java = session(java_classpath, tmp_path, zookeeper.address, root, str(java.port))
     assert java.stop() == 0
 
     ours = start_ours(topics=TOPICS, **SETTINGS)
     root = f"/{uuid.uuid4()}"
-    of_ours = session(classpath, tmp_path, zookeeper.address, root, str(ours.port), "register")
+    of_ours = session(java_classpath, tmp_path, zookeeper.address, root, str(ours.port), "register")
     assert ours.stop() == 0
 
     assert sum(line.startswith("received | ") for line in of_ours) == MESSAGES

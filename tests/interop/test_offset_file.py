@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,7 @@ import pytest
 from metaserver.client.offsets import FileOffsets
 from metaserver.client.partition import Partition
 from metaserver.registry.paths import StoredOffset
-from tests.interop.original import JAVA_SOURCES, NotToBeHadError, fetch_classpath, java_command
+from tests.interop.original import java_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,30 +34,12 @@ def run_java(classpath: str, directory: Path, *arguments: str) -> list[str]:
     return [line[2:] for line in ended.stdout.splitlines() if line.startswith("> ")]
 
 
-@pytest.fixture
-def classpath(tmp_path: Path) -> str:
-    if shutil.which("javac") is None:
-        pytest.skip("there is no javac here to compile the user of the Java client's storage with")
-    try:
-        jars = fetch_classpath()
-    except NotToBeHadError as error:
-        pytest.skip(str(error))
-    source = JAVA_SOURCES / "OffsetFile.java"
-    subprocess.run(
-        ["javac", "-encoding", "UTF-8", "-cp", jars, "-d", str(tmp_path), str(source)],
-        stdin=subprocess.DEVNULL,
-        timeout=SECONDS_MAX,
-        check=True,
-    )
-    return f"{jars}{os.pathsep}{tmp_path}"
-
-
-async def test_the_java_client_reads_our_file_and_we_read_its(classpath: str, tmp_path: Path) -> None:
+async def test_the_java_client_reads_our_file_and_we_read_its(java_classpath: str, tmp_path: Path) -> None:
     storage = FileOffsets(tmp_path / "offsets")
     zero, one, other = Partition("orders", 0, 0), Partition("orders", 0, 1), Partition("orders", 1, 0)
     await storage.store("ü", {zero: StoredOffset(2**53 + 1, 5), one: StoredOffset(7, None)})
     await storage.store("g", {other: StoredOffset(9, 10)})
-    assert run_java(classpath, tmp_path, str(storage.path), "ü") == [str(2**53 + 1), "7", "end"]
+    assert run_java(java_classpath, tmp_path, str(storage.path), "ü") == [str(2**53 + 1), "7", "end"]
     assert await storage.load("ü", [zero, one]) == {
         zero: StoredOffset(2**53 + 2, -77),
         one: StoredOffset(8, -78),
@@ -67,4 +47,4 @@ async def test_the_java_client_reads_our_file_and_we_read_its(classpath: str, tm
     # It knows no ids of what it did not commit itself.
     assert await storage.load("g", [other]) == {other: StoredOffset(9, -1)}
     await storage.store("ü", {one: StoredOffset(100, 101)})
-    assert run_java(classpath, tmp_path, str(storage.path), "ü") == [str(2**53 + 2), "100", "end"]
+    assert run_java(java_classpath, tmp_path, str(storage.path), "ü") == [str(2**53 + 2), "100", "end"]

@@ -168,7 +168,7 @@ async def serving(journal: MemoryJournal) -> AsyncIterator[World]:
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(WAIT_SECONDS_MAX):
-        while not condition():  # noqa: ASYNC110 - the server tells nobody
+        while not condition():
             await trio.sleep(0.005)
 
 

@@ -78,7 +78,8 @@ dataPath={base}/meta-slave
 """
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -149,15 +150,15 @@ class Place:
 
     def __init__(self, base: Path) -> None:
         self.base = base
-        self.master_port, self.slave_port = _free_port(), _free_port()
+        self.master_port, self.slave_port = free_port(), free_port()
         (base / "conf").mkdir()
         (base / "conf" / "server.ini").write_text(
-            SERVER_INI.format(port=self.master_port, http_port=_free_port(), base=base, many=MANY_PARTITIONS),
+            SERVER_INI.format(port=self.master_port, http_port=free_port(), base=base, many=MANY_PARTITIONS),
             encoding="utf-8",
         )
         (base / "conf" / "async_slave.properties").write_text(
             SLAVE_PROPERTIES.format(
-                master_port=self.master_port, port=self.slave_port, http_port=_free_port(), base=base
+                master_port=self.master_port, port=self.slave_port, http_port=free_port(), base=base
             ),
             encoding="utf-8",
         )
