@@ -7,14 +7,18 @@ import os
 import re
 import signal
 import subprocess
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 from urllib.request import urlopen
 
 import attrs
 import pytest
+import trio
+import trio.testing
 
 from metaserver.cli.cluster_produce import key_function
 from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.group_consume import Job, print_messages
 from metaserver.cli.output import Failure
 from metaserver.cli.topic_report import PartitionReport, ReplicaReport, TopicReport, describe
 from metaserver.client import Partition
@@ -24,6 +28,8 @@ from tests.support import BrokerProcess, eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from metaserver.cli.group_consume import Output
+    from metaserver.client import Consumer
     from tests.cli.conftest import Home
 
 _PIPE_BYTES = 64 * 1024
@@ -199,6 +205,65 @@ def _size_of(descriptor: int) -> int:
 
     count = fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0")
     return int.from_bytes(count, "little")
+
+
+@attrs.define
+class FakeConsumer:
+    """Hands out numbers, and knows what was committed."""
+
+    count: int = 0
+    committed: list[int] = attrs.Factory(list)
+
+    async def __anext__(self) -> int:
+        await trio.lowlevel.checkpoint()
+        self.count += 1
+        return self.count
+
+    async def commit(self, message: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.committed.append(message)
+
+
+@attrs.define
+class FakeOutput:
+    """Takes some, and then fails, or never comes back."""
+
+    failure: OSError | None = None
+    limit: int = 2
+    written: list[bytes] = attrs.Factory(list)
+
+    async def write(self, data: bytes) -> None:
+        if len(self.written) == self.limit:
+            if self.failure is None:
+                await trio.sleep_forever()
+            else:
+                raise self.failure
+        self.written.append(data)
+
+
+@pytest.mark.parametrize("failure", [BrokenPipeError(), OSError(28, "full"), None])
+@pytest.mark.parametrize("limit", [0, 2])
+def test_nothing_is_stored_behind_what_was_written(
+    failure: OSError | None, limit: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    consumer, output = FakeConsumer(), FakeOutput(failure, limit)
+    job = Job(
+        topic="t",
+        group="g",
+        start="earliest",
+        read_from="any",
+        count=None,
+        idle_seconds=None,
+        render=lambda message: b"%d" % cast("int", message),
+    )
+
+    async def run() -> None:
+        with suppress(OSError), trio.move_on_after(1):
+            await print_messages(cast("Consumer", consumer), job, cast("Output", output))
+
+    trio.run(run, clock=autojump_clock)
+    assert output.written == [b"1", b"2"][:limit]
+    assert consumer.committed == [2][:limit]
 
 
 def test_control_c_tells_how_far_a_producer_came(cluster: Home, two: str) -> None:
