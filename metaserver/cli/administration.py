@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 
 from metaserver.cli.cluster import chosen_cluster, cluster_arguments, known_partitions, opened
 from metaserver.cli.exit_codes import ExitCode
@@ -125,6 +124,8 @@ def topics(
     if is_cluster or servers is not None or word not in ROLES:
         if server is not None or plug_ins:
             raise Failure("--server and -F are for the topics of one node, without --cluster", ExitCode.USAGE)
+        import trio
+
         report, text = trio.run(_cluster_topics, chosen_cluster(servers, root, server_file), word)
         say(json.dumps(report, indent=2) if as_json else text)
         return

@@ -136,10 +136,14 @@ async def _consume(choice: Choice, job: Job, output: Output) -> None:
         async with session.consumer(job.group, job.topic, options) as consumer, background_tasks() as tasks:
             await consumer.wait_assigned()
             tasks.start_soon(_tell_problems, consumer)
-            await _print(consumer, job, output)
+            await print_messages(consumer, job, output)
 
 
-async def _print(consumer: Consumer, job: Job, output: Output) -> None:
+async def print_messages(consumer: Consumer, job: Job, output: Output) -> None:
+    """Print until it is enough; however it ends, what was written is stored, and nothing else.
+
+    Raises ClientError, and OSError: BrokenPipeError where nobody reads any more.
+    """
     written: ReceivedMessage | None = None
     left = job.count
     try:

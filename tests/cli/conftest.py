@@ -213,7 +213,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A master and its slave, shared by the tests that only send, read and ask."""
     found = Home(tmp_path_factory.mktemp("pair"))
-    found.configure(topics="[topic=empty]\n\n[topic=two*]\nnumPartitions=2\n\n[topic=t*]\n")
+    found.configure(topics="[topic=empty]\n\n[topic=shared]\n\n[topic=two*]\nnumPartitions=2\n\n[topic=t*]\n")
     try:
         found.start()
         found.start_slave()
