@@ -107,6 +107,11 @@ class Lane:
         if self.state is LaneState.IDLE and self.linger_seconds > 0:
             self.state, self.due = LaneState.LINGERING, now + self.linger_seconds
 
+    def hurry(self) -> None:
+        """Wait for no more company."""
+        if self.state is LaneState.LINGERING:
+            self.due = 0.0
+
     def take(self, now: float, *, can_batch: bool) -> list[Outgoing]:
         """The messages of the next request, which is under way from now on; none if none is due."""
         if not self.waiting or self.state is LaneState.IN_FLIGHT:

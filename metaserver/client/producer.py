@@ -206,7 +206,12 @@ class Producer:
         return self._partitions(topic)
 
     async def flush(self) -> None:
-        """Returns when the fate of every message handed over so far is known; bounded by their time-outs."""
+        """Returns when the fate of every message handed over so far is known; bounded by their time-outs.
+
+        Those that linger for company are sent at once.
+        """
+        for lane in self._lanes.values():
+            lane.hurry()
         self._pump_all()
         while self._buffered:
             self._drained = anyio.Event()

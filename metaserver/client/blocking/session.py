@@ -117,6 +117,13 @@ class Session:
 
         return self._block.call(fetch)
 
+    def offset_at(self, partition: Partition, wall_seconds: float) -> int:
+        """Where the first message begins that its broker took then or later; the end where there is none.
+
+        ``wall_seconds`` since 1970, by the broker's clock. Raises ClientError.
+        """
+        return self._block.call(self._inner.offset_at, partition, wall_seconds)
+
     def browse(self, topic: str) -> Iterator[ReceivedMessage]:
         """Every message of a topic, partition after partition, up to where each ends at that time.
 
