@@ -209,7 +209,8 @@ class Producer:
         """Returns when the fate of every message handed over so far is known; bounded by their time-outs."""
         self._pump_all()
         while self._buffered:
-            self._drained = anyio.Event()
+            if self._drained.is_set():
+                self._drained = anyio.Event()
             await self._drained.wait()
 
     @property
@@ -242,12 +243,16 @@ class Producer:
         await self._discovery.want(topics, self.options.timeout_seconds)
         with anyio.move_on_after(self.options.announce_seconds):
             while not self._partitions(topic) and not self._is_expected(topic):
-                self._change = anyio.Event()
+                if self._change.is_set():
+                    self._change = anyio.Event()
                 await self._change.wait()
 
     async def _wait_for_room(self) -> None:
         while self._buffered_bytes >= self.options.buffer_bytes_max:
-            self._room, self._is_full = anyio.Event(), True
+            # One for all who wait: each is woken by it.
+            if self._room.is_set():
+                self._room = anyio.Event()
+            self._is_full = True
             await self._room.wait()
 
     def _submit(self, message: Outgoing, now: float) -> None:

@@ -302,6 +302,46 @@ async def test_who_has_a_partition_that_nobody_announces_is_told_so(wires: Wires
     assert producer.buffered == 0
 
 
+async def test_every_sender_that_waits_for_room_goes_on(wires: Wires, nursery: trio.Nursery) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    producer = Producer(wires.network, ProducerOptions(buffer_bytes_max=1000))
+    sent: list[Sent] = []
+
+    async def send(number: int) -> None:
+        sent.append(await producer.send("t", bytes(600), key=b"%d" % number))
+
+    for number in range(5):
+        nursery.start_soon(send, number)
+    await settle()
+    with pytest.raises(anyio.WouldBlock):
+        producer.send_nowait("t", b"")
+    for _ in range(5):
+        assert broker.is_asked()
+        broker.one().take()
+        await settle()
+    assert len(sent) == 5
+
+
+async def test_everybody_who_waits_for_the_end_is_told(wires: Wires, nursery: trio.Nursery) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    producer = Producer(wires.network, ProducerOptions())
+    ended: list[int] = []
+
+    async def flush(number: int) -> None:
+        await producer.flush()
+        ended.append(number)
+
+    nowait(producer, [b"1"])
+    for number in range(3):
+        nursery.start_soon(flush, number)
+    await settle()
+    broker.one().take()
+    await settle()
+    assert sorted(ended) == [0, 1, 2]
+
+
 async def test_send_many_tells_the_fate_of_each(wires: Wires, nursery: trio.Nursery) -> None:
     broker = wires.broker()
     wires.announce("t")
