@@ -358,7 +358,8 @@ class Producer:
     # Sending.
 
     def _pump_all(self) -> None:
-        for lane in self._lanes.values():
+        # A broker that is away sends messages to partitions that had none before.
+        for lane in list(self._lanes.values()):
             if lane.waiting:
                 self._pump(lane)
 

@@ -342,6 +342,27 @@ async def test_everybody_who_waits_for_the_end_is_told(wires: Wires, nursery: tr
     assert sorted(ended) == [0, 1, 2]
 
 
+async def test_sending_many_while_brokers_are_away_finds_new_partitions(
+    wires: Wires, nursery: trio.Nursery
+) -> None:
+    zero, one = wires.broker(0), wires.broker(1)
+    wires.announce("t", {0: 3, 1: 3})
+    # Each message goes first where nobody is.
+    producer = Producer(wires.network, ProducerOptions(), lambda _t, found, _k, payload: found[0])
+    zero.disconnect()
+    outcomes: list[Sent] = []
+
+    async def send() -> None:
+        outcomes.extend(await producer.send_many("t", [b"%d" % number for number in range(10)]))
+
+    nursery.start_soon(send)
+    await settle()
+    while one.is_asked():
+        one.one().take()
+        await settle()
+    assert len(outcomes) == 10
+
+
 async def test_send_many_tells_the_fate_of_each(wires: Wires, nursery: trio.Nursery) -> None:
     broker = wires.broker()
     wires.announce("t")
