@@ -186,8 +186,8 @@ class Producer:
     ) -> PendingSend:
         """Hand a message over and return; wait for its fate later, or have it told to ``callback``.
 
-        The callback must not raise. Raises anyio.WouldBlock where the buffer is full (:meth:`wait_for_room`),
-        and NoPartitionError.
+        What the callback raises is logged. Raises anyio.WouldBlock where the buffer is full
+        (:meth:`wait_for_room`), and NoPartitionError.
         """
         if self._buffered_bytes >= self.options.buffer_bytes_max:
             raise anyio.WouldBlock

@@ -342,6 +342,21 @@ async def test_everybody_who_waits_for_the_end_is_told(wires: Wires, nursery: tr
     assert sorted(ended) == [0, 1, 2]
 
 
+async def test_a_callback_that_raises_harms_nobody_else(wires: Wires) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    producer = Producer(wires.network, ProducerOptions())
+
+    def fail(_outcome: object) -> None:
+        raise ValueError("of the application")
+
+    pending = nowait(producer, [b"0"]) + nowait(producer, [b"1"], callback=fail) + nowait(producer, [b"2"])
+    broker.one().take()
+    broker.one().take()
+    assert all([isinstance(await fate(one), Sent) for one in pending])
+    assert producer.buffered == 0
+
+
 async def test_sending_many_while_brokers_are_away_finds_new_partitions(
     wires: Wires, nursery: trio.Nursery
 ) -> None:
