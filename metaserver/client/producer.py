@@ -510,8 +510,8 @@ class Producer:
         for message in messages:
             try:
                 other = self._route(message, now)
-            except NoPartitionError as error:
-                self._give_up(message, str(error), lane.partition)
+            except Exception as error:  # noqa: BLE001 - a selector is the application's
+                self._give_up(message, _reason_of(error), lane.partition)
                 continue
             if other is not None and other is not lane:
                 self._pump(other)
@@ -528,6 +528,8 @@ class Producer:
                 self._route(message, now)
             except NoPartitionError:
                 self._parked.append(message)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._give_up(message, _reason_of(error))
         for lane in list(self._lanes.values()):
             if lane.waiting:
                 self._pump(lane)
@@ -584,3 +586,7 @@ class Producer:
             self._room.set()
         if not self._buffered:
             self._drained.set()
+
+
+def _reason_of(error: Exception) -> str:
+    return str(error) if isinstance(error, ClientError) else f"{type(error).__name__}: {error}"

@@ -357,6 +357,35 @@ async def test_a_callback_that_raises_harms_nobody_else(wires: Wires) -> None:
     assert producer.buffered == 0
 
 
+async def test_a_selector_that_raises_when_messages_go_elsewhere_is_their_failure(wires: Wires) -> None:
+    zero, one = wires.broker(0), wires.broker(1)
+    wires.announce("t", {0: 1, 1: 1})
+    is_broken = False
+
+    def select(topic: str, partitions: Sequence[Partition], key: bytes | None, payload: bytes) -> Partition:
+        if is_broken:
+            raise IndexError("of the application")
+        return partitions[0]
+
+    producer = Producer(wires.network, ProducerOptions(), select)
+    (pending,) = nowait(producer, [b"0"])
+    is_broken = True
+    with pytest.raises(IndexError):
+        nowait(producer, [b"1"])
+    zero.one().result(403, "closed")
+    outcome = await fate(pending)
+    assert isinstance(outcome, SendFailedError)
+    assert "IndexError: of the application" in outcome.reason
+    assert (producer.buffered, one.take()) == (0, [])
+    # Nor may it stop who tells of changes of the cluster.
+    is_broken = False
+    wires.announce("t", replicas=[])
+    (parked,) = nowait(producer, [b"2"])
+    is_broken = True
+    wires.announce("t", {0: 1, 1: 1})
+    assert isinstance(await fate(parked), SendFailedError)
+
+
 async def test_sending_many_while_brokers_are_away_finds_new_partitions(
     wires: Wires, nursery: trio.Nursery
 ) -> None:
