@@ -302,7 +302,9 @@ class Producer:
             raise NoPartitionError(topic, f"{target.in_topic} is none of its partitions")
         elif partitions:
             try:
-                chosen = self._selector(topic, self._open_ones(partitions, now), message.key, message.payload)
+                # A key keeps to its partition, closed or not, or its messages would overtake each other.
+                usable = partitions if message.key is not None else self._open_ones(partitions, now)
+                chosen = self._selector(topic, usable, message.key, message.payload)
             except NoPartitionError as error:
                 if self._forwarder is None or message.is_forwarded:
                     raise

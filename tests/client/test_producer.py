@@ -152,6 +152,39 @@ async def test_a_closed_partition_is_left_for_another(wires: Wires) -> None:
     producer.close()
 
 
+async def test_messages_of_a_key_stay_with_their_partition_while_it_is_closed(wires: Wires) -> None:
+    zero, one = wires.broker(0), wires.broker(1)
+    wires.announce("t", {0: 1, 1: 1})
+    producer = Producer(wires.network, ProducerOptions())
+    keys = [b"%d" % number for number in range(40)]
+    places = {}
+    for key in keys:
+        producer.send_nowait("t", key, key=key)
+        broker = zero if zero.is_asked() else one
+        broker.one().take()
+        places[key] = broker
+    assert set(places.values()) == {zero, one}
+    producer.send_nowait("t", b"", partition=ZERO)
+    zero.one().result(403, "closed")
+    for key in keys:
+        producer.send_nowait("t", key, key=key)
+        broker = zero if zero.is_asked() else one
+        broker.one().take()
+        assert places[key] is broker
+    # Nor does a broker whose connection has just broken send its keys elsewhere.
+    zero.disconnect()
+    pending = [producer.send_nowait("t", key, key=key) for key in keys]
+    while one.is_asked():
+        one.one().take()
+    zero.connect()
+    while zero.is_asked():
+        zero.one().take()
+    outcomes = {
+        key: (await one_pending.wait()).partition for key, one_pending in zip(keys, pending, strict=True)
+    }
+    assert outcomes == {key: ZERO if places[key] is zero else ONE for key in keys}
+
+
 async def test_what_was_not_sent_when_the_connection_broke_is_sent_again_in_order(wires: Wires) -> None:
     broker = wires.broker()
     wires.announce("t")
