@@ -315,13 +315,17 @@ class Producer:
             return None
         else:
             raise NoPartitionError(topic, "no broker announces that it takes messages of it")
-        lane = self._lanes.get(chosen)
+        lane = self._lane(chosen)
+        lane.add(message, now)
+        return lane
+
+    def _lane(self, partition: Partition) -> Lane:
+        lane = self._lanes.get(partition)
         if lane is None:
             options = self.options
-            lane = self._lanes[chosen] = Lane(
-                chosen, options.batch_bytes_max, options.batch_messages_max, options.linger_seconds
+            lane = self._lanes[partition] = Lane(
+                partition, options.batch_bytes_max, options.batch_messages_max, options.linger_seconds
             )
-        lane.add(message, now)
         return lane
 
     def _may_come(self, target: Partition, partitions: tuple[Partition, ...]) -> bool:
@@ -476,12 +480,15 @@ class Producer:
             lane.give_back(messages)
             self._pause(lane)
         elif error.status == Status.FORBIDDEN:
-            self._close_lane(lane)
             free = [message for message in messages if not message.is_bound]
+            if self._leave(lane):
+                self._route_again(lane, free)
+            else:
+                lane.give_back(free)
+                self._pause(lane)
             for message in messages:
                 if message.is_bound:
                     self._give_up(message, error.text, lane.partition, error.status)
-            self._route_again(lane, free)
         elif len(messages) > 1:
             # One of them is to blame, and only sent alone does it get an answer of its own.
             lane.is_careful = True
@@ -495,17 +502,21 @@ class Producer:
 
     def _reroute(self, lane: Lane) -> None:
         """The lane's broker is away: what may go elsewhere does, where another broker is there."""
-        topic = lane.partition.topic
-        others = [
-            p for p in self._partitions(topic) if p != lane.partition and self._connection(p) is not None
-        ]
-        if not others:
-            return
-        self._close_lane(lane)
-        self._route_again(lane, lane.drain(only_free=True))
+        if self._leave(lane):
+            self._route_again(lane, lane.drain(only_free=True))
 
-    def _close_lane(self, lane: Lane) -> None:
-        lane.closed_until = self._closed_until = anyio.current_time() + _CLOSED_SECONDS
+    def _leave(self, lane: Lane) -> bool:
+        """Do not choose the partition for a while; tells whether there is another to choose."""
+        now = anyio.current_time()
+        until = lane.closed_until = self._closed_until = now + _CLOSED_SECONDS
+        has_others = False
+        for partition in self._partitions(lane.partition.topic):
+            # Those that are away are left together, or messages would go from each to the next.
+            if self._connection(partition) is None:
+                self._lane(partition).closed_until = until
+            elif (other := self._lanes.get(partition)) is None or other.closed_until <= now:
+                has_others = True
+        return has_others
 
     def _route_again(self, lane: Lane, messages: list[Outgoing]) -> None:
         now = anyio.current_time()

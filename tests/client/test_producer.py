@@ -126,6 +126,30 @@ async def test_a_time_that_is_over_while_the_broker_is_busy_is_a_failure(wires: 
     assert outcome.attempts > 1
 
 
+async def test_a_closed_partition_that_is_alone_keeps_the_order_and_makes_pauses(wires: Wires) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    producer = Producer(wires.network, ProducerOptions(timeout_seconds=5.0))
+    nowait(producer, [b"0", b"1", b"2"])
+    broker.one().take()
+    asked, began = 0, trio.current_time()
+    while trio.current_time() < began + 3.0:
+        if broker.is_asked():
+            request = broker.one()
+            assert request.payloads[:2] == [b"1", b"2"]
+            request.result(403, "closed")
+            nowait(producer, [b"more"])
+            asked += 1
+        await trio.sleep(0.001)
+    assert 3 < asked < 30
+    while not broker.is_asked():
+        await trio.sleep(0.001)
+    request = broker.one()
+    assert request.payloads == [b"1", b"2"] + [b"more"] * asked
+    request.take()
+    assert producer.buffered == 0
+
+
 async def test_a_closed_partition_is_left_for_another(wires: Wires) -> None:
     zero, one = wires.broker(0), wires.broker(1)
     wires.announce("t", {0: 1, 1: 1})
@@ -299,6 +323,17 @@ async def test_messages_wait_for_a_broker_that_comes_back_and_go_elsewhere_meanw
     zero.connect()
     zero.one().take()
     assert (await bound.wait()).partition == ZERO
+
+
+async def test_many_partitions_of_a_broker_that_is_away_are_left_at_once(wires: Wires) -> None:
+    zero, one = wires.broker(0), wires.broker(1)
+    wires.announce("t", {0: 1000, 1: 1})
+    producer = Producer(wires.network, ProducerOptions())
+    zero.disconnect()
+    pending = nowait(producer, [b"%d" % number for number in range(20)])
+    while one.is_asked():
+        one.one().take()
+    assert all([(await each.wait()).partition == ONE for each in pending])
 
 
 async def test_a_topic_whose_brokers_all_go_is_waited_for(wires: Wires) -> None:
