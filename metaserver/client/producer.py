@@ -14,10 +14,10 @@ import anyio
 import anyio.lowlevel
 
 from metaserver.client.backoff import Backoff
-from metaserver.client.connection import batch_result, expect_text
 from metaserver.client.lane import Lane, Outgoing, Sent
 from metaserver.client.partition import Partition
 from metaserver.client.pending_send import PendingSend, SendGroup
+from metaserver.client.put_request import acknowledged, put_request
 from metaserver.client.selectors import KeyHash
 from metaserver.errors import (
     BrokerUnreachableError,
@@ -31,8 +31,8 @@ from metaserver.errors import (
     SendUnknownError,
 )
 from metaserver.logs import get_logger
-from metaserver.message import encode_record, join_attribute, message_id_block
-from metaserver.protocol import Status, encode_put, encode_put_batch
+from metaserver.message import join_attribute
+from metaserver.protocol import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -381,24 +381,10 @@ class Producer:
             if lane.waiting and lane.due > now:
                 self._timers.schedule(lane.due - now, partial(self._pump, lane))
             return
-        partition, timeout_seconds = lane.partition, self.options.request_timeout_seconds
+        timeout_seconds = self.options.request_timeout_seconds
         silent = partial(connection.break_off, f"no answer to a message within {timeout_seconds:g} s")
         timer = self._timers.schedule(timeout_seconds, silent)
-        settle = partial(self._answered, lane, timer)
-        if len(messages) == 1:
-            message = messages[0]
-            connection.submit(
-                lambda opaque: encode_put(
-                    message.topic, partition.number, message.data, message.flag, opaque
-                ),
-                settle,
-            )
-        else:
-            records = b"".join([encode_record(message.data, 0, message.flag) for message in messages])
-            topic = partition.topic
-            connection.submit(
-                lambda opaque: encode_put_batch(topic, partition.number, records, opaque), settle
-            )
+        connection.submit(put_request(lane.partition, messages), partial(self._answered, lane, timer))
 
     def _connection(self, partition: Partition) -> BrokerConnection | None:
         """The connection to the partition's master; None while there is none, and then one is made."""
@@ -432,7 +418,7 @@ class Producer:
         try:
             if isinstance(reply, ClientError):
                 raise reply
-            self._succeeded(lane, messages, reply)
+            sent = acknowledged(lane.partition, messages, reply)
         except BrokerUnreachableError as error:
             self._broke(lane, messages, error)
         except ReplyError as error:
@@ -440,23 +426,12 @@ class Producer:
         except (ClientError, ValueError) as error:
             unknown = BrokerUnreachableError(str(lane.partition), f"the answer cannot be read: {error}")
             self._broke(lane, messages, unknown)
+        else:
+            for message, outcome in zip(messages, sent, strict=True):
+                self._settle(message, outcome)
+            self._backoffs.pop(lane.partition, None)
         if lane.waiting:
             self._pump(lane)
-
-    def _succeeded(self, lane: Lane, messages: list[Outgoing], reply: Reply) -> None:
-        partition = lane.partition
-        if len(messages) == 1:
-            message_id, _number, offset = expect_text(reply).split(" ")
-            self._settle(messages[0], Sent(partition, int(message_id), int(offset)))
-        else:
-            result = batch_result(reply)
-            at = result.offset
-            ids = message_id_block(result.first_id, len(messages))
-            for message, own_id in zip(messages, ids, strict=True):
-                self._settle(message, Sent(partition, own_id, at))
-                at += message.size_bytes
-        if partition in self._backoffs:
-            del self._backoffs[partition]
 
     def _broke(self, lane: Lane, messages: list[Outgoing], error: BrokerUnreachableError) -> None:
         """There is no answer, and there will be none."""
