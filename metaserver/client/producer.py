@@ -465,8 +465,9 @@ class Producer:
                 if message.is_bound:
                     self._give_up(message, error.text, lane.partition, error.status)
         elif len(messages) > 1:
-            # One of them is to blame, and only sent alone does it get an answer of its own.
-            lane.is_careful = True
+            # One of them is to blame.
+            for message in messages:
+                message.is_suspect = True
             lane.give_back(messages)
         else:
             self._give_up(messages[0], error.text, lane.partition, error.status)

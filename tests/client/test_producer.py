@@ -86,6 +86,31 @@ async def test_a_broker_without_batches_gets_one_message_at_a_time(wires: Wires)
         request.take()
 
 
+async def test_a_batch_that_is_refused_is_sent_one_by_one_and_then_batches_again(wires: Wires) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    producer = Producer(wires.network, ProducerOptions())
+    pending = nowait(producer, [b"0", b"1", b"bad", b"2"])
+    broker.one().take()
+    broker.one().result(500, "one of them is bad")
+    later = nowait(producer, [b"3", b"4"])
+    asked = []
+    for status in (200, 500, 200):
+        request = broker.one()
+        asked.append(request.payloads)
+        if status == 200:
+            request.take()
+        else:
+            request.result(500, "bad")
+    assert asked == [[b"1"], [b"bad"], [b"2"]]
+    # More than was refused together is not to blame, however much keeps coming.
+    request = broker.one()
+    assert request.payloads == [b"3", b"4"]
+    request.take()
+    fates = [await fate(one) for one in [*pending, *later]]
+    assert [type(one) for one in fates] == [Sent, Sent, SendRefusedError, Sent, Sent, Sent]
+
+
 async def test_a_busy_broker_is_asked_again_after_a_pause_and_in_order(wires: Wires) -> None:
     broker = wires.broker()
     wires.announce("t")
