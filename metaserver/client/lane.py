@@ -97,6 +97,8 @@ class Lane:
     state: LaneState = LaneState.IDLE
     due: float = 0.0
     """When a LINGERING or PAUSED lane may send."""
+    timer_due: float = 0.0
+    """For when a timer is set that sends."""
     closed_until: float = 0.0
     """Its broker has closed the partition: who may go elsewhere does, for a while."""
 

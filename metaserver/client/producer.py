@@ -378,13 +378,19 @@ class Producer:
             return
         messages = lane.take(now, can_batch="put-batch" in connection.extensions)
         if not messages:
-            if lane.waiting and lane.due > now:
-                self._timers.schedule(lane.due - now, partial(self._pump, lane))
+            # One timer, not one for each message that comes meanwhile.
+            if lane.waiting and lane.due > now and lane.timer_due != lane.due:
+                lane.timer_due = lane.due
+                self._timers.schedule(lane.due - now, partial(self._timer_is_due, lane))
             return
         timeout_seconds = self.options.request_timeout_seconds
         silent = partial(connection.break_off, f"no answer to a message within {timeout_seconds:g} s")
         timer = self._timers.schedule(timeout_seconds, silent)
         connection.submit(put_request(lane.partition, messages), partial(self._answered, lane, timer))
+
+    def _timer_is_due(self, lane: Lane) -> None:
+        lane.timer_due = 0.0
+        self._pump(lane)
 
     def _connection(self, partition: Partition) -> BrokerConnection | None:
         """The connection to the partition's master; None while there is none, and then one is made."""

@@ -334,6 +334,19 @@ async def test_lingering_waits_for_company_or_until_the_batch_is_full(wires: Wir
     producer.close()
 
 
+async def test_waiting_lanes_set_no_timer_for_each_message(wires: Wires) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    producer = Producer(wires.network, ProducerOptions(linger_seconds=5.0))
+    nowait(producer, [b""] * 500)
+    assert len(wires.timers._heap) < 10
+    await trio.sleep(6.0)
+    broker.one().result(503, "busy")
+    nowait(producer, [b""] * 500)
+    assert len(wires.timers._heap) < 10
+    producer.close()
+
+
 async def test_messages_wait_for_a_broker_that_comes_back_and_go_elsewhere_meanwhile(wires: Wires) -> None:
     zero, one = wires.broker(0), wires.broker(1)
     wires.announce("t", {0: 2, 1: 1})
