@@ -81,6 +81,8 @@ class Producer:
         self._backoffs: dict[Partition, Backoff] = {}
         self._writable: dict[str, tuple[Partition, ...]] = {}
         """Of topics, as the cluster has it now."""
+        self._followed: set[str] = set()
+        """Topics the registry was asked for."""
         self._seen: set[str] = set()
         """Topics that had a partition once: one without is waited for."""
         self._parked: list[Outgoing] = []
@@ -237,10 +239,11 @@ class Producer:
     # Handing over.
 
     async def _prepare(self, topic: str) -> None:
-        if topic in self._writable:
+        if topic in self._followed and topic in self._writable:
             return
         topics = [topic] if self.options.default_topic is None else [topic, self.options.default_topic]
         await self._discovery.want(topics, self.options.timeout_seconds)
+        self._followed.add(topic)
         with anyio.move_on_after(self.options.announce_seconds):
             while not self._partitions(topic) and not self._is_expected(topic):
                 if self._change.is_set():

@@ -408,6 +408,28 @@ async def test_who_has_a_partition_that_nobody_announces_is_told_so(wires: Wires
     assert producer.buffered == 0
 
 
+async def test_a_topic_is_looked_up_although_send_nowait_has_asked_for_it_before(
+    wires: Wires, nursery: trio.Nursery
+) -> None:
+    wires.broker()
+    wires.announce("t")
+    producer = Producer(wires.network, ProducerOptions())
+    with pytest.raises(NoPartitionError):
+        producer.send_nowait("new", b"")
+    found: list[tuple[Partition, ...]] = []
+
+    async def ask() -> None:
+        found.append(await producer.partitions("new"))
+
+    nursery.start_soon(ask)
+    await settle()
+    assert "new" in wires.discovery._topics
+    wires.announce("new")
+    wires.discovery._progress.set()
+    await settle()
+    assert found == [(Partition("new", 0, 0),)]
+
+
 async def test_every_sender_that_waits_for_room_goes_on(wires: Wires, nursery: trio.Nursery) -> None:
     broker = wires.broker()
     wires.announce("t")
