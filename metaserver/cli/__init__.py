@@ -14,6 +14,7 @@
     administration   slave-status, reload, stats, topics, check-config
     produce, consume messages in and out
     offline          dump-log, verify: on files, without a broker
+    compare          two replicas over the wire, byte by byte
     demo             master, slave and a crash in one terminal
 
 Every verb pays for its imports, ``start`` twice: nothing heavy is imported before it is needed.
