@@ -17,7 +17,7 @@ import attrs
 
 from metaserver.client.assignment import Strategy, assign_blocks, change, share
 from metaserver.client.backoff import Backoff
-from metaserver.errors import ClientError, DiscoveryError
+from metaserver.errors import ClientError, DiscoveryError, OffsetUnreadableError
 from metaserver.logs import get_logger
 from metaserver.registry.link import ZooKeeperError
 
@@ -169,11 +169,22 @@ class Membership:
         # Whoever has them took them after our session had ended.
         await self._release([p for p in taken if p in self.held], is_lost=True)
         fresh = [paths[path] for path in paths if path in claimed and paths[path] not in self.held]
-        if fresh:
-            await self.holder.take(fresh)
-            self.held.update(dict.fromkeys(fresh))
-            _log.info("Partitions taken", group=self.group, partitions=[str(p) for p in fresh])
+        await self._take(fresh)
         return taken
+
+    async def _take(self, partitions: Sequence[Partition]) -> None:
+        """Begin to consume; a partition whose offset is damaged keeps no other from it, and raises."""
+        if not partitions:
+            return
+        try:
+            await self.holder.take(partitions)
+        except OffsetUnreadableError as error:
+            others = [partition for partition in partitions if partition not in error.partitions]
+            if len(others) < len(partitions):
+                await self._take(others)
+            raise
+        self.held.update(dict.fromkeys(partitions))
+        _log.info("Partitions taken", group=self.group, partitions=[str(p) for p in partitions])
 
     async def _release(self, partitions: Sequence[Partition], *, is_lost: bool) -> None:
         if not partitions:
