@@ -244,6 +244,42 @@ async def test_a_claim_that_another_took_over_is_lost(
     assert one.numbers == [0, 1, 2, 3]
 
 
+async def test_what_leaves_in_the_same_look_as_an_audit_is_free(
+    registry: FakeRegistry, join: Join, autojump_clock: MockClock
+) -> None:
+    one, two = join("a"), join("b")
+    await one.start()
+    # While the registry is away the time for an audit comes; with its return another member is there.
+    one.nodes.disconnect()
+    await trio.sleep(100.0)
+    await two.start()
+    one.nodes.connect()
+    await trio.sleep(2.0)
+    assert (one.numbers, two.numbers) == ([0, 1], [2, 3])
+
+
+@pytest.mark.parametrize("is_carried_out", [False, True])
+async def test_a_claim_whose_removal_failed_is_removed_later(
+    registry: FakeRegistry, join: Join, is_carried_out: bool, autojump_clock: MockClock
+) -> None:
+    one, two = join("a"), join("b")
+    await one.start()
+
+    def fail(call: str) -> None:
+        if call == "remove":
+            one.nodes.before = one.nodes.after = lambda _call: None
+            raise ConnectionLostError("fake", "for a moment")
+
+    if is_carried_out:
+        one.nodes.after = fail
+    else:
+        one.nodes.before = fail
+    await two.start()
+    await trio.sleep(5.0)
+    assert (one.numbers, two.numbers) == ([0, 1], [2, 3])
+    assert one.holder.log == [("take", (0, 1, 2, 3)), ("release", (2, 3))]
+
+
 async def test_a_claim_without_an_answer_is_our_own(
     registry: FakeRegistry, join: Join, autojump_clock: MockClock
 ) -> None:
@@ -276,6 +312,17 @@ async def test_offsets_that_cannot_be_read_are_asked_for_again(
     assert (one.numbers, one.membership.problem) == ([0, 1, 2, 3], "")
 
 
+async def test_who_cannot_begin_with_a_partition_gives_it_to_another(
+    registry: FakeRegistry, join: Join, autojump_clock: MockClock
+) -> None:
+    one, two = join("a"), join("b")
+    one.holder.failure = OffsetStorageError("there", "broken")
+    await one.start()
+    await two.start()
+    await trio.sleep(5.0)
+    assert (one.numbers, two.numbers) == ([], [2, 3])
+
+
 async def test_one_offset_that_cannot_be_read_keeps_no_other_partition(
     registry: FakeRegistry, join: Join, autojump_clock: MockClock
 ) -> None:
@@ -288,6 +335,42 @@ async def test_one_offset_that_cannot_be_read_keeps_no_other_partition(
     one.holder.failure = None
     await trio.sleep(5.0)
     assert one.numbers == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("call", ["children", "read", "claim", "take"])
+async def test_who_leaves_in_the_middle_of_joining_leaves_nothing(
+    registry: FakeRegistry, join: Join, call: str, autojump_clock: MockClock
+) -> None:
+    one = join("a")
+
+    def cancel(at: str) -> None:
+        if at == call:
+            one.scope.cancel()
+
+    one.nodes.after = cancel
+    if call == "take":
+        one.holder.busy = trio.Event()
+    await one.start()
+    one.scope.cancel()
+    await settle()
+    one.holder.busy = None
+    await one.membership.leave()
+    assert registry.nodes == {}
+
+
+async def test_who_leaves_in_the_middle_of_giving_back_leaves_nothing(
+    registry: FakeRegistry, join: Join, autojump_clock: MockClock
+) -> None:
+    one, two = join("a"), join("b")
+    await one.start()
+    one.nodes.after = lambda call: one.scope.cancel() if call == "remove" else None
+    one.nodes.before = lambda call: one.scope.cancel() if call == "read" and two.numbers == [] else None
+    await two.start()
+    await settle()
+    one.nodes.after = one.nodes.before = lambda _call: None
+    await one.leave()
+    await trio.sleep(2.0)
+    assert two.numbers == [0, 1, 2, 3]
 
 
 async def test_leaving_does_not_wait_long_for_a_registry_that_is_away(
