@@ -34,6 +34,8 @@ _AUDIT_SECONDS = 30.0
 """All claims are looked at again after this time."""
 _TAKEN_SECONDS = 1.0
 """The same while a partition of this member's share is still another's."""
+_LEAVE_SECONDS = 3.0
+"""How long a member that leaves waits for the registry."""
 _RETRY_SECONDS_MIN = 0.1
 _RETRY_SECONDS_MAX = 3.0
 
@@ -102,14 +104,20 @@ class Membership:
     async def leave(self) -> None:
         """Give everything back and deregister; what cannot be removed ends with the session."""
         await self._release(list(self.held), is_lost=False)
-        nodes = self.discovery.nodes
-        if nodes is None or nodes.session is None or nodes.session != self._session:
-            return
-        try:
-            await self._give_back(nodes, list(self._claimed))
-            await nodes.remove([self.discovery.layout.member(self.group, self.member_id)])
-        except ZooKeeperError as error:
-            _log.info("Registration is left to the session's end", group=self.group, reason=str(error))
+        # The session may go on for long, with other members in it: a lost connection is waited for.
+        backoff = Backoff(_RETRY_SECONDS_MIN, _RETRY_SECONDS_MAX)
+        reason = "no connection"
+        with anyio.move_on_after(_LEAVE_SECONDS):
+            while (nodes := self.discovery.nodes) is not None and nodes.session in (None, self._session):
+                try:
+                    await self._give_back(nodes, list(self._claimed))
+                    await nodes.remove([self.discovery.layout.member(self.group, self.member_id)])
+                except ZooKeeperError as error:
+                    reason = str(error)
+                    await anyio.sleep(backoff.next_seconds())
+                else:
+                    return
+        _log.info("Registration is left to the session's end", group=self.group, reason=reason)
 
     def _changed(self) -> None:
         self._wake.set()

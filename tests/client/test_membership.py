@@ -373,6 +373,19 @@ async def test_who_leaves_in_the_middle_of_giving_back_leaves_nothing(
     assert two.numbers == [0, 1, 2, 3]
 
 
+async def test_who_leaves_while_the_connection_is_gone_for_a_moment_leaves_nothing(
+    registry: FakeRegistry, join: Join, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    one = join("a")
+    await one.start()
+    one.nodes.disconnect()
+    nursery.start_soon(one.leave)
+    await trio.sleep(1.0)
+    one.nodes.connect()
+    await trio.sleep(2.0)
+    assert (one.numbers, registry.nodes) == ([], {})
+
+
 async def test_leaving_does_not_wait_long_for_a_registry_that_is_away(
     registry: FakeRegistry, join: Join, autojump_clock: MockClock
 ) -> None:
