@@ -135,7 +135,9 @@ class Membership:
         await self._register(nodes)
         wanted = await self._share(nodes)
         steps = change(list(self.held), wanted)
-        await self._release(steps.release, is_lost=False)
+        lost = await self._lost(nodes, [p for p in steps.release if p not in self._owned])
+        await self._release([p for p in steps.release if p in lost], is_lost=True)
+        await self._release([p for p in steps.release if p not in lost], is_lost=False)
         await self._give_back(nodes, self._claimed.difference(self.held, wanted))
         doubtful = [p for p in wanted if is_audit or p not in self._owned or p not in self.held]
         taken = await self._claim(nodes, doubtful)
@@ -210,6 +212,15 @@ class Membership:
         for partition in partitions:
             self.held.pop(partition, None)
         _log.info("Partitions released", group=self.group, partitions=[str(p) for p in partitions])
+
+    async def _lost(self, nodes: Nodes, partitions: Iterable[Partition]) -> set[Partition]:
+        """Those that are another member's by now: this member's session had ended."""
+        paths = {self._owner_path(partition): partition for partition in partitions}
+        if not paths:
+            return set()
+        own = self.member_id.encode()
+        found = await nodes.read(paths)
+        return {paths[path] for path, node in found.items() if node is not None and node.data != own}
 
     async def _give_back(self, nodes: Nodes, partitions: Iterable[Partition]) -> None:
         """Remove claims, so that others can have the partitions; those that are another's stay."""
