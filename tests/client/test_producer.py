@@ -34,7 +34,7 @@ ZERO, ONE = Partition("t", 0, 0), Partition("t", 1, 0)
 
 
 @pytest.fixture
-async def wires(nursery: trio.Nursery, autojump_clock: MockClock) -> Wires:
+async def wires(nursery: trio.Nursery) -> Wires:
     found = Wires()
     nursery.start_soon(found.timers.run)
     return found
@@ -53,7 +53,9 @@ async def fate(pending: PendingSend) -> Sent | SendError:
         return error
 
 
-async def test_what_gathers_while_a_request_is_under_way_is_the_next_request(wires: Wires) -> None:
+async def test_what_gathers_while_a_request_is_under_way_is_the_next_request(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -73,7 +75,9 @@ async def test_what_gathers_while_a_request_is_under_way_is_the_next_request(wir
     assert producer.buffered == 0
 
 
-async def test_a_broker_without_batches_gets_one_message_at_a_time(wires: Wires) -> None:
+async def test_a_broker_without_batches_gets_one_message_at_a_time(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker(is_connected=False)
     broker.extensions = frozenset()
     broker.connect()
@@ -86,7 +90,9 @@ async def test_a_broker_without_batches_gets_one_message_at_a_time(wires: Wires)
         request.take()
 
 
-async def test_a_batch_that_is_refused_is_sent_one_by_one_and_then_batches_again(wires: Wires) -> None:
+async def test_a_batch_that_is_refused_is_sent_one_by_one_and_then_batches_again(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -111,7 +117,9 @@ async def test_a_batch_that_is_refused_is_sent_one_by_one_and_then_batches_again
     assert [type(one) for one in fates] == [Sent, Sent, SendRefusedError, Sent, Sent, Sent]
 
 
-async def test_a_busy_broker_is_asked_again_after_a_pause_and_in_order(wires: Wires) -> None:
+async def test_a_busy_broker_is_asked_again_after_a_pause_and_in_order(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -135,7 +143,9 @@ async def test_a_busy_broker_is_asked_again_after_a_pause_and_in_order(wires: Wi
     producer.close()
 
 
-async def test_a_time_that_is_over_while_the_broker_is_busy_is_a_failure(wires: Wires) -> None:
+async def test_a_time_that_is_over_while_the_broker_is_busy_is_a_failure(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions(timeout_seconds=1.0))
@@ -151,7 +161,9 @@ async def test_a_time_that_is_over_while_the_broker_is_busy_is_a_failure(wires: 
     assert outcome.attempts > 1
 
 
-async def test_a_closed_partition_that_is_alone_keeps_the_order_and_makes_pauses(wires: Wires) -> None:
+async def test_a_closed_partition_that_is_alone_keeps_the_order_and_makes_pauses(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions(timeout_seconds=5.0))
@@ -175,7 +187,7 @@ async def test_a_closed_partition_that_is_alone_keeps_the_order_and_makes_pauses
     assert producer.buffered == 0
 
 
-async def test_a_closed_partition_is_left_for_another(wires: Wires) -> None:
+async def test_a_closed_partition_is_left_for_another(wires: Wires, autojump_clock: MockClock) -> None:
     zero, one = wires.broker(0), wires.broker(1)
     wires.announce("t", {0: 1, 1: 1})
     producer = Producer(
@@ -201,7 +213,9 @@ async def test_a_closed_partition_is_left_for_another(wires: Wires) -> None:
     producer.close()
 
 
-async def test_messages_of_a_key_stay_with_their_partition_while_it_is_closed(wires: Wires) -> None:
+async def test_messages_of_a_key_stay_with_their_partition_while_it_is_closed(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     zero, one = wires.broker(0), wires.broker(1)
     wires.announce("t", {0: 1, 1: 1})
     producer = Producer(wires.network, ProducerOptions())
@@ -234,7 +248,9 @@ async def test_messages_of_a_key_stay_with_their_partition_while_it_is_closed(wi
     assert outcomes == {key: ZERO if places[key] is zero else ONE for key in keys}
 
 
-async def test_what_was_not_sent_when_the_connection_broke_is_sent_again_in_order(wires: Wires) -> None:
+async def test_what_was_not_sent_when_the_connection_broke_is_sent_again_in_order(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -248,7 +264,9 @@ async def test_what_was_not_sent_when_the_connection_broke_is_sent_again_in_orde
     assert all([isinstance(await fate(one), Sent) for one in pending])
 
 
-async def test_what_was_sent_when_the_connection_broke_is_unknown(wires: Wires) -> None:
+async def test_what_was_sent_when_the_connection_broke_is_unknown(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -265,7 +283,9 @@ async def test_what_was_sent_when_the_connection_broke_is_unknown(wires: Wires) 
     assert isinstance(await fate(pending[1]), Sent)
 
 
-async def test_what_may_be_stored_is_sent_again_where_that_is_wanted_and_nowhere_else(wires: Wires) -> None:
+async def test_what_may_be_stored_is_sent_again_where_that_is_wanted_and_nowhere_else(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     zero, one = wires.broker(0), wires.broker(1)
     wires.announce("t", {0: 1, 1: 1})
     producer = Producer(
@@ -289,7 +309,9 @@ async def test_what_may_be_stored_is_sent_again_where_that_is_wanted_and_nowhere
     assert isinstance(await fate(pending[1]), Sent)
 
 
-async def test_an_answer_that_cannot_be_read_leaves_the_fate_unknown(wires: Wires) -> None:
+async def test_an_answer_that_cannot_be_read_leaves_the_fate_unknown(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -302,7 +324,7 @@ async def test_an_answer_that_cannot_be_read_leaves_the_fate_unknown(wires: Wire
     assert producer.buffered == 0
 
 
-async def test_a_silent_broker_is_connected_to_anew(wires: Wires) -> None:
+async def test_a_silent_broker_is_connected_to_anew(wires: Wires, autojump_clock: MockClock) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions(request_timeout_seconds=2.0))
@@ -316,7 +338,9 @@ async def test_a_silent_broker_is_connected_to_anew(wires: Wires) -> None:
     assert broker.link.usable is None
 
 
-async def test_lingering_waits_for_company_or_until_the_batch_is_full(wires: Wires) -> None:
+async def test_lingering_waits_for_company_or_until_the_batch_is_full(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     options = ProducerOptions(linger_seconds=0.5, batch_messages_max=3)
@@ -334,7 +358,7 @@ async def test_lingering_waits_for_company_or_until_the_batch_is_full(wires: Wir
     producer.close()
 
 
-async def test_waiting_lanes_set_no_timer_for_each_message(wires: Wires) -> None:
+async def test_waiting_lanes_set_no_timer_for_each_message(wires: Wires, autojump_clock: MockClock) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions(linger_seconds=5.0))
@@ -347,7 +371,9 @@ async def test_waiting_lanes_set_no_timer_for_each_message(wires: Wires) -> None
     producer.close()
 
 
-async def test_messages_wait_for_a_broker_that_comes_back_and_go_elsewhere_meanwhile(wires: Wires) -> None:
+async def test_messages_wait_for_a_broker_that_comes_back_and_go_elsewhere_meanwhile(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     zero, one = wires.broker(0), wires.broker(1)
     wires.announce("t", {0: 2, 1: 1})
     producer = Producer(wires.network, ProducerOptions())
@@ -363,7 +389,9 @@ async def test_messages_wait_for_a_broker_that_comes_back_and_go_elsewhere_meanw
     assert (await bound.wait()).partition == ZERO
 
 
-async def test_many_partitions_of_a_broker_that_is_away_are_left_at_once(wires: Wires) -> None:
+async def test_many_partitions_of_a_broker_that_is_away_are_left_at_once(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     zero, one = wires.broker(0), wires.broker(1)
     wires.announce("t", {0: 1000, 1: 1})
     producer = Producer(wires.network, ProducerOptions())
@@ -374,7 +402,7 @@ async def test_many_partitions_of_a_broker_that_is_away_are_left_at_once(wires: 
     assert all([(await each.wait()).partition == ONE for each in pending])
 
 
-async def test_a_topic_whose_brokers_all_go_is_waited_for(wires: Wires) -> None:
+async def test_a_topic_whose_brokers_all_go_is_waited_for(wires: Wires, autojump_clock: MockClock) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions(timeout_seconds=3.0))
@@ -397,7 +425,9 @@ async def test_a_topic_whose_brokers_all_go_is_waited_for(wires: Wires) -> None:
     producer.close()
 
 
-async def test_who_has_a_partition_that_nobody_announces_is_told_so(wires: Wires) -> None:
+async def test_who_has_a_partition_that_nobody_announces_is_told_so(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -409,7 +439,7 @@ async def test_who_has_a_partition_that_nobody_announces_is_told_so(wires: Wires
 
 
 async def test_a_topic_is_looked_up_although_send_nowait_has_asked_for_it_before(
-    wires: Wires, nursery: trio.Nursery
+    wires: Wires, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     wires.broker()
     wires.announce("t")
@@ -430,7 +460,9 @@ async def test_a_topic_is_looked_up_although_send_nowait_has_asked_for_it_before
     assert found == [(Partition("new", 0, 0),)]
 
 
-async def test_every_sender_that_waits_for_room_goes_on(wires: Wires, nursery: trio.Nursery) -> None:
+async def test_every_sender_that_waits_for_room_goes_on(
+    wires: Wires, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions(buffer_bytes_max=1000))
@@ -451,7 +483,9 @@ async def test_every_sender_that_waits_for_room_goes_on(wires: Wires, nursery: t
     assert len(sent) == 5
 
 
-async def test_everybody_who_waits_for_the_end_is_told(wires: Wires, nursery: trio.Nursery) -> None:
+async def test_everybody_who_waits_for_the_end_is_told(
+    wires: Wires, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -470,7 +504,7 @@ async def test_everybody_who_waits_for_the_end_is_told(wires: Wires, nursery: tr
     assert sorted(ended) == [0, 1, 2]
 
 
-async def test_a_callback_that_raises_harms_nobody_else(wires: Wires) -> None:
+async def test_a_callback_that_raises_harms_nobody_else(wires: Wires, autojump_clock: MockClock) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -485,7 +519,9 @@ async def test_a_callback_that_raises_harms_nobody_else(wires: Wires) -> None:
     assert producer.buffered == 0
 
 
-async def test_a_selector_that_raises_when_messages_go_elsewhere_is_their_failure(wires: Wires) -> None:
+async def test_a_selector_that_raises_when_messages_go_elsewhere_is_their_failure(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     zero, one = wires.broker(0), wires.broker(1)
     wires.announce("t", {0: 1, 1: 1})
     is_broken = False
@@ -515,7 +551,7 @@ async def test_a_selector_that_raises_when_messages_go_elsewhere_is_their_failur
 
 
 async def test_sending_many_while_brokers_are_away_finds_new_partitions(
-    wires: Wires, nursery: trio.Nursery
+    wires: Wires, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     zero, one = wires.broker(0), wires.broker(1)
     wires.announce("t", {0: 3, 1: 3})
@@ -535,7 +571,9 @@ async def test_sending_many_while_brokers_are_away_finds_new_partitions(
     assert len(outcomes) == 10
 
 
-async def test_send_many_tells_the_fate_of_each(wires: Wires, nursery: trio.Nursery) -> None:
+async def test_send_many_tells_the_fate_of_each(
+    wires: Wires, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -561,7 +599,7 @@ async def test_send_many_tells_the_fate_of_each(wires: Wires, nursery: trio.Nurs
     assert [type(outcome) for outcome in raised[0].outcomes] == [Sent, SendRefusedError, Sent]
 
 
-async def test_closing_tells_of_each_message_what_is_known(wires: Wires) -> None:
+async def test_closing_tells_of_each_message_what_is_known(wires: Wires, autojump_clock: MockClock) -> None:
     broker = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
@@ -578,7 +616,9 @@ async def test_closing_tells_of_each_message_what_is_known(wires: Wires) -> None
     assert wires.discovery._listeners == {}
 
 
-async def test_a_broker_that_moves_to_another_address_is_followed(wires: Wires) -> None:
+async def test_a_broker_that_moves_to_another_address_is_followed(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
     old = wires.broker()
     wires.announce("t")
     producer = Producer(wires.network, ProducerOptions())
