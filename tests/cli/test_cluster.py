@@ -23,6 +23,7 @@ from metaserver.cli.output import Failure
 from metaserver.cli.topic_report import PartitionReport, ReplicaReport, TopicReport, describe
 from metaserver.client import Partition
 from metaserver.registry.paths import Replica
+from tests.cli.conftest import ended
 from tests.support import BrokerProcess, eventually
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def sent_bytes(home: Home, topic: str, *role: str) -> int:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, 0)])
 def test_a_signal_ends_it_in_order(number: signal.Signals, code: int, cluster: Home, two: str) -> None:
-    with cluster.popen("consume", two, "--group", f"g-{two}", stdout=subprocess.PIPE) as process:
+    with ended(cluster.popen("consume", two, "--group", f"g-{two}", stdout=subprocess.PIPE)) as process:
         assert process.stdout is not None
         for text in ("a\n", "b\n"):
             cluster.run("produce", two, "--cluster", stdin=text)
@@ -181,8 +182,8 @@ def test_who_has_seen_enough(cluster: Home, topic: str) -> None:
     cluster.run("produce", topic, stdin="line\n" * 100_000)
     cluster.wait_announced(topic)
     group = f"g-{topic}"
-    with cluster.popen(
-        "consume", topic, "--group", group, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    with ended(
+        cluster.popen("consume", topic, "--group", group, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     ) as process:
         assert process.stdout is not None
         descriptor = process.stdout.fileno()
@@ -267,7 +268,9 @@ def test_nothing_is_stored_behind_what_was_written(
 
 
 def test_control_c_tells_how_far_a_producer_came(cluster: Home, two: str) -> None:
-    with cluster.popen("produce", two, "--cluster", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with ended(
+        cluster.popen("produce", two, "--cluster", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"a\nb\nhalf a line")
