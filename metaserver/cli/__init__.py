@@ -17,6 +17,7 @@
     groups           groups of consumers: group_report, group_reset
     dead_letters     what groups could not deal with, in a store or a topic: letters
     offline          dump-log, verify: on files, without a broker
+    compare          two replicas over the wire, byte by byte
     demo             master, slave and a crash in one terminal
 
 Every verb pays for its imports, ``start`` twice: nothing heavy is imported before it is needed.

@@ -25,6 +25,8 @@ class ExitCode(IntEnum):
     """``produce``, ``dead-letters replay``: at least one message was not acknowledged."""
     TIMEOUT = 9
     """A node did not become ready, or did not end, in time."""
+    DIFFERENT = 10
+    """``compare``: the replicas differ."""
     INTERRUPTED = 130
     """Control-C."""
 
@@ -40,6 +42,7 @@ MEANINGS = {
     ExitCode.UNREACHABLE: "no broker, or no registry, answers at the address",
     ExitCode.NOT_ACKNOWLEDGED: "produce, dead-letters replay: not every message was acknowledged",
     ExitCode.TIMEOUT: "not ready, or not ended, in time",
+    ExitCode.DIFFERENT: "compare: the replicas differ",
     ExitCode.INTERRUPTED: "interrupted with Control-C",
 }
 """For ``metaServer help``."""

@@ -500,6 +500,7 @@ class Consumer:
                 str(message.partition), message.offset, options.attempts_max
             ) from failure
         await self._dead_letters.put(self.group, message, reason, attempts=options.attempts_max)
+        held.last_handed_out = message  # Also where the filter failed, and no handler has seen it.
         return True
 
     async def _commit(self, held_partitions: Iterable[HeldPartition]) -> None:

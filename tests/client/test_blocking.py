@@ -173,8 +173,7 @@ def test_a_message_nobody_takes(session: Session) -> None:
 def test_a_full_buffer(session: Session, topic: str) -> None:
     options = ProducerOptions(buffer_bytes_max=5_000, linger_seconds=WAIT_SECONDS_MAX)
     with session.producer(options) as producer:
-        for _ in range(3):
-            producer.send_nowait(topic, b"x" * 1000)
+        sent = [producer.send_nowait(topic, b"x" * 1000) for _ in range(3)]
         with pytest.raises(anyio.WouldBlock):
             producer.send_nowait(topic, b"x")
         assert producer.buffered == 3
@@ -183,8 +182,9 @@ def test_a_full_buffer(session: Session, topic: str) -> None:
             waiting = pool.submit(producer.wait_for_room)
             session.call(producer.asynchronous.flush)
             waiting.result(WAIT_SECONDS_MAX)
-        producer.send_nowait(topic, b"x")
-        session.call(producer.asynchronous.flush)
+        sent.append(producer.send_nowait(topic, b"x"))
+    # What lingers is not waited for at the end of the block.
+    assert [future.exception() for future in sent] == [None] * 4
 
 
 def test_a_closed_producer(session: Session, topic: str) -> None:
@@ -473,6 +473,9 @@ def test_topics_and_browsing(session: Session) -> None:
     assert stored(session, "two") == NUMBERS * 2
     assert stored(session, "nowhere") == []
     assert session.cluster.readable("two")
+    (partition,) = session.partitions("test")
+    last = session.fetch(partition, 0).messages[-1]
+    assert session.offset_at(partition, last.wall_seconds + 1) == last.next_offset
 
 
 def test_a_wrong_address(brokers: Brokers) -> None:

@@ -1,8 +1,9 @@
 """An event loop in a thread of its own, and the way into it.
 
-anyio's portal starts and ends the loop. Its calls cross over twice, once to make a task and once for the
-result; what is posted here crosses over once. asyncio is the default: it wakes up for a call at two thirds of
-trio's cost.
+anyio's portal starts and ends the loop. Its calls make a task each, and wait until it is made; what is posted
+here waits for nothing, and what is posted before the loop has woken up wakes it once. A call takes some 60 us
+of processor time either way. On asyncio, the default, calls are a little cheaper than on trio, and iterating
+is by a sixth at least (tools/bench/blocking).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -119,8 +120,13 @@ class Producer:
                 self._await_change()
 
     def flush(self) -> None:
-        """Returns when the fate of every message handed over so far is known; bounded by their time-outs."""
+        """Returns when the fate of every message handed over so far is known; bounded by their time-outs.
+
+        Those that linger for company are sent at once.
+        """
         self._block.thread.forbid()
+        with suppress(anyio.ClosedResourceError):
+            self._block.thread.post(self._hurry)
         with self._change:
             while self._buffered:
                 self._await_change()
@@ -183,6 +189,9 @@ class Producer:
         except Exception as error:  # noqa: BLE001 - also what a selector raises is for who sends
             self._settle(message, error)
         return True
+
+    def _hurry(self) -> None:
+        self._block.start(self._inner.flush)
 
     async def _work_off(self, topic: str) -> None:
         waiting = self._waiting[topic]

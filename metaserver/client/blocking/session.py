@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from metaserver.client.local_store import LocalStore
     from metaserver.client.offsets import OffsetStorage
     from metaserver.client.partition import Partition
-    from metaserver.client.producer import ProducerOptions
+    from metaserver.client.producer_options import ProducerOptions
     from metaserver.client.received import ReceivedMessage
     from metaserver.client.selectors import Selector
     from metaserver.client.session import SessionOptions
@@ -116,6 +116,13 @@ class Session:
             return await self._inner.fetch(partition, offset, size_max=size_max, wait_ms=wait_ms)
 
         return self._block.call(fetch)
+
+    def offset_at(self, partition: Partition, wall_seconds: float) -> int:
+        """Where the first message begins that its broker took then or later; the end where there is none.
+
+        ``wall_seconds`` since 1970, by the broker's clock. Raises ClientError.
+        """
+        return self._block.call(self._inner.offset_at, partition, wall_seconds)
 
     def browse(self, topic: str) -> Iterator[ReceivedMessage]:
         """Every message of a topic, partition after partition, up to where each ends at that time.
