@@ -28,6 +28,7 @@ from tests.support import BrokerProcess, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from metaserver.cli.group_consume import Output
     from metaserver.client import Consumer
@@ -330,6 +331,25 @@ def test_all_brokers_take_their_share_and_one_that_is_silent_is_shown(
     ran = cluster.run("groups", "both")
     assert (ran.code, "unknown" in ran.out.splitlines()[0]) == (0, True)
     assert f"127.0.0.1:{second.port} cannot be reached" in ran.out
+
+
+def test_a_profile_names_servers_and_group(
+    cluster: Home, two: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "client.toml"
+    file.write_text(
+        f'[profiles.here]\nservers = "metaq://127.0.0.1:{cluster.port}"\ngroup = "of-{two}"\n'
+        '[profiles.bare]\nservers = "metaq://127.0.0.1:1"\n'
+    )
+    monkeypatch.setenv("METASERVER_CLIENT_TOML", str(file))
+    ran = cluster.run("produce", two, "--profile", "here", stdin="a\nb\n")
+    assert ran.out.endswith("; 2 partitions, broker 0: 2\n")
+    assert cluster.run("consume", two, "--profile", "here", "--count", "4").out.count("\n") == 4
+    found = json.loads(cluster.run("groups", f"of-{two}", "--profile", "here", "--json").out)
+    assert found["lag_messages"] == 0
+    assert cluster.run("groups", "--profile", "bare").code == ExitCode.UNREACHABLE
+    assert cluster.run("consume", two, "--profile", "bare").code == ExitCode.USAGE
+    assert cluster.run("groups", "--profile", "none").code == ExitCode.CONFIGURATION
 
 
 def test_mistakes(cluster: Home) -> None:
