@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from metaserver.cli.cluster import chosen_cluster, cluster_arguments, known_partitions, opened
+from metaserver.cli.cluster import chosen_cluster, chosen_profile, cluster_arguments, known_partitions, opened
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.installation import absolute, find_installation
 from metaserver.cli.options import (
@@ -121,7 +121,7 @@ def topics(
     as_json: bool,
 ) -> None:
     """List every partition of one node with its offsets and messages, or of a cluster with its replicas."""
-    if is_cluster or servers is not None or word not in ROLES:
+    if is_cluster or servers is not None or word not in ROLES or chosen_profile() is not None:
         if server is not None or plug_ins:
             raise Failure("--server and -F are for the topics of one node, without --cluster", ExitCode.USAGE)
         import trio

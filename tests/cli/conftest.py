@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
@@ -177,6 +177,17 @@ class Home:
             if (logs / socket_name).exists() or (logs / f".{pid_file}").exists():
                 with suppress(subprocess.TimeoutExpired):
                     self.run("stop", *filter(None, [role]), "--force", "--timeout", "10")
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that the test ends itself; where it fails before that, it does not wait for ever."""
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def call_in_process(base: Path, arguments: Sequence[str], stdin: bytes) -> tuple[int, bytes, bytes]:

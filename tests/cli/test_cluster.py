@@ -23,10 +23,12 @@ from metaserver.cli.output import Failure
 from metaserver.cli.topic_report import PartitionReport, ReplicaReport, TopicReport, describe
 from metaserver.client import Partition
 from metaserver.registry.paths import Replica
+from tests.cli.conftest import ended
 from tests.support import BrokerProcess, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from metaserver.cli.group_consume import Output
     from metaserver.client import Consumer
@@ -164,7 +166,7 @@ def sent_bytes(home: Home, topic: str, *role: str) -> int:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, 0)])
 def test_a_signal_ends_it_in_order(number: signal.Signals, code: int, cluster: Home, two: str) -> None:
-    with cluster.popen("consume", two, "--group", f"g-{two}", stdout=subprocess.PIPE) as process:
+    with ended(cluster.popen("consume", two, "--group", f"g-{two}", stdout=subprocess.PIPE)) as process:
         assert process.stdout is not None
         for text in ("a\n", "b\n"):
             cluster.run("produce", two, "--cluster", stdin=text)
@@ -181,8 +183,8 @@ def test_who_has_seen_enough(cluster: Home, topic: str) -> None:
     cluster.run("produce", topic, stdin="line\n" * 100_000)
     cluster.wait_announced(topic)
     group = f"g-{topic}"
-    with cluster.popen(
-        "consume", topic, "--group", group, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    with ended(
+        cluster.popen("consume", topic, "--group", group, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     ) as process:
         assert process.stdout is not None
         descriptor = process.stdout.fileno()
@@ -267,7 +269,9 @@ def test_nothing_is_stored_behind_what_was_written(
 
 
 def test_control_c_tells_how_far_a_producer_came(cluster: Home, two: str) -> None:
-    with cluster.popen("produce", two, "--cluster", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with ended(
+        cluster.popen("produce", two, "--cluster", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"a\nb\nhalf a line")
@@ -327,6 +331,25 @@ def test_all_brokers_take_their_share_and_one_that_is_silent_is_shown(
     ran = cluster.run("groups", "both")
     assert (ran.code, "unknown" in ran.out.splitlines()[0]) == (0, True)
     assert f"127.0.0.1:{second.port} cannot be reached" in ran.out
+
+
+def test_a_profile_names_servers_and_group(
+    cluster: Home, two: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "client.toml"
+    file.write_text(
+        f'[profiles.here]\nservers = "metaq://127.0.0.1:{cluster.port}"\ngroup = "of-{two}"\n'
+        '[profiles.bare]\nservers = "metaq://127.0.0.1:1"\n'
+    )
+    monkeypatch.setenv("METASERVER_CLIENT_TOML", str(file))
+    ran = cluster.run("produce", two, "--profile", "here", stdin="a\nb\n")
+    assert ran.out.endswith("; 2 partitions, broker 0: 2\n")
+    assert cluster.run("consume", two, "--profile", "here", "--count", "4").out.count("\n") == 4
+    found = json.loads(cluster.run("groups", f"of-{two}", "--profile", "here", "--json").out)
+    assert found["lag_messages"] == 0
+    assert cluster.run("groups", "--profile", "bare").code == ExitCode.UNREACHABLE
+    assert cluster.run("consume", two, "--profile", "bare").code == ExitCode.USAGE
+    assert cluster.run("groups", "--profile", "none").code == ExitCode.CONFIGURATION
 
 
 def test_mistakes(cluster: Home) -> None:

@@ -96,6 +96,13 @@ def test_a_store_is_listed_and_shown(cluster: Home, store: str, target: str) -> 
     assert "payload: b\n" in ran.out
 
 
+def test_a_store_is_read_page_by_page(cluster: Home, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metaserver.cli.letters._PAGE", 1)
+    assert keys(cluster, store, "--waiting") == ["1", "2", "3", "4"]
+    assert cluster.run("dead-letters", "remove", store, "--group", "one").out == "2 messages removed\n"
+    assert keys(cluster, store) == ["2"]
+
+
 def test_what_is_replayed_from_a_store_leaves_it(cluster: Home, store: str, target: str) -> None:
     ran = cluster.run("dead-letters", "replay", store, "--group", "one")
     assert (ran.code, ran.out, ran.err) == (0, "2 messages sent\n", "")
