@@ -164,7 +164,7 @@ class Producer:
                 outgoing = self._outgoing(topic, message, None, None, None, settle, now)
             else:
                 outgoing = self._outgoing(
-                    topic, message.payload, message.attribute, message.key, None, settle, now
+                    topic, message.payload, message.attribute, message.key, message.partition, settle, now
                 )
             outgoing.is_forwarded = is_forwarded
             try:
