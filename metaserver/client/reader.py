@@ -216,8 +216,8 @@ class PartitionReader:
             self._leave(asked.replica, error.reason)
             self._again_in(0.0)
             return
-        except ClientError as error:
-            self._failed(asked, str(error))
+        except (ClientError, ValueError) as error:
+            self._failed(asked, str(error) or "the answer cannot be read")
             return
         if isinstance(got, Fetched):
             self._received(asked, got)

@@ -206,6 +206,20 @@ async def test_the_master_decides_where_to_go_on(
     assert broker.one().offset == to
 
 
+@pytest.mark.parametrize("text", ["", "soon", "1 2"])
+async def test_a_move_that_cannot_be_read_is_a_failure(
+    wires: Wires, place: Place, autojump_clock: MockClock, text: str
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    broker.one().result(301, text)
+    assert reader.problem
+    place.answer(await asked(broker))
+    assert (len(reader.messages), reader.problem) == (10, "")
+
+
 async def test_a_move_to_the_same_place_makes_pauses(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
