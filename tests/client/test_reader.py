@@ -254,6 +254,30 @@ async def test_the_size_grows_for_a_large_message_and_shrinks_behind_it(
     assert broker.one().size_max == 300
 
 
+async def test_a_damaged_record_makes_no_fetch_larger_and_is_told(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    damaged = bytearray(encode_record(bytes(1000), 1))
+    damaged[500] ^= 1
+    place.log = bytes(damaged) * 100
+    reader = place.reader(fetch_bytes=3000)
+    reader.start()
+    count, began = 0, trio.current_time()
+    while trio.current_time() < began + 120.0:
+        request = await asked(broker)
+        assert request.size_max == 3000
+        place.answer(request)
+        assert "no whole, valid record" in reader.problem
+        count += 1
+    assert count < 120
+    # Another copy may be sound.
+    place.log = encode_record(b"sound", 1)
+    place.answer(await asked(broker))
+    assert (payloads(reader), reader.problem) == ([b"sound"], "")
+
+
 async def test_a_damaged_replica_is_left_for_a_sound_one(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
