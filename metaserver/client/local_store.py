@@ -73,8 +73,8 @@ CREATE TRIGGER message_removed AFTER DELETE ON message BEGIN
 END;
 """
 _INSERT: Final = (
-    "INSERT INTO message (topic, partition, message_group, attribute, sorting_key, message_id, offset, reason,"
-    " attempts, stored_wall_seconds, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO message (topic, partition, message_group, attribute, sorting_key, message_id, offset,"
+    " reason, attempts, stored_wall_seconds, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _SELECT: Final = (
     "SELECT key, topic, partition, message_group, attribute, sorting_key, message_id, offset, reason,"
