@@ -198,19 +198,19 @@ class _Run:
         """Raises ClientError, OSError, FramingError and Failure."""
         with self._scope:
             async with opened(choice) as session:
-                options, selector = await self._chosen(session)
+                options, selector = await self._chosen(session, choice)
                 async with session.producer(options, selector=selector) as producer:
                     await self._send_all(producer, source)
 
-    async def _chosen(self, session: Session) -> tuple[ProducerOptions, Selector | None]:
+    async def _chosen(self, session: Session, choice: Choice) -> tuple[ProducerOptions, Selector | None]:
         """How the producer is to send; raises Failure where nobody takes such messages."""
         from metaserver.client import Partition, ProducerOptions
 
         job = self._job
-        options = ProducerOptions(
-            batch_bytes_max=job.batch_bytes,
-            batch_messages_max=ProducerOptions().batch_messages_max if job.is_batched else 1,
-        )
+        options = ProducerOptions() if choice.profile is None else choice.profile.producer
+        options = attrs.evolve(options, batch_bytes_max=job.batch_bytes)
+        if not job.is_batched:
+            options = attrs.evolve(options, batch_messages_max=1)
         partitions = await session.partitions(job.topic)
         if not partitions:
             pattern = next((name for name in await session.topics() if _speaks_for(name, job.topic)), None)

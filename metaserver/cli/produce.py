@@ -11,7 +11,9 @@ import trio
 from metaserver.cli.cluster import (
     check_topic,
     chosen_cluster,
+    chosen_profile,
     parse_cluster_partition,
+    profile_option,
     root_option,
     servers_option,
 )
@@ -68,6 +70,7 @@ _BATCH_BYTES_MAX = 8 * 1024 * 1024
     "--cluster", "is_cluster", is_flag=True, help="To all brokers and partitions; so with --servers."
 )
 @servers_option
+@profile_option
 @root_option
 @click.option(
     "--key-separator",
@@ -98,7 +101,7 @@ def produce(
     """Send lines or records to TOPIC, in order; prints how many were acknowledged, and where they are."""
     check_topic(topic)
     splitter: Splitter = LineSplitter() if input_format == "lines" else RecordSplitter()
-    if is_cluster or servers is not None:
+    if is_cluster or servers is not None or chosen_profile() is not None:
         if server is not None:
             raise Failure("--server is for one broker; --servers metaq://HOST:PORT finds all", ExitCode.USAGE)
         from metaserver.cli import cluster_produce as cluster

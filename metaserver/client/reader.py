@@ -18,6 +18,7 @@ from metaserver.client.messages import Fetched, Moved
 from metaserver.client.received import decode_messages
 from metaserver.errors import BrokerUnreachableError, ClientError
 from metaserver.logs import get_logger
+from metaserver.message import scan
 from metaserver.names import MAX_OFFSET
 from metaserver.protocol import Value, encode_get
 
@@ -216,8 +217,8 @@ class PartitionReader:
             self._leave(asked.replica, error.reason)
             self._again_in(0.0)
             return
-        except ClientError as error:
-            self._failed(asked, str(error))
+        except (ClientError, ValueError) as error:
+            self._failed(asked, str(error) or "the answer cannot be read")
             return
         if isinstance(got, Fetched):
             self._received(asked, got)
@@ -247,7 +248,8 @@ class PartitionReader:
             self.around.on_messages(self)
 
     def _undecodable(self, asked: _Question, got: Fetched) -> None:
-        if len(got.data) >= self._size_max and self._size_max < FETCH_BYTES_MAX:
+        is_cut = scan(got.data).fault is None
+        if is_cut and len(got.data) >= self._size_max and self._size_max < FETCH_BYTES_MAX:
             self._size_max *= 2
             self.fetch()
             return

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
@@ -179,6 +179,17 @@ class Home:
                     self.run("stop", *filter(None, [role]), "--force", "--timeout", "10")
 
 
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that the test ends itself; where it fails before that, it does not wait for ever."""
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+
+
 def call_in_process(base: Path, arguments: Sequence[str], stdin: bytes) -> tuple[int, bytes, bytes]:
     """``metaServer`` called as a function, with files for its three streams."""
     with ExitStack() as stack:
@@ -213,7 +224,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A master and its slave, shared by the tests that only send, read and ask."""
     found = Home(tmp_path_factory.mktemp("pair"))
-    found.configure(topics="[topic=empty]\n\n[topic=two*]\nnumPartitions=2\n\n[topic=t*]\n")
+    found.configure(topics="[topic=empty]\n\n[topic=shared]\n\n[topic=two*]\nnumPartitions=2\n\n[topic=t*]\n")
     try:
         found.start()
         found.start_slave()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metaserver.cli.exit_codes import ExitCode
+from tests.cli.conftest import ended
 from tests.support import eventually
 
 if TYPE_CHECKING:
@@ -160,8 +161,8 @@ def test_a_reset_of_some_partitions(cluster: Home, topic: str) -> None:
 
 def test_a_running_member_is_shown_protected_and_moved_by_force(cluster: Home, filled: str) -> None:
     group = f"live-{filled}"
-    with cluster.popen(
-        "consume", filled, "--group", group, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    with ended(
+        cluster.popen("consume", filled, "--group", group, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     ) as process:
         assert process.stdout is not None
         for number in range(1, 10):
