@@ -150,15 +150,10 @@ class PartitionReader:
             return
         around, now = self.around, anyio.current_time()
         replicas = around.network.discovery.cluster.replicas(self.partition)
-        replica = around.choice.choose(self.partition, replicas, now)
+        replica = around.choice.choose(self.partition, replicas, now) or self._reachable(replicas, now)
         if replica is None:
             self.problem = "no replica can be reached" if replicas else "no broker announces it"
-            self._again_in(
-                max(
-                    self._backoff.next_seconds(),
-                    around.choice.returns_at(replicas, self.partition, now) - now if replicas else 0.0,
-                )
-            )
+            self._again_in(self._backoff.next_seconds())
             return
         link = around.network.pool.link(around.network.discovery.cluster.brokers[replica])
         connection = link.usable
@@ -170,6 +165,14 @@ class PartitionReader:
         self._replica = replica
         is_slave = replica.slave_id is not None
         self._ask(connection, replica, around.options.slave_wait_ms if is_slave else around.options.wait_ms)
+
+    def _reachable(self, replicas: Sequence[Replica], now: float) -> Replica | None:
+        """All were left. One that can be reached again is returned to at once: there is nobody else."""
+        network, choice = self.around.network, self.around.choice
+        for replica in replicas:
+            if network.pool.link(network.discovery.cluster.brokers[replica]).usable is not None:
+                choice.is_back(replica)
+        return choice.choose(self.partition, replicas, now)
 
     def _wait_for_connection(self, replica: Replica, problem: str, now: float) -> None:
         if self._replica != replica or self._waited_for is None:

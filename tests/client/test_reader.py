@@ -379,6 +379,23 @@ async def test_a_silent_broker_is_connected_to_anew(
     assert len(reader.messages) == 10
 
 
+async def test_the_only_replica_is_read_again_as_soon_as_it_is_back(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    broker.one()
+    for away_seconds in (0.1, 5.0, 60.0, 600.0):
+        broker.disconnect("refused")
+        await trio.sleep(away_seconds)
+        assert "refused" in reader.problem or "no replica" in reader.problem
+        broker.connect()
+        await asked(broker, seconds=2.1)
+    reader.stop()
+
+
 async def test_a_replica_that_goes_is_left_at_once_and_returned_to(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
