@@ -388,7 +388,9 @@ class Consumer:
 
     def _has_messages(self, reader: PartitionReader) -> None:
         held = self._held.get(reader.partition)
-        if held is not None and held.reader is reader and not held.is_ready and not held.is_revoked:
+        if held is None or held.reader is not reader or held.is_ready or held.is_revoked:
+            return
+        if not reader.is_paused:
             held.is_ready = True
             self._ready.append(held)
             self._available.set()

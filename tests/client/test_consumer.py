@@ -116,6 +116,41 @@ async def test_what_was_handed_out_before_is_dealt_with_and_no_more(
     assert consumer.partitions == ()
 
 
+async def test_a_paused_partition_makes_no_work(
+    place: Place, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    consumer = place.consumer()
+    await consumer.take([ZERO])
+    handled: list[bytes] = []
+
+    async def handler(message: ReceivedMessage) -> None:
+        handled.append(message.payload)
+        consumer.pause()
+
+    looks = 0
+    look = consumer._work
+
+    async def counted(*arguments: Any) -> None:  # noqa: ANN401 - those of the real one
+        nonlocal looks
+        looks += 1
+        await look(*arguments)
+
+    monkeypatch.setattr(consumer, "_work", counted)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(consumer.run, handler)
+        place.give(0, 3)
+        # One that looks again and again would never come to rest.
+        for _ in range(1000):
+            await trio.lowlevel.checkpoint()
+        assert looks < 5
+        await trio.sleep(100.0)
+        assert handled == [b"0"]
+        consumer.resume()
+        await settle()
+        assert handled == [b"0", b"1"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_comes_while_paused_is_handed_out_later(place: Place, autojump_clock: MockClock) -> None:
     consumer = place.consumer()
     await consumer.take([ZERO])
