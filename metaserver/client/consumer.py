@@ -92,6 +92,8 @@ class HeldPartition:
     handed_out: ReceivedMessage | None = None
     """The application is busy with it."""
     last_handed_out: ReceivedMessage | None = None
+    first_offset: int | None = None
+    """Of the first message that was handed out."""
     revoked: anyio.Event = attrs.Factory(anyio.Event)
     """Set when it is about to be another's."""
     is_ready: bool = False
@@ -114,6 +116,23 @@ class HeldPartition:
     def partition(self) -> Partition:
         """Which one."""
         return self.reader.partition
+
+    @property
+    def position(self) -> int:
+        """Of the next message to be dealt with."""
+        known = self.done or self.committed
+        if known is not None:
+            return known.offset
+        if self.first_offset is None and self.reader.messages:
+            return self.reader.messages[0].offset
+        return self.reader.position if self.first_offset is None else self.first_offset
+
+    def take(self) -> ReceivedMessage:
+        """The next message; there must be one."""
+        message = self.reader.take()
+        if self.first_offset is None:
+            self.first_offset = message.offset
+        return message
 
     def finish(self, message: ReceivedMessage, *, is_done: bool) -> None:
         """The application is through with the message; done, it counts as dealt with.
@@ -308,7 +327,7 @@ class Consumer:
         return [
             Lag(
                 held.partition,
-                held.reader.position if held.done is None else held.done.offset,
+                held.position,
                 held.reader.end_offset,
             )
             for held in self._held.values()
@@ -420,7 +439,7 @@ class Consumer:
                 ready.popleft()
                 self._turn = 0
                 continue
-            message = reader.take()
+            message = held.take()
             try:
                 is_wanted = self._filter is None or self._filter(message)
             except BaseException:
@@ -449,7 +468,7 @@ class Consumer:
         """Deal with what one partition has, in order."""
         try:
             while held.reader.messages and not held.is_revoked and not held.reader.is_paused:
-                message = held.reader.take()
+                message = held.take()
                 held.handed_out = message
                 is_done = False
                 try:

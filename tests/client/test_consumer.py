@@ -116,6 +116,23 @@ async def test_what_was_handed_out_before_is_dealt_with_and_no_more(
     assert consumer.partitions == ()
 
 
+async def test_lag_counts_what_is_fetched_and_not_dealt_with(place: Place, autojump_clock: MockClock) -> None:
+    consumer = place.consumer()
+    await consumer.take([ZERO])
+    place.give(0, 5)
+    (lag,) = consumer.lag()
+    assert (lag.position, lag.end_offset, lag.bytes) == (0, 5 * SIZE, 5 * SIZE)
+    await anext(consumer)
+    assert consumer.lag()[0].bytes == 5 * SIZE
+    await anext(consumer)
+    assert consumer.lag()[0].bytes == 4 * SIZE
+    await consumer.release([ZERO], is_lost=True)
+    place.offsets.inner._groups["g"] = {ZERO: StoredOffset(2 * SIZE, 2)}
+    await consumer.take([ZERO])
+    place.give(2, 3)
+    assert consumer.lag()[0].bytes == 3 * SIZE
+
+
 async def test_a_paused_partition_makes_no_work(
     place: Place, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
