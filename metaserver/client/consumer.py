@@ -132,6 +132,9 @@ class HeldPartition:
         message = self.reader.take()
         if self.first_offset is None:
             self.first_offset = message.offset
+        if self.done is not None and message.offset < self.done.offset:
+            # The broker has sent the reader back, for its log lost its end: what was dealt with is less now.
+            self.done = StoredOffset(message.offset, -1)
         return message
 
     def finish(self, message: ReceivedMessage, *, is_done: bool) -> None:
@@ -304,7 +307,8 @@ class Consumer:
         held = self._held[partition]
         held.handed_out = held.last_handed_out = None
         held.idle.set()
-        held.done = StoredOffset(offset, -1)
+        # The broker says where the end is; until then there is nothing to store.
+        held.done = None if offset == MAX_OFFSET else StoredOffset(offset, -1)
         if self._current is not None and self._current[0] is held:
             self._current = None
         held.reader.seek(offset)
@@ -420,7 +424,7 @@ class Consumer:
         if held is None or held.reader is not reader or reader.messages or held.handed_out is not None:
             return
         known = held.done or held.committed
-        if known is None or offset > known.offset:
+        if not held.is_open and (known is None or offset > known.offset):
             held.done = StoredOffset(offset, -1 if known is None else known.message_id)
 
     def _finish_current(self) -> None:

@@ -180,6 +180,60 @@ async def test_what_comes_while_paused_is_handed_out_later(place: Place, autojum
     assert (await anext(consumer)).payload == b"0"
 
 
+async def test_a_seek_to_the_end_is_stored_when_the_end_is_known(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    consumer = place.consumer()
+    await consumer.take([ZERO])
+    place.give(0, 5)
+    await anext(consumer)
+    consumer.seek(ZERO, MAX_OFFSET)
+    await consumer.commit()
+    assert await place.committed() is None
+    place.broker.take()[-1].result(301, str(50 * SIZE))
+    await consumer.commit()
+    assert await place.committed() == 50 * SIZE
+    place.give(50, 2)
+    await anext(consumer)
+    await consumer.commit()
+    assert await place.committed() == 51 * SIZE
+
+
+async def test_a_log_that_lost_its_end_takes_the_group_back(place: Place, autojump_clock: MockClock) -> None:
+    consumer = place.consumer()
+    await consumer.take([ZERO])
+    place.give(0, 5)
+    for _ in range(3):
+        await anext(consumer)
+    # Two more are fetched already when the master says that its log ends before.
+    place.broker.one().result(301, str(2 * SIZE))
+    for _ in range(2):
+        await anext(consumer)
+    place.give(2, 2)
+    assert (await anext(consumer)).payload == b"2"
+    await anext(consumer)
+    await consumer._commit(consumer._held.values())
+    assert await place.committed() == 3 * SIZE
+
+
+async def test_a_gap_is_not_committed_past_what_is_open(place: Place, autojump_clock: MockClock) -> None:
+    consumer = place.consumer(commit="manual")
+    await consumer.take([ZERO])
+    place.give(0, 2)
+    first, second = await anext(consumer), await anext(consumer)
+    with trio.move_on_after(1.0):
+        await anext(consumer)
+    place.broker.one().result(301, str(40 * SIZE))
+    await consumer.commit(first)
+    assert await place.committed() == SIZE
+    await consumer.commit(second)
+    assert await place.committed() == 2 * SIZE
+    place.give(40, 1)
+    await anext(consumer)
+    await consumer.commit()
+    assert await place.committed() == 41 * SIZE
+
+
 async def test_a_gap_behind_what_is_dealt_with_is_committed(place: Place, autojump_clock: MockClock) -> None:
     consumer = place.consumer()
     await consumer.take([ZERO])
