@@ -39,7 +39,7 @@ class Place:
     def reader(self, position: int = 0, read_from: ReadFrom = "any", **options: int) -> PartitionReader:
         around = Surroundings(
             "g",
-            ReadOptions(**options),  # type: ignore[arg-type]
+            ReadOptions(**options),
             self.wires.network,
             ReplicaChoice(read_from, deal_seconds=1e9, random=random.Random(1)),
             lambda reader: self.told.append(len(reader.messages)),
@@ -88,7 +88,7 @@ async def test_messages_come_in_order_with_one_request_at_a_time(
     wires.announce("t")
     reader = place.reader(prefetch_bytes=10_000)
     reader.start()
-    found = []
+    found: list[bytes] = []
     for cut in (50, 71, 100, len(place.log)):
         request = broker.one()
         assert request.offset == len(b"".join(encode_record(payload, 0) for payload in found))
@@ -152,6 +152,26 @@ async def test_nothing_at_once_is_asked_again_after_growing_pauses(
     assert len(reader.messages) == 10
 
 
+async def test_a_slave_without_long_poll_is_not_asked_more_often(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    for broker in (master, slave):
+        broker.extensions = frozenset()
+        broker.connect()
+    wires.announce("t")
+    reader = place.reader(position=210, read_from="slave")
+    reader.start()
+    count, began = 0, trio.current_time()
+    while trio.current_time() < began + 60.0:
+        if slave.is_asked():
+            slave.one().result(404, "nothing")
+            master.one().result(404, "nothing")
+            count += 1
+        await trio.sleep(0.01)
+    assert 50 <= count < 75
+
+
 async def test_what_the_slave_has_not_yet_comes_from_the_master(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
@@ -176,6 +196,29 @@ async def test_what_the_slave_has_not_yet_comes_from_the_master(
     await trio.sleep(2.0)
     reader.seek(210)
     assert slave.is_asked()
+
+
+async def test_a_slave_that_begins_later_than_the_master_passes_nothing_over(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    wires.announce("t")
+    reader = place.reader(read_from="slave")
+    reader.start()
+    slave.one().result(301, "105")
+    place.answer(await asked(master))
+    assert payloads(reader) == [b"%d" % number for number in range(10)]
+    assert place.moves == []
+    # Alone it is believed: those who have more are gone.
+    reader.stop()
+    wires.announce("t", replicas=[SLAVE])
+    lonely = place.reader(read_from="slave")
+    lonely.start()
+    slave.one() if slave.is_asked() else None
+    lonely.seek(0)
+    slave.one().result(301, "105")
+    assert place.moves == [105]
+    assert slave.one().offset == 105
 
 
 async def test_a_slave_that_sends_back_is_left_for_the_master(
@@ -204,6 +247,19 @@ async def test_the_master_decides_where_to_go_on(
     broker.one().result(301, str(to))
     assert place.moves == [to]
     assert broker.one().offset == to
+
+
+async def test_the_masters_word_counts_also_where_the_slave_has_nothing(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    wires.announce("t")
+    reader = place.reader(position=MAX_OFFSET, read_from="slave")
+    reader.start()
+    slave.one().result(404, "no such partition")
+    assert reader.end_offset is None
+    master.one().result(301, "210")
+    assert (place.moves, reader.position) == ([210], 210)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1 2"])
@@ -315,12 +371,29 @@ async def test_a_silent_broker_is_connected_to_anew(
     reader.start()
     broker.one()
     await trio.sleep(10.9)
-    assert broker.link.usable is not None
+    assert not broker.is_broken()
     await trio.sleep(0.2)
-    assert broker.link.usable is None
+    assert broker.is_broken()
     broker.connect()
     place.answer(await asked(broker))
     assert len(reader.messages) == 10
+
+
+async def test_the_only_replica_is_read_again_as_soon_as_it_is_back(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    broker.one()
+    for away_seconds in (0.1, 5.0, 60.0, 600.0):
+        broker.disconnect("refused")
+        await trio.sleep(away_seconds)
+        assert "refused" in reader.problem or "no replica" in reader.problem
+        broker.connect()
+        await asked(broker, seconds=2.1)
+    reader.stop()
 
 
 async def test_a_replica_that_goes_is_left_at_once_and_returned_to(

@@ -139,6 +139,9 @@ class Broker:
         (request,) = self.take()
         return request
 
+    def is_broken(self) -> bool:
+        return self.link.usable is None
+
     def is_asked(self) -> bool:
         connection = self.link.connection
         return connection is not None and bool(connection._outgoing)
