@@ -11,6 +11,7 @@
 
     lifecycle        start, stop, restart, status
     foreground       the node itself, in this process
+    catch_up         how far a slave has come with copying
     administration   slave-status, reload, stats, topics, check-config
     produce, consume messages in and out
     offline          dump-log, verify: on files, without a broker

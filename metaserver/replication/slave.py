@@ -90,6 +90,12 @@ class SlaveReport:
     catch_up: CatchUpReport
 
     @property
+    def estimated_seconds(self) -> float | None:
+        """Until everything is copied; None where that cannot be told, or is not coming nearer."""
+        seconds = self.catch_up.pace.estimated_seconds
+        return None if seconds is None or not self.is_connected else round(seconds, 1)
+
+    @property
     def lag_bytes(self) -> int:
         """Of all partitions."""
         return sum(partition.lag_bytes for partition in self.partitions)
