@@ -11,6 +11,7 @@
 
     lifecycle        start, stop, restart, status
     foreground       the node itself, in this process
+    catch_up         how far a slave has come with copying
     administration   slave-status, reload, stats, topics, check-config
     produce, consume messages in and out, of one broker
     cluster          the same and more through discovery: cluster_produce, group_consume, topic_report

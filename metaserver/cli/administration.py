@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from metaserver.cli.catch_up import describe_catch_up, watch
 from metaserver.cli.cluster import chosen_cluster, chosen_profile, cluster_arguments, known_partitions, opened
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.installation import absolute, find_installation
@@ -47,9 +49,16 @@ _RECEIVE_BYTES = 256 * 1024
 @click.command("slave-status")
 @server_file_option
 @json_option
-def slave_status(server_file: Path | None, *, as_json: bool) -> None:
+@click.option("--watch", "is_watching", is_flag=True, help="A line a second until nothing is left to copy.")
+def slave_status(server_file: Path | None, *, as_json: bool, is_watching: bool) -> None:
     """Say how far the slave is behind its master, partition by partition."""
-    status = ask(find_installation(server_file, is_slave=True), "slave-status")
+    installation = find_installation(server_file, is_slave=True)
+    if is_watching:
+        if as_json:
+            raise Failure("--watch prints lines; --json is one report", ExitCode.USAGE)
+        watch(partial(ask, installation, "slave-status"))
+        return
+    status = ask(installation, "slave-status")
     say(json.dumps(status, indent=2) if as_json else _describe_replication(status))
 
 
@@ -257,6 +266,7 @@ def _describe_replication(status: dict[str, Any]) -> str:
         f"master {status['master']}, {'connected' if status['connected'] else 'not connected'}"
         + (f": {status['problem']}" if status["problem"] else ""),
         f"behind by {describe_lag(status)}",
+        *([describe_catch_up(status)] if status["connected"] else []),
     ]
     if details:
         rows = [["topic", "partition", "state", "offset", "master", "bytes", "messages", "seconds"]]

@@ -20,7 +20,8 @@ from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, PartitionId, Topic, TopicPartition, is_valid_topic
-from metaserver.protocol import encode_epochs_query, encode_get, encode_offset_query, encode_stats
+from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query, encode_stats
+from metaserver.replication.catch_up import CatchUp, CatchUpReport, Reservation
 from metaserver.replication.progress import (
     Action,
     Append,
@@ -36,7 +37,7 @@ from metaserver.replication.progress import (
 from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from metaserver.broker import Broker
     from metaserver.client.connection import Reply
@@ -90,6 +91,13 @@ class SlaveReport:
     partitions: tuple[ReplicaReport, ...]
     requests: int
     """Fetches in flight."""
+    catch_up: CatchUpReport
+
+    @property
+    def estimated_seconds(self) -> float | None:
+        """Until everything is copied; None where that cannot be told, or is not coming nearer."""
+        seconds = self.catch_up.pace.estimated_seconds
+        return None if seconds is None or not self.is_connected else round(seconds, 1)
 
     @property
     def lag_bytes(self) -> int:
@@ -161,6 +169,11 @@ class Slave:
     quarantined: list[QuarantineReport] = attrs.Factory(list)
     """What this slave had to give up since its start."""
     _broken: trio.Event = attrs.Factory(trio.Event)
+    _catch_up: CatchUp = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """The limit is that of the configuration."""
+        self._catch_up = CatchUp(self._config.slave_max_bytes_per_second)
 
     async def run(self) -> None:
         """Connect, copy, and connect again, for ever."""
@@ -181,6 +194,7 @@ class Slave:
                 self._problem = str(error)
             finally:
                 self._link = None
+                self._catch_up.interrupted()
                 for replica in self._replicas.values():
                     replica.ticket += 1
                     replica.paused = replica.next_segment = None
@@ -190,12 +204,14 @@ class Slave:
 
     def report(self) -> SlaveReport:
         """How far each partition is."""
+        replicas = tuple(self._report(replica) for replica in self._replicas.values())
         return SlaveReport(
             f"{self.master_host}:{self._master_port}",
             self._link is not None,
             self._problem,
-            tuple(self._report(replica) for replica in self._replicas.values()),
+            replicas,
             self._requests,
+            self._catch_up.report(_left_bytes(replicas), trio.current_time()),
         )
 
     def _report(self, replica: _Replica) -> ReplicaReport:
@@ -225,6 +241,7 @@ class Slave:
         """Copy over one connection until it breaks (ClientError)."""
         while True:
             self._refresh(expect_text(await link.request(_encode_stats_offsets, _SILENCE_SECONDS)))
+            self._catch_up.look(_left_bytes(map(self._report, self._replicas.values())), trio.current_time())
             await self._trim()
             with trio.move_on_after(_REFRESH_SECONDS):
                 await self._broken.wait()
@@ -382,12 +399,32 @@ class Slave:
         if self._link is None:
             return
         replica.ticket += 1
+        ticket = replica.ticket
+        known_bytes = replica.progress.master_end - fetch.offset
+        reservation = self._catch_up.reserve(fetch.size_max, known_bytes, trio.current_time())
+        if reservation.wait_seconds <= 0:
+            self._send_fetch(replica, fetch, reservation)
+            return
+
+        def fetch_now() -> None:
+            if ticket == replica.ticket:
+                self._send_fetch(replica, fetch, reservation)
+            else:
+                self._catch_up.used(reservation, 0)
+
+        self._timers.schedule(reservation.wait_seconds, fetch_now)
+
+    def _send_fetch(self, replica: _Replica, fetch: Fetch, reservation: Reservation) -> None:
+        if self._link is None:
+            self._catch_up.used(reservation, 0)
+            return
         ticket, name, wait_ms = replica.ticket, replica.name, self._wait_ms()
         asked = trio.current_time()
         self._requests += 1
 
         def settle(reply: Reply | ClientError) -> None:
             self._requests -= 1
+            self._catch_up.used(reservation, len(reply.data) if isinstance(reply, Value) else 0)
             if ticket == replica.ticket:
                 self._answered(replica, fetch, reply, trio.current_time() - asked)
 
@@ -481,6 +518,7 @@ class Slave:
                 replica.failure = replica.failure or outcome
             else:
                 replica.copied_bytes += size
+                self._catch_up.copied_bytes += size
                 replica.copied_messages += append.count
                 replica.last_id = append.last_id
             self._written(replica)
@@ -541,6 +579,11 @@ class Slave:
                 log_slice.release()
             offset, size = offset + log_slice.size, size - log_slice.size
         return b"".join(pieces)
+
+
+def _left_bytes(replicas: Iterable[ReplicaReport]) -> int:
+    """What is still to be copied; a partition that has stopped will not be."""
+    return sum(replica.lag_bytes for replica in replicas if replica.state is not ReplicaState.STOPPED)
 
 
 def _encode_stats_offsets(opaque: int) -> bytes:
