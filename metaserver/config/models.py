@@ -229,6 +229,8 @@ class SlaveConfig:
     auto_sync_master_config: bool = False
     master_address: tuple[str, int] | None = None
     """Host and port; None: the registry knows."""
+    registry_address: str | None = None
+    """What ``zk.zkConnect`` is to the slave."""
     server_port: int | None = None
     dashboard_http_port: int | None = None
     host_name: str | None = None

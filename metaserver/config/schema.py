@@ -148,6 +148,7 @@ SLAVE_KEYS = _table(
         Key("autoSyncMasterConfig", "auto_sync_master_config", values.boolean),
         # Ours.
         Key("masterAddress", "master_address", values.host_and_port),
+        Key("registryAddress", "registry_address", values.connect_string),
         Key("serverPort", "server_port", _PORT),
         Key("dashboardHttpPort", "dashboard_http_port", _PORT),
         Key("hostName", "host_name", values.advertised_host),

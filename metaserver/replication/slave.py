@@ -20,6 +20,7 @@ from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, PartitionId, Topic, TopicPartition, is_valid_topic
 from metaserver.protocol import encode_get, encode_offset_query, encode_stats
+from metaserver.replication.master import ask_facts, format_place, meet
 from metaserver.replication.progress import (
     Action,
     Append,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from metaserver.broker import Broker
     from metaserver.client.connection import Reply
     from metaserver.config import SlaveConfig
+    from metaserver.replication.master import Address, MasterFacts, MasterPlace
     from metaserver.storage import Clock
     from metaserver.timers import Timers
 
@@ -80,9 +82,12 @@ class SlaveReport:
     """All of a slave."""
 
     master_address: str
+    """Blank while it is not known."""
     is_connected: bool
     problem: str
     """Why there is no connection."""
+    search_problem: str
+    """Why the address may be out of date; blank where it is sure."""
     partitions: tuple[ReplicaReport, ...]
     requests: int
     """Fetches in flight."""
@@ -143,28 +148,40 @@ class Slave:
     _config: SlaveConfig
     _clock: Clock
     _timers: Timers
-    master_host: str
-    _master_port: int
+    _master: MasterPlace
     on_connected: Callable[[str], None] | None = None
     """Told the master's version text with each new connection."""
+    on_facts: Callable[[BrokerConnection, MasterFacts], None] | None = None
+    """Told what the master says of itself, with each new connection and with each look at its partitions."""
     _replicas: dict[TopicPartition, _Replica] = attrs.Factory(dict)
     _link: BrokerConnection | None = None
+    _address: Address | None = None
+    """Of the connection."""
     _problem: str = "not connected yet"
     _requests: int = 0
-    _broken: trio.Event = attrs.Factory(trio.Event)
+    _look: trio.Event = attrs.Factory(trio.Event)
+    """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
 
     async def run(self) -> None:
         """Connect, copy, and connect again, for ever."""
         pause_seconds = _RECONNECT_SECONDS_MIN
         while True:
+            self._look = trio.Event()
+            address = self._master.address
+            if address is None:
+                self._problem = self._master.problem
+                await self._look.wait()
+                continue
+            self._address = address
             try:
-                async with connect(self.master_host, self._master_port) as link:
+                async with connect(*address) as link:
+                    facts = await meet(link, self._broker.config.broker_id, _SILENCE_SECONDS)
                     _log.info("start subscribe message from master success", master=link.address)
                     pause_seconds = _RECONNECT_SECONDS_MIN
-                    self._link, self._broken, self._problem = link, trio.Event(), ""
+                    self._link, self._problem = link, ""
                     if self.on_connected is not None:
                         self.on_connected(link.version)
-                    await self._follow(link)
+                    await self._follow(link, address, facts)
             except ClientError as error:
                 if str(error) != self._problem:
                     _log.warning("problem occured in start subscribe message from master", reason=str(error))
@@ -175,15 +192,22 @@ class Slave:
                     replica.ticket += 1
                     replica.paused = replica.next_segment = None
                     replica.progress.disconnected()
-            await trio.sleep(pause_seconds)
+            self._look = trio.Event()
+            with trio.move_on_after(pause_seconds):
+                await self._look.wait()
             pause_seconds = min(2 * pause_seconds, _RECONNECT_SECONDS_MAX)
+
+    def wake(self) -> None:
+        """Look at once where the master is, and for its partitions."""
+        self._look.set()
 
     def report(self) -> SlaveReport:
         """How far each partition is."""
         return SlaveReport(
-            f"{self.master_host}:{self._master_port}",
+            format_place(self._master.address if self._link is None else self._address),
             self._link is not None,
             self._problem,
+            self._master.problem,
             tuple(self._report(replica) for replica in self._replicas.values()),
             self._requests,
         )
@@ -211,13 +235,17 @@ class Slave:
 
     # The master's partitions.
 
-    async def _follow(self, link: BrokerConnection) -> None:
-        """Copy over one connection until it breaks (ClientError)."""
-        while True:
+    async def _follow(self, link: BrokerConnection, address: Address, facts: MasterFacts) -> None:
+        """Copy over one connection until it breaks (ClientError), or the master is elsewhere."""
+        while self._master.address in (None, address):
+            self._look = trio.Event()
+            if self.on_facts is not None:
+                self.on_facts(link, facts)
             self._refresh(expect_text(await link.request(_encode_stats_offsets, _SILENCE_SECONDS)))
             await self._trim()
             with trio.move_on_after(_REFRESH_SECONDS):
-                await self._broken.wait()
+                await self._look.wait()
+            facts = await ask_facts(link, _SILENCE_SECONDS)
 
     def _refresh(self, offsets: str) -> None:
         """Learn the master's partitions and ranges from its ``stats offsets``."""
@@ -323,7 +351,7 @@ class Slave:
         self, replica: _Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
     ) -> None:
         if isinstance(reply, ClientError):
-            self._broken.set()
+            self._look.set()
             return
         name, progress = replica.name, replica.progress
         try:
@@ -354,7 +382,7 @@ class Slave:
             if ticket != replica.ticket:
                 return
             if isinstance(reply, ClientError):
-                self._broken.set()
+                self._look.set()
                 return
             try:
                 segment_start = int(expect_text(reply))
