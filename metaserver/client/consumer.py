@@ -268,7 +268,8 @@ class Consumer:
         """Store how far the group has come, now.
 
         With a message: it and all before it in its partition are dealt with. Without one: everything handed
-        out so far is. Raises OffsetStorageError; the same commit may be tried again.
+        out so far is. Raises OffsetStorageError; the same commit may be tried again. OffsetConflictError:
+        others have moved these offsets, and this consumer goes on from there.
         """
         if message is not None:
             held = self._held.get(message.partition)
@@ -528,7 +529,7 @@ class Consumer:
         return True
 
     async def _commit(self, held_partitions: Iterable[HeldPartition]) -> None:
-        """Store what has changed; raises OffsetStorageError."""
+        """Store what has changed; raises OffsetStorageError, also where it has gone back to others' offsets."""
         async with self._commit_lock:
             changed = {
                 held.partition: (held, held.done)
@@ -555,6 +556,7 @@ class Consumer:
                     held.committed = done
         if conflict is not None:
             await self._give_up(conflict)
+            raise conflict
 
     async def _give_up(self, conflict: OffsetConflictError) -> None:
         """Others have moved these offsets: begin again where they say."""
