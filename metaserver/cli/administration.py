@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 
 from metaserver.cli.catch_up import describe_catch_up, watch
-from metaserver.cli.cluster import chosen_cluster, cluster_arguments, known_partitions, opened
+from metaserver.cli.cluster import chosen_cluster, chosen_profile, cluster_arguments, known_partitions, opened
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.installation import absolute, find_installation
 from metaserver.cli.options import (
@@ -131,9 +130,11 @@ def topics(
     as_json: bool,
 ) -> None:
     """List every partition of one node with its offsets and messages, or of a cluster with its replicas."""
-    if is_cluster or servers is not None or word not in ROLES:
+    if is_cluster or servers is not None or word not in ROLES or chosen_profile() is not None:
         if server is not None or plug_ins:
             raise Failure("--server and -F are for the topics of one node, without --cluster", ExitCode.USAGE)
+        import trio
+
         report, text = trio.run(_cluster_topics, chosen_cluster(servers, root, server_file), word)
         say(json.dumps(report, indent=2) if as_json else text)
         return

@@ -34,6 +34,7 @@ from metaserver.client.partition import Partition
 from metaserver.client.pending_send import PendingSend
 from metaserver.client.producer import Producer
 from metaserver.client.producer_options import ProducerOptions
+from metaserver.client.profile import Profile, load_profile
 from metaserver.client.reader import ReadOptions
 from metaserver.client.received import ReceivedMessage
 from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector
@@ -61,6 +62,7 @@ __all__ = [
     "PendingSend",
     "Producer",
     "ProducerOptions",
+    "Profile",
     "PutResult",
     "RandomChoice",
     "ReadOptions",
@@ -77,5 +79,6 @@ __all__ = [
     "by_attribute",
     "by_attribute_pattern",
     "connect",
+    "load_profile",
     "open_session",
 ]

@@ -92,6 +92,8 @@ class HeldPartition:
     handed_out: ReceivedMessage | None = None
     """The application is busy with it."""
     last_handed_out: ReceivedMessage | None = None
+    first_offset: int | None = None
+    """Of the first message that was handed out."""
     revoked: anyio.Event = attrs.Factory(anyio.Event)
     """Set when it is about to be another's."""
     is_ready: bool = False
@@ -114,6 +116,26 @@ class HeldPartition:
     def partition(self) -> Partition:
         """Which one."""
         return self.reader.partition
+
+    @property
+    def position(self) -> int:
+        """Of the next message to be dealt with."""
+        known = self.done or self.committed
+        if known is not None:
+            return known.offset
+        if self.first_offset is None and self.reader.messages:
+            return self.reader.messages[0].offset
+        return self.reader.position if self.first_offset is None else self.first_offset
+
+    def take(self) -> ReceivedMessage:
+        """The next message; there must be one."""
+        message = self.reader.take()
+        if self.first_offset is None:
+            self.first_offset = message.offset
+        if self.done is not None and message.offset < self.done.offset:
+            # The broker has sent the reader back, for its log lost its end: what was dealt with is less now.
+            self.done = StoredOffset(message.offset, -1)
+        return message
 
     def finish(self, message: ReceivedMessage, *, is_done: bool) -> None:
         """The application is through with the message; done, it counts as dealt with.
@@ -285,7 +307,8 @@ class Consumer:
         held = self._held[partition]
         held.handed_out = held.last_handed_out = None
         held.idle.set()
-        held.done = StoredOffset(offset, -1)
+        # The broker says where the end is; until then there is nothing to store.
+        held.done = None if offset == MAX_OFFSET else StoredOffset(offset, -1)
         if self._current is not None and self._current[0] is held:
             self._current = None
         held.reader.seek(offset)
@@ -308,7 +331,7 @@ class Consumer:
         return [
             Lag(
                 held.partition,
-                held.reader.position if held.done is None else held.done.offset,
+                held.position,
                 held.reader.end_offset,
             )
             for held in self._held.values()
@@ -388,7 +411,9 @@ class Consumer:
 
     def _has_messages(self, reader: PartitionReader) -> None:
         held = self._held.get(reader.partition)
-        if held is not None and held.reader is reader and not held.is_ready and not held.is_revoked:
+        if held is None or held.reader is not reader or held.is_ready or held.is_revoked:
+            return
+        if not reader.is_paused:
             held.is_ready = True
             self._ready.append(held)
             self._available.set()
@@ -399,7 +424,7 @@ class Consumer:
         if held is None or held.reader is not reader or reader.messages or held.handed_out is not None:
             return
         known = held.done or held.committed
-        if known is None or offset > known.offset:
+        if not held.is_open and (known is None or offset > known.offset):
             held.done = StoredOffset(offset, -1 if known is None else known.message_id)
 
     def _finish_current(self) -> None:
@@ -418,7 +443,7 @@ class Consumer:
                 ready.popleft()
                 self._turn = 0
                 continue
-            message = reader.take()
+            message = held.take()
             try:
                 is_wanted = self._filter is None or self._filter(message)
             except BaseException:
@@ -447,7 +472,7 @@ class Consumer:
         """Deal with what one partition has, in order."""
         try:
             while held.reader.messages and not held.is_revoked and not held.reader.is_paused:
-                message = held.reader.take()
+                message = held.take()
                 held.handed_out = message
                 is_done = False
                 try:
@@ -500,6 +525,7 @@ class Consumer:
                 str(message.partition), message.offset, options.attempts_max
             ) from failure
         await self._dead_letters.put(self.group, message, reason, attempts=options.attempts_max)
+        held.last_handed_out = message  # Also where the filter failed, and no handler has seen it.
         return True
 
     async def _commit(self, held_partitions: Iterable[HeldPartition]) -> None:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from metaserver.errors import DiscoveryError, OffsetConflictError, OffsetStorageError
+from metaserver.errors import (
+    DiscoveryError,
+    OffsetConflictError,
+    OffsetStorageError,
+    OffsetUnreadableError,
+)
 from metaserver.registry.link import ZooKeeperError
 from metaserver.registry.paths import StoredOffset
 
@@ -39,13 +44,14 @@ class RegistryOffsets:
     _known: dict[tuple[str, Partition], _Known] = attrs.Factory(dict)
 
     async def load(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, StoredOffset]:
-        """See OffsetStorage. A node that holds no offset raises OffsetStorageError: nobody guesses."""
+        """See OffsetStorage. A node that holds no offset raises OffsetUnreadableError: nobody guesses."""
         paths = {self._path(group, partition): partition for partition in partitions}
         try:
             read = await self._discovery.connected().read(paths)
         except (ZooKeeperError, DiscoveryError) as error:
             raise self._error(str(error)) from error
         found: dict[Partition, StoredOffset] = {}
+        damaged: dict[Partition, str] = {}
         for path, partition in paths.items():
             node = read[path]
             self._known[group, partition] = _Known(None if node is None else node.version)
@@ -53,10 +59,15 @@ class RegistryOffsets:
                 continue
             stored = StoredOffset.parse(node.data)
             if stored is None:
-                raise self._error(
-                    f"node {path} holds {node.data[:100]!r}, which is no MSGID-OFFSET; repair it"
-                )
-            found[partition] = stored
+                damaged[partition] = f"node {path} holds {node.data[:100]!r}"
+            else:
+                found[partition] = stored
+        if damaged:
+            raise OffsetUnreadableError(
+                self._discovery.servers.connect,
+                f"{', '.join(damaged.values())}: no MSGID-OFFSET; repair it",
+                tuple(damaged),
+            )
         return found
 
     async def store(self, group: str, offsets: Mapping[Partition, StoredOffset]) -> None:

@@ -13,24 +13,28 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from metaserver.broker.replicas import reconcile
 from metaserver.client import BrokerConnection, Fetched, Moved, connect
 from metaserver.client.connection import expect_text, fetch_result
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, PartitionId, Topic, TopicPartition, is_valid_topic
-from metaserver.protocol import Value, encode_get, encode_offset_query, encode_stats
+from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query, encode_stats
 from metaserver.replication.catch_up import CatchUp, CatchUpReport, Reservation
 from metaserver.replication.progress import (
     Action,
     Append,
+    AskEpochs,
     Compare,
     Fetch,
     Locate,
+    Reconcile,
     ReplicaProgress,
     ReplicaState,
     Stop,
 )
+from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
     from metaserver.broker import Broker
     from metaserver.client.connection import Reply
     from metaserver.config import SlaveConfig
-    from metaserver.storage import Clock
+    from metaserver.storage import Clock, FileSystem, QuarantineReport
     from metaserver.timers import Timers
 
 _log = get_logger(__name__)
@@ -159,6 +163,11 @@ class Slave:
     _link: BrokerConnection | None = None
     _problem: str = "not connected yet"
     _requests: int = 0
+    _filesystem: FileSystem = attrs.Factory(RealFileSystem)
+    _knows_epochs: bool = False
+    """Whether the master does."""
+    quarantined: list[QuarantineReport] = attrs.Factory(list)
+    """What this slave had to give up since its start."""
     _broken: trio.Event = attrs.Factory(trio.Event)
     _catch_up: CatchUp = attrs.field(init=False)
 
@@ -177,6 +186,7 @@ class Slave:
                     self._link, self._broken, self._problem = link, trio.Event(), ""
                     if self.on_connected is not None:
                         self.on_connected(link.version)
+                    self._knows_epochs = "epochs" in link.extensions
                     await self._follow(link)
             except ClientError as error:
                 if str(error) != self._problem:
@@ -251,6 +261,7 @@ class Slave:
                 continue  # What is on its way to the log cannot be compared yet.
             if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
                 replica.trim = _Trim(start, end)
+            replica.progress.knows_epochs = self._knows_epochs
             action = replica.progress.master_range(start, end)
             if action is not None:
                 self._act(replica, action)
@@ -267,7 +278,13 @@ class Slave:
         segment_bytes_max = 0 if is_internal else self._broker.config.max_segment_size_bytes
         replica = _Replica(
             name,
-            ReplicaProgress(log.start_offset, log.end_offset, log.last_segment_start, segment_bytes_max),
+            ReplicaProgress(
+                log.start_offset,
+                log.end_offset,
+                log.last_segment_start,
+                segment_bytes_max,
+                chain=self._broker.store.epochs[name].chain,
+            ),
         )
         self._replicas[name] = replica
         return replica
@@ -299,6 +316,10 @@ class Slave:
                 self._append(replica, action)
             case Locate():
                 self._locate(replica, action.offset)
+            case AskEpochs():
+                self._ask_epochs(replica)
+            case Reconcile():
+                self._reconcile(replica, action)
             case Compare():
                 is_equal = self._local_bytes(replica.name, action.offset, len(action.data)) == action.data
                 self._act(
@@ -306,6 +327,70 @@ class Slave:
                 )
             case Stop():
                 _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)
+
+    def _ask_epochs(self, replica: _Replica) -> None:
+        if self._link is None:
+            return
+        replica.ticket += 1
+        ticket, name, end = replica.ticket, replica.name, replica.progress.local_end
+
+        def settle(reply: Reply | ClientError) -> None:
+            if ticket != replica.ticket:
+                return
+            if isinstance(reply, ClientError):
+                self._broken.set()
+                return
+            try:
+                chain = EpochChain.parse(expect_text(reply))
+            except (ClientError, ValueError) as error:
+                _log.warning("The master does not tell its epochs", partition=str(name), reason=str(error))
+                replica.progress.disconnected()
+                return
+            self._act(replica, replica.progress.epochs_told(chain))
+
+        self._link.submit(lambda opaque: encode_epochs_query(name.topic, name.partition, end, opaque), settle)
+
+    def _reconcile(self, replica: _Replica, action: Reconcile) -> None:
+        """In a worker: copy away what must go, cut, take over the master's epochs."""
+        replica.ticket += 1
+        ticket, name = replica.ticket, replica.name
+        divergence = None
+        if action.offset is not None:
+            _log.error("Replica holds what its master does not", partition=str(name), reason=action.reason)
+            divergence = Divergence(
+                name=name,
+                offset=action.offset,
+                reason=action.reason,
+                own=replica.progress.chain,
+                masters=action.chain,
+                master=f"{self.master_host}:{self._master_port}",
+            )
+
+        def done(report: QuarantineReport | None, error: Exception | None) -> None:
+            log = self._broker.store.partitions[name]
+            chain = self._broker.store.epochs[name].chain
+            if report is not None:
+                self.quarantined.append(report)
+                _log.error(
+                    "Put into quarantine",
+                    partition=str(name),
+                    offsets=f"{report.start_offset} to {report.end_offset}",
+                    messages=report.records,
+                )
+            if error is not None:
+                replica.progress.rewind(log.end_offset, log.last_segment_start)
+                self._act(replica, replica.progress.append_failed(str(error)))
+            elif ticket == replica.ticket:
+                self._act(replica, replica.progress.reconciled(log.end_offset, log.last_segment_start, chain))
+            else:
+                # The connection broke meanwhile: the next one begins with what there is now.
+                replica.progress.rewind(log.end_offset, log.last_segment_start)
+                replica.progress.chain = chain
+
+        broker = self._broker
+        partition = broker.partitions[name.topic, name.partition]
+        epochs = broker.store.epochs[name]
+        reconcile(broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
 
     def _fetch(self, replica: _Replica, fetch: Fetch) -> None:
         if replica.unwritten_bytes > _UNWRITTEN_BYTES_MAX:
