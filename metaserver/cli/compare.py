@@ -194,10 +194,14 @@ def _content_lines(found: PartitionComparison) -> list[str]:
     content, offset = found.content, found.content.record_offset
     where = "" if offset is None else f", in the record that begins at {offset}"
     lines = [f"first difference at offset {content.first}{where}"]
-    lines += [f"  {side.value}: {_record(found.records[side])}" for side in Side if side in found.records]
+    for side, sight in found.records.items():
+        lines.append(f"  {side.value}: {_record(sight)}")
+        lines.append(f"  {' ' * len(side.value)}  bytes {sight.different.hex(' ')}")
     spans = ", ".join(str(span) for span in content.spans[:_SHOWN_SPANS])
     more = content.span_count - _SHOWN_SPANS
-    sizes = f"{count_of(content.differing_bytes, 'byte')} differ in {count_of(content.span_count, 'range')}"
+    sizes = (
+        f"different: {count_of(content.differing_bytes, 'byte')} in {count_of(content.span_count, 'range')}"
+    )
     lines.append(f"{sizes}: {spans}" + (f" and {more:,} more" if more > 0 else ""))
     return lines
 
@@ -254,6 +258,7 @@ def _record_fields(sight: RecordSight) -> dict[str, Any]:
         "flag": sight.flag,
         "length": sight.length,
         "problem": sight.problem,
+        "different_hex": sight.different.hex(),
         **payload_fields(sight.preview),
     }
 

@@ -208,11 +208,11 @@ class Comparer:
                     found.unreadable.append(Unreadable(side, rest, str(error)))
                     found.content.pass_over(rest.end)
         await self._read(links, found)
-        offset = found.content.record_offset
-        if offset is not None:
+        offset, first = found.content.record_offset, found.content.first
+        if offset is not None and first is not None:
             for side in Side:
                 if side not in found.records:
-                    sight = await self._sight(links[side], found.name, offset)
+                    sight = await self._sight(links[side], found.name, offset, first)
                     if sight is not None:
                         found.records[side] = sight
         found.is_done = True
@@ -229,12 +229,14 @@ class Comparer:
             position = start
         found.with_all_segments.add(side)
 
-    async def _sight(self, link: BrokerConnection, name: TopicPartition, offset: int) -> RecordSight | None:
+    async def _sight(
+        self, link: BrokerConnection, name: TopicPartition, offset: int, first: int
+    ) -> RecordSight | None:
         try:
             got = await link.get(name.topic, name.partition, offset, size_max=_SIGHT_BYTES)
         except ReplyError:
             return None
-        return RecordSight.of(offset, got.data) if isinstance(got, Fetched) else None
+        return RecordSight.of(offset, got.data, first) if isinstance(got, Fetched) else None
 
     async def _read(self, links: Links, found: PartitionComparison) -> None:
         content, end = found.content, found.compared.end

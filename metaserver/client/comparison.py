@@ -24,6 +24,7 @@ _GAP = re.compile(rb"\0{%d,}" % _MERGED_GAP_BYTES)
 _SEARCHED_BYTES = 256 * 1024
 _CHECKED_BYTES_MAX = 32 * 1024 * 1024
 _PREVIEW_BYTES = 48
+_DIFFERENT_BYTES = 16
 
 
 class Side(Enum):
@@ -85,6 +86,8 @@ class RecordSight:
     """Why it is no valid record; None where it is one."""
     preview: bytes = attrs.field(repr=False)
     """The first bytes of the payload."""
+    different: bytes = attrs.field(repr=False)
+    """A few bytes from the first difference on."""
 
     @property
     def wall_seconds(self) -> float:
@@ -92,7 +95,7 @@ class RecordSight:
         return message_id_to_seconds(self.message_id)
 
     @classmethod
-    def of(cls, offset: int, data: bytes) -> RecordSight | None:
+    def of(cls, offset: int, data: bytes, difference_offset: int) -> RecordSight | None:
         """From the log's bytes at ``offset``; None where there is not even a header."""
         if len(data) < HEADER_SIZE:
             return None
@@ -107,7 +110,10 @@ class RecordSight:
             problem = "checksum mismatch"
         elif not (length or expected or message_id):
             problem = "zeros"
-        return cls(offset, message_id, flag, length, problem, split_attribute(flag, body)[1][:_PREVIEW_BYTES])
+        preview = split_attribute(flag, body)[1][:_PREVIEW_BYTES]
+        at = difference_offset - offset
+        different = data[at : at + _DIFFERENT_BYTES]
+        return cls(offset, message_id, flag, length, problem, preview, different)
 
 
 @attrs.define

@@ -113,10 +113,12 @@ def test_replicas_that_differ(home: Home, call: Call) -> None:
     assert lines[1] == (
         f"  first difference at offset {at}, in the record that begins at {10 * RECORD_BYTES}"
     )
-    assert [line.split()[0] for line in lines[2:4]] == ["master:", "slave:"]
+    assert [line.split()[0] for line in lines[2:6]] == ["master:", "bytes", "slave:", "bytes"]
     assert f"{len(PAYLOAD)} bytes, valid: {PAYLOAD}" in lines[2]
-    assert f"{len(PAYLOAD)} bytes, no record: checksum mismatch: a lin#" in lines[3]
-    assert lines[4] == f"  2 bytes differ in 2 ranges: {at} to {at + 1}, {at + 100} to {at + 101}"
+    assert lines[3].split()[1:] == [f"{byte:02x}" for byte in PAYLOAD[5:].encode()]
+    assert f"{len(PAYLOAD)} bytes, no record: checksum mismatch: a lin#" in lines[4]
+    assert lines[5].split()[1:3] == [f"{ord('#'):02x}", f"{ord(PAYLOAD[6]):02x}"]
+    assert lines[6] == f"  different: 2 bytes in 2 ranges: {at} to {at + 1}, {at + 100} to {at + 101}"
     assert lines[-1].partition(": ")[2].startswith("1 of them differ")
     (found,) = report(call, *addresses(home), "--topic", topic)["partitions"]
     assert (found["first_difference"], found["record_offset"]) == (at, 10 * RECORD_BYTES)

@@ -259,7 +259,8 @@ def test_ranges_come_from_the_statistics_of_any_broker() -> None:
     ],
 )
 def test_a_record_is_seen_as_it_is(data: bytes, problem: str | None) -> None:
-    sight = RecordSight.of(7, data)
+    sight = RecordSight.of(7, data, 9)
     assert sight is not None
     assert (sight.offset, sight.problem) == (7, problem)
-    assert RecordSight.of(7, data[:19]) is None
+    assert sight.different == data[2:18]
+    assert RecordSight.of(7, data[:19], 9) is None
