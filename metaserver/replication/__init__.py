@@ -10,7 +10,7 @@ why, and what it holds stays readable.
 
 from metaserver.replication.master import FixedPlace, MasterFacts, RegisteredPlace
 from metaserver.replication.progress import ReplicaProgress, ReplicaState
-from metaserver.replication.reports import ReplicaReport, SlaveReport
+from metaserver.replication.figures import ReplicaReport, SlaveReport
 from metaserver.replication.slave import Slave
 
 __all__ = [

@@ -35,7 +35,7 @@ from metaserver.replication.progress import (
     ReplicaState,
     Stop,
 )
-from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
+from metaserver.replication.figures import ReplicaReport, SlaveReport, left_bytes
 from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
 if TYPE_CHECKING:
