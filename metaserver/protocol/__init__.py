@@ -11,6 +11,7 @@ exactly LENGTH bytes with nothing behind it::
     version [OPAQUE]
     quit
     transaction TXKEY SESSION TYPE [TIMEOUT] [QUALIFIER] OPAQUE
+    replicated SLAVE_GROUP SLAVE_ID LENGTH OPAQUE                 body: positions         (extension)
     sync TOPIC PARTITION LENGTH FLAG MSGID [CHECKSUM] OPAQUE      body: the message's data
 
     result STATUS LENGTH OPAQUE                                   body: UTF-8 text
@@ -22,6 +23,7 @@ them; the result does not depend on how the bytes were cut into pieces.
 
 from metaserver.protocol.commands import (
     OPAQUE_MISSING,
+    STORED_TEXT,
     Command,
     Get,
     Malformed,
@@ -30,6 +32,8 @@ from metaserver.protocol.commands import (
     PutBatch,
     Puts,
     Quit,
+    ReplicaPosition,
+    Replicated,
     Result,
     Stats,
     Status,
@@ -46,6 +50,7 @@ from metaserver.protocol.encoder import (
     encode_put,
     encode_put_batch,
     encode_put_results,
+    encode_replicated,
     encode_result,
     encode_stats,
     encode_value_header,
@@ -55,6 +60,7 @@ from metaserver.protocol.replies import ReplyDecoder
 
 __all__ = [
     "OPAQUE_MISSING",
+    "STORED_TEXT",
     "Command",
     "CommandDecoder",
     "Get",
@@ -65,6 +71,8 @@ __all__ = [
     "PutBatch",
     "Puts",
     "Quit",
+    "ReplicaPosition",
+    "Replicated",
     "ReplyDecoder",
     "Result",
     "Stats",
@@ -79,6 +87,7 @@ __all__ = [
     "encode_put",
     "encode_put_batch",
     "encode_put_results",
+    "encode_replicated",
     "encode_result",
     "encode_stats",
     "encode_value_header",
