@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from metaserver.broker.acknowledgements import Acknowledgements
 from metaserver.broker.gets import GetHandler
 from metaserver.broker.partition import Partition, PendingAppend
 from metaserver.broker.puts import PutHandler
@@ -30,6 +31,7 @@ from metaserver.protocol import (
     PutBatch,
     Puts,
     Quit,
+    Replicated,
     Stats,
     Status,
     Sync,
@@ -83,7 +85,7 @@ class Broker:
     counters: Counters = attrs.Factory(Counters)
     traffic: defaultdict[str, TopicTraffic] = attrs.Factory(lambda: defaultdict(TopicTraffic))
     inflight_bytes: int = 0
-    """Put bytes of all connections that wait for the disk."""
+    """Put bytes of all connections that wait for the disk; of puts that wait for slaves what they cost."""
     paused: dict[ReplySink, None] = attrs.Factory(dict)
     """Who is to be resumed when ``inflight_bytes`` is no longer above its limit."""
     waiting_get_count: int = 0
@@ -93,12 +95,14 @@ class Broker:
     message_ids: MessageIdSource = attrs.field(init=False)
     closed: dict[str, set[int]] = attrs.Factory(dict)
     """Partitions an operator has closed, by topic."""
+    acknowledgements: Acknowledgements = attrs.field(init=False)
     _puts: PutHandler = attrs.field(init=False)
     _gets: GetHandler = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Serve every partition the store holds, configured or not."""
         self._puts, self._gets = PutHandler(self), GetHandler(self)
+        self.acknowledgements = Acknowledgements(self)
         self.real_time = RealTimeStatistics(self.clock)
         self.started_monotonic_seconds = self.clock.monotonic_seconds()
         self.message_ids = MessageIdSource(BrokerId(self.config.broker_id), self.clock)
@@ -122,6 +126,8 @@ class Broker:
                 self._puts.put_batch(command, sink)
             case OffsetQuery():
                 self._gets.offset(command, sink)
+            case Replicated():
+                self.acknowledgements.report(command, sink)
             case Version():
                 sink.send(encode_result(Status.SUCCESS, self.version_text, command.opaque))
             case Stats():
@@ -209,6 +215,11 @@ class Broker:
         """End every long poll now (a graceful stop)."""
         for partition in self.partitions.values():
             partition.publish(partition.readable_offset)
+
+    def disconnected(self, sink: ReplySink) -> None:
+        """A peer is gone."""
+        self.paused.pop(sink, None)
+        self.acknowledgements.acks.disconnected(sink)
 
     def is_closed(self, topic: str, partition: int) -> bool:
         """Whether an operator has closed the partition."""

@@ -7,7 +7,9 @@ from zlib import crc32
 
 import attrs
 
+from metaserver.broker.acknowledgements import WAITING_BYTES_PER_MESSAGE, shortfall_text
 from metaserver.broker.partition import PendingAppend
+from metaserver.broker.replica_acks import WaitingPut
 from metaserver.errors import DiskFullError, RefusedError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import (
@@ -19,32 +21,73 @@ from metaserver.message import (
     scan,
 )
 from metaserver.names import REGISTRY_TOPIC, PartitionId, Topic, TopicPartition, is_valid_topic
-from metaserver.protocol import Puts, Status, encode_put_results, encode_result
+from metaserver.protocol import STORED_TEXT, Puts, Status, encode_put_results, encode_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from metaserver.broker.broker import Broker
     from metaserver.broker.partition import Partition
+    from metaserver.broker.replica_acks import AckRule
     from metaserver.broker.sink import ReplySink
     from metaserver.message import Buffer
     from metaserver.protocol import OversizedPut, PutBatch
 
 _CHECKSUM_MISSING = b"-1"
 _CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."
-_HELD_BYTES_PER_MESSAGE = 200
-"""What a put that waits for the disk costs beside its record: its opaque, id, size, and the lists of them."""
 
 _log = get_logger(__name__)
 
 
-@attrs.frozen
-class _Stamped:
-    """Records with their ids, ready to be appended."""
+@attrs.define(eq=False)
+class _TakenPut:
+    """A run or a batch on its way; it holds what its replies need, and not its records."""
 
-    records: Buffer
+    _handler: PutHandler
+    partition: Partition
+    sink: ReplySink
+    opaques: Sequence[bytes]
+    sizes: Sequence[int]
+    """Bytes in the log that belong to each reply."""
     count: int
-    last_id: int
+    """Messages."""
+    size_bytes: int
+    _reply: Callable[[int], bytes]
+    """The replies of success, for the offset of the first record."""
+    offset: int = -1
+    """Of the first record, once it has one."""
+    rule: AckRule | None = attrs.field(init=False)
+    """What held when it came: a reload changes what later puts wait for."""
+
+    def __attrs_post_init__(self) -> None:
+        self.rule = self.partition.ack_rule
+
+    @property
+    def waiting_bytes(self) -> int:
+        return WAITING_BYTES_PER_MESSAGE * self.count
+
+    def succeed(self, offset: int) -> None:
+        """It is as safe as this broker alone can make it."""
+        self.offset = offset
+        # The records are in the log: only what the replies need is still held.
+        self._handler.hold(-self.size_bytes, self.sink)
+        if self.rule is None:
+            self.confirmed()
+        else:
+            self._handler.wait_for_slaves(self, self.rule)
+
+    def confirmed(self) -> None:
+        self.sink.send(self._reply(self.offset))
+        self._handler.hold(-self.waiting_bytes, self.sink)
+
+    def missed(self, confirmed_count: int) -> None:
+        if self.rule is not None:
+            self._handler.say_stored(self, self.rule, confirmed_count)
+        self._handler.hold(-self.waiting_bytes, self.sink)
+
+    def fail(self, error: StorageError) -> None:
+        self._handler.refuse_failed(self, error)
+        self._handler.hold(-(self.size_bytes + self.waiting_bytes), self.sink)
 
 
 @attrs.define(eq=False)
@@ -63,7 +106,7 @@ class PutHandler:
             return
         self._broker.counters.put += len(run.bodies)
         try:
-            partition = self._partition_for_put(run.topic, run.partition)
+            partition = self._partition_for_put(run.topic, run.partition, len(run.bodies))
         except RefusedError as refusal:
             self._refuse_puts(run.topic, run.partition, refusal, run.opaques, sink)
             return
@@ -82,7 +125,11 @@ class PutHandler:
             return encode_put_results(opaques, message_ids, name.partition, offset, sizes)
 
         self._count_puts(partition, run.partition, len(bodies), len(records) - HEADER_SIZE * len(bodies))
-        self._append(partition, _Stamped(records, len(bodies), message_ids[-1]), opaques, reply, sink)
+        self._append(
+            _TakenPut(self, partition, sink, opaques, sizes, len(bodies), len(records), reply),
+            records,
+            message_ids[-1],
+        )
 
     def put_batch(self, batch: PutBatch, sink: ReplySink) -> None:
         """Append all of a batch, or refuse all of it."""
@@ -90,7 +137,7 @@ class PutHandler:
         try:
             found = scan(batch.records, has_ids=False)
             self._broker.counters.put += max(1, found.count)
-            partition = self._partition_for_put(batch.topic, batch.partition)
+            partition = self._partition_for_put(batch.topic, batch.partition, max(1, found.count))
             self._check_batch(partition.name, batch, found.count, found.end, found.fault)
         except RefusedError as refusal:
             self._refuse_puts(batch.topic, batch.partition, refusal, opaques, sink)
@@ -106,7 +153,12 @@ class PutHandler:
             return encode_result(Status.SUCCESS, text, batch.opaque)
 
         self._count_puts(partition, batch.partition, count, len(records) - HEADER_SIZE * count)
-        self._append(partition, _Stamped(records, count, message_ids[-1]), opaques, reply, sink)
+        size_bytes = len(records)
+        self._append(
+            _TakenPut(self, partition, sink, opaques, [size_bytes], count, size_bytes, reply),
+            records,
+            message_ids[-1],
+        )
 
     def _check_batch(
         self, name: TopicPartition, batch: PutBatch, count: int, end: int, fault: str | None
@@ -122,46 +174,60 @@ class PutHandler:
             detail = f"A record of {size} bytes is too long: it may have {longest} bytes (maxTransferSize)"
             self._refuse_put(name.topic, name.partition, detail)
 
-    def _append(
-        self,
-        partition: Partition,
-        stamped: _Stamped,
-        opaques: Sequence[bytes],
-        reply: Callable[[int], bytes],
-        sink: ReplySink,
-    ) -> None:
-        size_bytes = len(stamped.records)
-        held_bytes = size_bytes + _HELD_BYTES_PER_MESSAGE * stamped.count
-        self._broker.inflight_bytes += held_bytes
-        sink.add_inflight(held_bytes)
-
-        def settle() -> None:
-            sink.add_inflight(-held_bytes)
-            self._broker.inflight_bytes -= held_bytes
-            if self._broker.paused and self._broker.inflight_bytes <= self._broker.config.max_inflight_bytes:
-                paused, self._broker.paused = self._broker.paused, {}
-                for other in paused:
-                    other.resume()
-
-        def succeed(offset: int) -> None:
-            sink.send(reply(offset))
-            settle()
-
-        def fail(error: StorageError) -> None:
-            status = Status.UNAVAILABLE if isinstance(error, DiskFullError) else Status.ERROR
-            text = self._broker.failure_text(partition.name.topic, partition.name.partition, str(error))
-            self._refuse_puts(
-                partition.name.topic, partition.name.partition, RefusedError(status, text), opaques, sink
-            )
-            settle()
-
+    def _append(self, put: _TakenPut, records: Buffer, last_id: int) -> None:
+        self.hold(put.size_bytes + put.waiting_bytes, put.sink)
         append = PendingAppend(
-            [stamped.records], size_bytes, stamped.count, stamped.last_id, succeed, fail, sink.flush
+            [records], put.size_bytes, put.count, last_id, put.succeed, put.fail, put.sink.flush
         )
-        self._broker.committer.append(partition, append)
+        self._broker.committer.append(put.partition, append)
 
-    def _partition_for_put(self, topic: str, requested: int) -> Partition:
-        """Where a put goes; the checks and their order are the reference's (wire-protocol 6.1)."""
+    def wait_for_slaves(self, put: _TakenPut, rule: AckRule) -> None:
+        """Answer a put, whose records are safe here, when slaves have them or the time is over."""
+        waiting = WaitingPut(
+            put.offset + put.size_bytes, put.count, put.confirmed, put.missed, put.sink.flush
+        )
+        self._broker.acknowledgements.wait(put.partition, rule, waiting)
+
+    def say_stored(self, put: _TakenPut, rule: AckRule, confirmed_count: int) -> None:
+        """Too few slaves have it in time: no success, and what has become of each message."""
+        name, offset = put.partition.name, put.offset
+        for opaque, size in zip(put.opaques, put.sizes, strict=True):
+            detail = (
+                f"{shortfall_text(rule, confirmed_count)}. {STORED_TEXT} at offset {offset} "
+                "and will be replicated when a slave returns"
+            )
+            text = self._broker.failure_text(name.topic, name.partition, detail)
+            put.sink.send(encode_result(Status.UNAVAILABLE, text, opaque))
+            offset += size
+        self._count_failures(name.topic, name.partition, len(put.opaques))
+
+    def refuse_failed(self, put: _TakenPut, error: StorageError) -> None:
+        """The disk did not take it."""
+        name = put.partition.name
+        status = Status.UNAVAILABLE if isinstance(error, DiskFullError) else Status.ERROR
+        text = self._broker.failure_text(name.topic, name.partition, str(error))
+        self._refuse_puts(name.topic, name.partition, RefusedError(status, text), put.opaques, put.sink)
+
+    def hold(self, size_bytes: int, sink: ReplySink) -> None:
+        """Count memory that puts hold (a negative size when it is free again)."""
+        broker = self._broker
+        broker.inflight_bytes += size_bytes
+        sink.add_inflight(size_bytes)
+        if size_bytes < 0 and broker.paused and broker.inflight_bytes <= broker.config.max_inflight_bytes:
+            paused, broker.paused = broker.paused, {}
+            for other in paused:
+                other.resume()
+
+    def _partition_for_put(self, topic: str, requested: int, count: int) -> Partition:
+        """Where ``count`` messages go. What may wait for slaves that are not there is not taken."""
+        partition = self._find_partition(topic, requested)
+        rule = partition.ack_rule
+        if rule is not None and (detail := self._broker.acknowledgements.refusal(rule, count)) is not None:
+            self._refuse_put(topic, partition.name.partition, detail, Status.UNAVAILABLE)
+        return partition
+
+    def _find_partition(self, topic: str, requested: int) -> Partition:
+        """The checks and their order are the reference's (wire-protocol 6.1)."""
         closed = self._broker.closed.get(topic)
         if closed and requested in closed:
             detail = f"partition[{self._broker.config.broker_id}-{requested}] has been closed"
@@ -239,11 +305,13 @@ class PutHandler:
             sink.send(encode_result(refusal.status, refusal.text, opaque))
             count += 1
         if refusal.status != Status.FORBIDDEN:
-            self._broker.counters.put_failed += count
-            if self._has_real_time(topic):
-                self._broker.real_time.add(
-                    "put_failed", topic, f"{self._broker.config.broker_id}-{partition}", count, count
-                )
+            self._count_failures(topic, partition, count)
+
+    def _count_failures(self, topic: str, partition: int, count: int) -> None:
+        self._broker.counters.put_failed += count
+        if self._has_real_time(topic):
+            part = f"{self._broker.config.broker_id}-{partition}"
+            self._broker.real_time.add("put_failed", topic, part, count, count)
 
     def _count_puts(self, partition: Partition, requested: int, count: int, data_bytes: int) -> None:
         traffic = self._broker.traffic[partition.name.topic]
