@@ -30,6 +30,7 @@ from metaserver.replication.progress import (
     ReplicaState,
     Stop,
 )
+from metaserver.replication.reports import ProgressReports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,6 +153,11 @@ class Slave:
     _problem: str = "not connected yet"
     _requests: int = 0
     _broken: trio.Event = attrs.Factory(trio.Event)
+    _reports: ProgressReports = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Nothing is copied yet."""
+        self._reports = ProgressReports(self._broker, self._config, self._timers)
 
     async def run(self) -> None:
         """Connect, copy, and connect again, for ever."""
@@ -164,6 +170,7 @@ class Slave:
                     self._link, self._broken, self._problem = link, trio.Event(), ""
                     if self.on_connected is not None:
                         self.on_connected(link.version)
+                    self._reports.connected(link)
                     await self._follow(link)
             except ClientError as error:
                 if str(error) != self._problem:
@@ -171,6 +178,7 @@ class Slave:
                 self._problem = str(error)
             finally:
                 self._link = None
+                self._reports.disconnected()
                 for replica in self._replicas.values():
                     replica.ticket += 1
                     replica.paused = replica.next_segment = None
@@ -216,6 +224,7 @@ class Slave:
         while True:
             self._refresh(expect_text(await link.request(_encode_stats_offsets, _SILENCE_SECONDS)))
             await self._trim()
+            self._reports.give_sign_of_life()
             with trio.move_on_after(_REFRESH_SECONDS):
                 await self._broken.wait()
 
@@ -291,6 +300,8 @@ class Slave:
                 _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)
 
     def _fetch(self, replica: _Replica, fetch: Fetch) -> None:
+        if replica.progress.is_copying:
+            self._reports.follow(replica.name)
         if replica.unwritten_bytes > _UNWRITTEN_BYTES_MAX:
             replica.paused = fetch
             return
