@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from metaserver.timers import Timers
 
 EXTENSION = "replica-ack"
-_POSITIONS_MAX = 500
-"""In one frame: it fits into 16 MiB, whatever the names, and is no long turn for the master."""
+_BODY_BYTES_MAX = 1024
+"""Of one frame: the least that a master may be told to take (maxRequestBytes). A longer one would be
+malformed there, and end the connection each time."""
+_LINE_BYTES_MAX = 52
+"""Of a position, beside its topic."""
 
 _log = get_logger(__name__)
 
@@ -98,13 +101,24 @@ class ProgressReports:
         if self._link is None:
             return
         names, self._changed = list(self._changed), {}
-        for start in range(0, max(len(names), int(at_least_one)), _POSITIONS_MAX):
-            some = names[start : start + _POSITIONS_MAX]
-            positions = [self._positions[name] for name in some]
-            self._link.submit(
-                partial(encode_replicated, self._config.slave_group, self._config.slave_id, positions),
-                partial(self._answered, some, self._link),
-            )
+        some: list[TopicPartition] = []
+        left_bytes = _BODY_BYTES_MAX
+        for name in names:
+            line_bytes = len(name.topic) + _LINE_BYTES_MAX
+            if line_bytes > left_bytes:
+                self._send(self._link, some)
+                some, left_bytes = [], _BODY_BYTES_MAX
+            some.append(name)
+            left_bytes -= line_bytes
+        if some or at_least_one:
+            self._send(self._link, some)
+
+    def _send(self, link: BrokerConnection, names: list[TopicPartition]) -> None:
+        positions = [self._positions[name] for name in names]
+        link.submit(
+            partial(encode_replicated, self._config.slave_group, self._config.slave_id, positions),
+            partial(self._answered, names, link),
+        )
 
     def _answered(
         self, names: list[TopicPartition], link: BrokerConnection, reply: Reply | ClientError
