@@ -63,6 +63,10 @@ class PartitionSnapshot:
     """Behind the last byte known to be on disk."""
     failed: bool
     """A write or fsync failed: the partition takes no more puts until the broker restarts."""
+    slaves: int = 0
+    """Slaves that have reported the partition over a connection that is open."""
+    unconfirmed_bytes: int | None = None
+    """Bytes on disk here that not enough slaves have; None where puts wait for no slave."""
 
 
 @attrs.frozen(kw_only=True)
@@ -97,6 +101,29 @@ class ReplicationSnapshot:
     """Written to the local log since the slave was started."""
     catch_up_seconds: float | None
     """Estimated, until everything is copied; None while it cannot be told."""
+
+
+@attrs.frozen(kw_only=True)
+class SlaveSnapshot:
+    """A slave that reports to this broker."""
+
+    group: str
+    number: int
+    connected: bool
+    lag_bytes: int
+    """Not yet on its disk, over all partitions it has reported."""
+
+
+@attrs.frozen(kw_only=True)
+class AcknowledgementSnapshot:
+    """Puts that wait for slaves."""
+
+    waiting_puts: int
+    timeouts: Sequence[tuple[str, int]] = ()
+    """Puts answered 503 because slaves did not have them in time, by level; they are stored."""
+    refusals: Sequence[tuple[str, int]] = ()
+    """Puts answered 503 at once, by level; they are not stored."""
+    slaves: Sequence[SlaveSnapshot] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -146,6 +173,7 @@ class BrokerSnapshot:
     """Free bytes of the filesystem under each data path, as (path, bytes)."""
     topics: Sequence[TopicSnapshot] = ()
     partitions: Sequence[PartitionSnapshot] = ()
+    acknowledgements: AcknowledgementSnapshot = AcknowledgementSnapshot(waiting_puts=0)
     replication: ReplicationSnapshot | None = None
     """None on a master."""
     registry: RegistrySnapshot | None = None
@@ -198,6 +226,7 @@ def metric_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
     yield from _storage_families(snapshot)
     yield from _topic_families(snapshot.topics)
     yield from _partition_families(snapshot.partitions)
+    yield from _acknowledgement_families(snapshot.acknowledgements)
     if snapshot.replication is not None:
         yield from _replication_families(snapshot.replication)
     if snapshot.registry is not None:
@@ -304,6 +333,14 @@ def _partition_families(partitions: Sequence[PartitionSnapshot]) -> Iterator[Met
         "1 if the partition takes no more puts after a disk error.",
         labels=labels,
     )
+    slaves = GaugeMetricFamily(
+        "metaserver_partition_slaves", "Slaves that report the partition to this broker.", labels=labels
+    )
+    unconfirmed = GaugeMetricFamily(
+        "metaserver_partition_unconfirmed_bytes",
+        "Bytes on disk here that not enough slaves have, where puts wait for slaves.",
+        labels=labels,
+    )
     listed = sorted(partitions, key=lambda one: (not one.failed, one.topic, one.partition))
     for partition in listed[:PARTITION_SERIES_MAX]:
         values = (partition.topic, str(partition.partition))
@@ -311,7 +348,42 @@ def _partition_families(partitions: Sequence[PartitionSnapshot]) -> Iterator[Met
         ends.add_metric(values, partition.end_offset)
         flushed.add_metric(values, partition.flushed_offset)
         failed.add_metric(values, float(partition.failed))
-    yield from (starts, ends, flushed, failed)
+        slaves.add_metric(values, partition.slaves)
+        if partition.unconfirmed_bytes is not None:
+            unconfirmed.add_metric(values, partition.unconfirmed_bytes)
+    yield from (starts, ends, flushed, failed, slaves, unconfirmed)
+
+
+def _acknowledgement_families(acknowledgements: AcknowledgementSnapshot) -> Iterator[Metric]:
+    yield _gauge(
+        "puts_waiting_for_slaves", "Puts on disk here that wait for slaves.", acknowledgements.waiting_puts
+    )
+    timeouts = CounterMetricFamily(
+        "metaserver_slave_ack_timeouts",
+        "Puts that are stored and were answered 503, because slaves did not have them in time.",
+        labels=("level",),
+    )
+    for level, count in acknowledgements.timeouts:
+        timeouts.add_metric((level,), count)
+    refusals = CounterMetricFamily(
+        "metaserver_slave_ack_refusals",
+        "Puts that were answered 503 at once and are not stored, because slaves were missing.",
+        labels=("level",),
+    )
+    for level, count in acknowledgements.refusals:
+        refusals.add_metric((level,), count)
+    labels = ("slave_group", "slave_id")
+    connected = GaugeMetricFamily(
+        "metaserver_slave_connected", "1 while a slave reports to this broker.", labels=labels
+    )
+    lag = GaugeMetricFamily(
+        "metaserver_slave_lag_bytes", "Bytes a slave does not have on its disk yet.", labels=labels
+    )
+    for slave in acknowledgements.slaves:
+        connected.add_metric((slave.group, str(slave.number)), float(slave.connected))
+        if slave.connected:
+            lag.add_metric((slave.group, str(slave.number)), slave.lag_bytes)
+    yield from (timeouts, refusals, connected, lag)
 
 
 def _replication_families(replication: ReplicationSnapshot) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import NewType
 
 import attrs
@@ -29,6 +30,24 @@ _TOPIC = re.compile(rf"(?!\.{{1,2}}\Z)[!-.0-~]{{1,{TOPIC_BYTES_MAX}}}")
 def is_valid_topic(name: str) -> bool:
     """Whether a topic of this name can be stored: printable ASCII, no blank, no slash, not ``..``."""
     return _TOPIC.fullmatch(name) is not None
+
+
+class AckLevel(StrEnum):
+    """What a put waits for before it is answered; each level includes the ones above it but the first."""
+
+    MEMORY = "memory"
+    """The operating system has the bytes."""
+    DISK = "disk"
+    """They are synced."""
+    SLAVE = "slave"
+    """The operating systems of enough slaves have them too."""
+    SLAVE_DISK = "slave_disk"
+    """They are synced at enough slaves."""
+
+    @property
+    def waits_for_slaves(self) -> bool:
+        """Whether the master alone cannot answer."""
+        return self in (AckLevel.SLAVE, AckLevel.SLAVE_DISK)
 
 
 @attrs.frozen(order=True)

@@ -12,12 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from metaserver.metrics import (
     PARTITION_SERIES_MAX,
+    AcknowledgementSnapshot,
     BrokerMetrics,
     BrokerSnapshot,
     PartitionSnapshot,
     RecoverySnapshot,
     RegistrySnapshot,
     ReplicationSnapshot,
+    SlaveSnapshot,
     TopicSnapshot,
     metric_families,
 )
@@ -51,10 +53,26 @@ SNAPSHOT = BrokerSnapshot(
     ),
     partitions=(
         PartitionSnapshot(
-            topic="t", partition=0, start_offset=51, end_offset=53, flushed_offset=52, failed=False
+            topic="t",
+            partition=0,
+            start_offset=51,
+            end_offset=53,
+            flushed_offset=52,
+            failed=False,
+            slaves=54,
+            unconfirmed_bytes=55,
         ),
         PartitionSnapshot(
             topic="t", partition=1, start_offset=61, end_offset=63, flushed_offset=62, failed=True
+        ),
+    ),
+    acknowledgements=AcknowledgementSnapshot(
+        waiting_puts=91,
+        timeouts=(("slave", 92), ("slave_disk", 93)),
+        refusals=(("slave", 94),),
+        slaves=(
+            SlaveSnapshot(group="g", number=1, connected=True, lag_bytes=95),
+            SlaveSnapshot(group="g", number=2, connected=False, lag_bytes=0),
         ),
     ),
     registry=RegistrySnapshot(
@@ -141,6 +159,16 @@ def listed(samples: Samples) -> list[str]:
         ("metaserver_partition_end_offset_bytes", {"topic": "t", "partition": "0"}, 53),
         ("metaserver_partition_failed", {"topic": "t", "partition": "0"}, 0),
         ("metaserver_partition_failed", {"topic": "t", "partition": "1"}, 1),
+        ("metaserver_partition_slaves", {"topic": "t", "partition": "0"}, 54),
+        ("metaserver_partition_slaves", {"topic": "t", "partition": "1"}, 0),
+        ("metaserver_partition_unconfirmed_bytes", {"topic": "t", "partition": "0"}, 55),
+        ("metaserver_puts_waiting_for_slaves", {}, 91),
+        ("metaserver_slave_ack_timeouts_total", {"level": "slave"}, 92),
+        ("metaserver_slave_ack_timeouts_total", {"level": "slave_disk"}, 93),
+        ("metaserver_slave_ack_refusals_total", {"level": "slave"}, 94),
+        ("metaserver_slave_connected", {"slave_group": "g", "slave_id": "1"}, 1),
+        ("metaserver_slave_connected", {"slave_group": "g", "slave_id": "2"}, 0),
+        ("metaserver_slave_lag_bytes", {"slave_group": "g", "slave_id": "1"}, 95),
         ("metaserver_replication_connected", {}, 1),
         ("metaserver_replication_lag_bytes", {}, 71),
         ("metaserver_replication_lag_messages", {}, 72),

@@ -1,11 +1,13 @@
 """Group commit: everything that waits for one partition is written and synced in one piece.
 
-Two modes, by the topic's ``unflushThreshold``:
+Two modes, by the topic's ``ackLevel``:
 
-* 0 or less: what has gathered is written and synced; then all of it is answered. While the disk works
-  the next group gathers, so the slower the disk, the larger the group.
-* N: what comes is written at once and answered; it is synced after more than N messages, or after
-  ``unflushInterval``.
+* ``disk`` and above: what has gathered is written and synced; then all of it is answered. While the disk
+  works the next group gathers, so the slower the disk, the larger the group.
+* ``memory``: what comes is written at once and answered; it is synced after more than ``unflushThreshold``
+  messages, or after ``unflushInterval``.
+
+Slaves are no matter of the committer: what waits for them waits after it was told that it succeeded here.
 
 A partition does one thing at a time (``Partition.is_busy``); only a sync of the second mode lets appends
 go on meanwhile (``Partition.is_flushing``).
@@ -150,6 +152,7 @@ class Committer:
         if offset is None or pending is None:
             self._commit_failed(partition, batch, failure)
         else:
+            partition.progressed()
             self._sync(
                 partition,
                 pending,
@@ -172,6 +175,7 @@ class Committer:
         self._continue(partition)
         self._succeed(batch, offset)
         partition.publish(offset + sum(append.size_bytes for append in batch))
+        partition.progressed()
         _flush_replies(batch)
 
     def _commit_failed(
@@ -180,6 +184,7 @@ class Committer:
         partition.is_busy = False
         self._active -= 1
         error = self._report(partition, failure)
+        partition.progressed()
         if isinstance(error, LogFailedError):
             batch = batch + partition.pending
             partition.pending = []
@@ -200,12 +205,13 @@ class Committer:
             partition.unflushed_count += append.count
             self._succeed([append], offset)
         partition.publish(log.end_offset)
+        partition.progressed()
         _flush_replies(batch)
         if log.failure is not None:
             return
         if log.needs_roll or log.checkpoint_due:
             self._continue(partition)
-        elif partition.unflushed_count > partition.config.unflush_threshold:
+        elif partition.is_flush_due:
             self.flush(partition)
         elif partition.flush_timer is None:
             interval_seconds = max(0.001, partition.config.unflush_interval_ms / 1000)
@@ -222,7 +228,11 @@ class Committer:
         self._active -= 1
         if error is not None:
             self._report(partition, error)
+        partition.progressed()
         self._continue(partition)
+        if partition.is_flush_due:
+            # What came meanwhile was over the limit already, and found the sync under way.
+            self.flush(partition)
 
     # Both modes.
 

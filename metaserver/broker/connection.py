@@ -308,7 +308,7 @@ class Connection:
         self._outgoing.clear()
         self._commands.clear()
         self._outgoing_bytes = self._slices = 0
-        self._broker.paused.pop(self, None)
+        self._broker.disconnected(self)
         self._transport.close()
         self._on_closed(self)
 

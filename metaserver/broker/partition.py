@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from metaserver.names import REGISTRY_TOPIC
+from metaserver.broker.replica_acks import AckRule
+from metaserver.names import REGISTRY_TOPIC, AckLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,6 +70,13 @@ class Partition:
     """No new segment or checkpoint is tried before the log ends here: the last attempt failed."""
     unflushed_count: int = 0
     flush_timer: Timer | None = None
+    ack_rule: AckRule | None = None
+    """What a put waits for when it is safe here; None: for nothing."""
+    syncs_for_master: bool = False
+    """At a slave: whether its master answers puts only when this log is synced; it wins over what is
+    configured here."""
+    on_progress: Callable[[], None] | None = None
+    """At a slave: called when more of the log is written or synced, or less."""
     waiting_gets: dict[WaitingGet, None] = attrs.Factory(dict)
     """In the order they came."""
 
@@ -86,7 +94,14 @@ class Partition:
         self.config = found or config.defaults
         if self.is_internal:
             # Its acknowledgements, and a slave's copy of them, are worth what they are worth to ZooKeeper.
-            self.config = attrs.evolve(config.defaults, unflush_threshold=0, stat=False)
+            self.config = attrs.evolve(
+                config.defaults, unflush_threshold=0, ack_level=AckLevel.DISK, stat=False
+            )
+        level = self.config.acknowledged
+        self.ack_rule = None
+        if level.waits_for_slaves:
+            timeout_seconds = self.config.slave_ack_timeout_ms / 1000
+            self.ack_rule = AckRule(level, self.config.slaves_min, timeout_seconds)
 
     @property
     def is_internal(self) -> bool:
@@ -96,7 +111,19 @@ class Partition:
     @property
     def is_group_commit(self) -> bool:
         """Whether a put is answered only after it is on disk."""
-        return self.config.unflush_threshold <= 0
+        return self.syncs_for_master or self.config.acknowledged is not AckLevel.MEMORY
+
+    @property
+    def is_flush_due(self) -> bool:
+        """Whether so much is written and not synced that it does not wait for the timer."""
+        if self.syncs_for_master:
+            return self.unflushed_count > 0
+        return self.unflushed_count > max(0, self.config.unflush_threshold)
+
+    def progressed(self) -> None:
+        """More of the log is written or synced, or less."""
+        if self.on_progress is not None:
+            self.on_progress()
 
     def publish(self, readable_offset: int) -> None:
         """Let readers see more, and answer those who waited for it."""

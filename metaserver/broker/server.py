@@ -128,14 +128,26 @@ class Server:
         for connection in list(self._connections):
             connection.close_if_stale(now)
 
+    def _finish(self, connection: Connection) -> None:
+        connection.close_after_replies()
+        connection.flush()
+
     async def _finish_replies(self) -> None:
         """Wait until every put taken is answered and every reply is with its peer, within the limit."""
         limit_ms = self._broker.config.stop_timeout_ms
         with trio.move_on_after(limit_ms / 1000) as patience:
+            acknowledgements = self._broker.acknowledgements
             self._broker.answer_waiting_gets()
             for connection in list(self._connections):
-                connection.close_after_replies()
-                connection.flush()
+                # Puts that wait for slaves are answered by what slaves still report.
+                if not acknowledgements.acks.has_reported(connection):
+                    self._finish(connection)
+            with trio.move_on_after(limit_ms / 2000):
+                await acknowledgements.wait_until_none()
+            acknowledgements.give_up()
+            self._broker.answer_waiting_gets()  # The slaves' own, which went on.
+            for connection in list(self._connections):
+                self._finish(connection)
             while self._connections:
                 self._all_gone = trio.Event()
                 with trio.move_on_after(_SHORT_PAUSE_SECONDS):

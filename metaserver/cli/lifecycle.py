@@ -209,6 +209,7 @@ def _describe(installation: Installation, node: FoundNode) -> str:
     if embedded is not None:
         sessions = count_of(embedded["sessions"], "session")
         lines.append(f"  registry       port {embedded['port']}, {sessions}")
+    lines += [f"  slave          {_describe_slave(slave)}" for slave in found.get("slaves", [])]
     replication = found.get("replication")
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"
@@ -218,3 +219,13 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         ]
     lines += [f"  problem        {problem}" for problem in found["problems"]]
     return "\n".join(lines)
+
+
+def _describe_slave(slave: dict[str, Any]) -> str:
+    name = f"{slave['slave_group']}/{slave['slave_id']}"
+    if not slave["connected"]:
+        return f"{name} is gone, heard of {describe_seconds(slave['silent_seconds'])} ago"
+    if not slave["lag_bytes"]:
+        return f"{name} has everything on its disk"
+    behind = f"{describe_bytes(slave['lag_bytes'])}, {describe_seconds(slave['lag_seconds'])}"
+    return f"{name} behind by {behind}"

@@ -93,7 +93,7 @@ class BrokerConnection:
         """Use :func:`connect` instead."""
         self.address = address
         self.extensions: frozenset[str] = frozenset()
-        """What the broker's version reply announces: ``long-poll``, ``put-batch``."""
+        """What the broker's version reply announces: ``long-poll``, ``put-batch``, ``replica-ack``."""
         self.version = ""
         self._stream = stream
         self._decoder = ReplyDecoder()

@@ -32,7 +32,7 @@ from metaserver.errors import (
 )
 from metaserver.logs import get_logger
 from metaserver.message import join_attribute
-from metaserver.protocol import Status
+from metaserver.protocol import STORED_TEXT, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -464,8 +464,11 @@ class Producer:
         self._pause(lane)
 
     def _refused(self, lane: Lane, messages: list[Outgoing], error: ReplyError) -> None:
-        """The broker said no: nothing of the request is stored."""
-        if error.status == Status.UNAVAILABLE:
+        """The broker said no: nothing of the request is stored, with one exception."""
+        if error.status == Status.UNAVAILABLE and STORED_TEXT in error.text:
+            # It is in the master's log and too few slaves have it: no success, and no failure either.
+            self._broke(lane, messages, BrokerUnreachableError(str(lane.partition), error.text))
+        elif error.status == Status.UNAVAILABLE:
             lane.give_back(messages)
             self._pause(lane)
         elif error.status == Status.FORBIDDEN:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from metaserver.names import REGISTRY_TOPIC, is_valid_topic
+from metaserver.names import REGISTRY_TOPIC, AckLevel, is_valid_topic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +58,12 @@ class TopicConfig:
     accept_publish: bool = True
     accept_subscribe: bool = True
     stat: bool = False
+    ack_level: AckLevel | None = None
+    """What a put waits for; None: as ``unflush_threshold`` says. See :attr:`acknowledged`."""
+    slaves_min: int = 1
+    """How many slaves a put waits for, where it waits for slaves."""
+    slave_ack_timeout_ms: int = 10_000
+    """How long it waits for them."""
     group_filters: tuple[tuple[str, str], ...] = ()
     """Consumer group and class name, in the order of the file."""
     own_fields: frozenset[str] = attrs.field(default=frozenset(), eq=False, repr=False)
@@ -67,6 +73,13 @@ class TopicConfig:
     def is_pattern(self) -> bool:
         """Whether the name stands for more than one topic."""
         return "*" in self.name
+
+    @property
+    def acknowledged(self) -> AckLevel:
+        """What a put waits for. A level that is set wins over the threshold."""
+        if self.ack_level is not None:
+            return self.ack_level
+        return AckLevel.DISK if self.unflush_threshold <= 0 else AckLevel.MEMORY
 
     def matches(self, topic: str) -> bool:
         """Whether the section speaks for this topic.

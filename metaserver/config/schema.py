@@ -54,6 +54,10 @@ TOPIC_KEYS = _table(
         Key("stat", "stat", values.lenient_boolean),
         Key("acceptPublish", "accept_publish", values.boolean),
         Key("acceptSubscribe", "accept_subscribe", values.boolean),
+        # Ours.
+        Key("ackLevel", "ack_level", values.ack_level),
+        Key("minSlaves", "slaves_min", integer(1, 64)),
+        Key("slaveAckTimeoutInMills", "slave_ack_timeout_ms", _DURATION),
     )
 )
 """Of a section [topic=NAME]; fields of TopicConfig. Beside them: ``group.GROUP``."""
@@ -68,6 +72,10 @@ DEFAULTS_KEYS = _table(
         Key("stat", "stat", values.boolean),
         Key("acceptPublish", "accept_publish", values.boolean),
         Key("acceptSubscribe", "accept_subscribe", values.boolean),
+        # Ours.
+        Key("ackLevel", "ack_level", values.ack_level),
+        Key("minSlaves", "slaves_min", integer(1, 64)),
+        Key("slaveAckTimeoutInMills", "slave_ack_timeout_ms", _DURATION),
     )
 )
 """Of [system], for topics that say nothing else; fields of TopicConfig."""

@@ -22,7 +22,7 @@ from metaserver.config.reading import (
 )
 from metaserver.config.text import Problems, decode, excerpt
 from metaserver.errors import ConfigError
-from metaserver.names import REGISTRY_TOPIC, TOPIC_BYTES_MAX, is_valid_topic
+from metaserver.names import REGISTRY_TOPIC, TOPIC_BYTES_MAX, AckLevel, is_valid_topic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +69,7 @@ def parse_server_config(
     ]
     if not own:
         problems.add(None, "", "no topic is configured; add a section [topic=NAME]")
+    _check_ack_levels(sections, fields.get("defaults"), own, problems)
     problems.raise_if_any()
 
     defaults: TopicConfig = fields["defaults"]
@@ -149,6 +150,43 @@ def _check_registry_port(
             entry = None if section is None else section.entries.get("registryPort")
             text = f"is {port} like {key}; choose another port"
             problems.add(None if entry is None else entry.line, "[zookeeper] registryPort", text)
+
+
+def _check_ack_levels(
+    sections: Mapping[str, Section],
+    defaults: TopicConfig | None,
+    own: list[tuple[str, dict[str, Any]]],
+    problems: Problems,
+) -> None:
+    """Keys that say what a put waits for, and would have no effect beside one another."""
+    if defaults is None:
+        return
+    _check_threshold(sections["system"], defaults, problems)
+    for name, topic_fields in own:
+        section, topic = sections[f"{_TOPIC}{name}"], with_own_fields(defaults, name, topic_fields)
+        if "unflush_threshold" in topic.own_fields:
+            _check_threshold(section, topic, problems)
+        if topic.acknowledged.waits_for_slaves:
+            continue
+        for key in ("minSlaves", "slaveAckTimeoutInMills"):
+            if schema.TOPIC_KEYS[key].field in topic.own_fields:
+                text = (
+                    f"has no effect: a put to this topic waits for no slave (ackLevel={topic.acknowledged}); "
+                    "set ackLevel to slave or slave_disk, or remove the key"
+                )
+                problems.add(section.entries[key].line, f"[{section.name}] {key}", text)
+
+
+def _check_threshold(section: Section, topic: TopicConfig, problems: Problems) -> None:
+    """A threshold lets replies leave before the disk has the message; a level may say that none does."""
+    level = topic.ack_level
+    if topic.unflush_threshold <= 0 or level is None or level is AckLevel.MEMORY:
+        return
+    text = (
+        f"is {topic.unflush_threshold} and has no effect: with ackLevel={level} every put waits for the "
+        "disk; set unflushThreshold=0, or ackLevel=memory"
+    )
+    problems.add(section.entries["unflushThreshold"].line, f"[{section.name}] unflushThreshold", text)
 
 
 def _topic(section: Section, problems: Problems, base_directory: Path) -> dict[str, Any]:

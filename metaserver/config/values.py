@@ -13,6 +13,7 @@ from metaserver.config.expressions import evaluate
 from metaserver.config.models import DeletePolicy
 from metaserver.config.text import BLANKS, excerpt, wrong
 from metaserver.errors import ConfigError
+from metaserver.names import AckLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +64,14 @@ def boolean(text: str) -> bool:
 def lenient_boolean(text: str) -> bool:
     """True if the text is ``true`` in any case, false for everything else, as MetaQ reads a few keys."""
     return text.lower() == "true"
+
+
+def ack_level(text: str) -> AckLevel:
+    """What a put waits for."""
+    try:
+        return AckLevel(text)
+    except ValueError:
+        raise wrong(f"{excerpt(text)} is no level; write one of {', '.join(AckLevel)}") from None
 
 
 def path_text(text: str) -> str:

@@ -17,6 +17,7 @@ from metaserver.metrics import (
     TopicSnapshot,
 )
 from metaserver.names import REGISTRY_TOPIC
+from metaserver.node.slaves import acknowledgement_snapshot, slaves_status, unconfirmed_bytes
 from metaserver.replication import ReplicaState
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class Reporter:
                 "sessions": 0 if statistics is None else statistics.sessions,
                 "nodes": 0 if statistics is None else statistics.nodes,
             }
+        if slaves := slaves_status(broker):
+            status["slaves"] = slaves
         if self._slave is not None:
             status["replication"] = replication_status(self._slave.report(), with_partitions=False)
         return status
@@ -171,9 +174,12 @@ class Reporter:
                     end_offset=partition.log.end_offset,
                     flushed_offset=partition.log.flushed_offset,
                     failed=partition.log.failure is not None,
+                    slaves=broker.acknowledgements.acks.reported_count((topic, number)),
+                    unconfirmed_bytes=unconfirmed_bytes(broker, partition),
                 )
                 for (topic, number), partition in broker.partitions.items()
             ),
+            acknowledgements=acknowledgement_snapshot(broker),
             replication=self._replication(),
             registry=self._registry(),
         )

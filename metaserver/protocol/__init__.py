@@ -11,6 +11,7 @@ exactly LENGTH bytes with nothing behind it::
     version [OPAQUE]
     quit
     transaction TXKEY SESSION TYPE [TIMEOUT] [QUALIFIER] OPAQUE
+    replicated SLAVE_GROUP SLAVE_ID LENGTH OPAQUE                 body: positions         (extension)
     sync TOPIC PARTITION LENGTH FLAG MSGID [CHECKSUM] OPAQUE      body: the message's data
 
     result STATUS LENGTH OPAQUE                                   body: UTF-8 text
@@ -22,6 +23,7 @@ them; the result does not depend on how the bytes were cut into pieces.
 
 from metaserver.protocol.commands import (
     OPAQUE_MISSING,
+    STORED_TEXT,
     Command,
     EpochsQuery,
     Get,
@@ -31,6 +33,8 @@ from metaserver.protocol.commands import (
     PutBatch,
     Puts,
     Quit,
+    ReplicaPosition,
+    Replicated,
     Result,
     Stats,
     Status,
@@ -48,6 +52,7 @@ from metaserver.protocol.encoder import (
     encode_put,
     encode_put_batch,
     encode_put_results,
+    encode_replicated,
     encode_result,
     encode_stats,
     encode_value_header,
@@ -57,6 +62,7 @@ from metaserver.protocol.replies import ReplyDecoder
 
 __all__ = [
     "OPAQUE_MISSING",
+    "STORED_TEXT",
     "Command",
     "CommandDecoder",
     "EpochsQuery",
@@ -68,6 +74,8 @@ __all__ = [
     "PutBatch",
     "Puts",
     "Quit",
+    "ReplicaPosition",
+    "Replicated",
     "ReplyDecoder",
     "Result",
     "Stats",
@@ -83,6 +91,7 @@ __all__ = [
     "encode_put",
     "encode_put_batch",
     "encode_put_results",
+    "encode_replicated",
     "encode_result",
     "encode_stats",
     "encode_value_header",

@@ -23,6 +23,10 @@ class Status(IntEnum):
     UNAVAILABLE = 503
 
 
+STORED_TEXT = "The message is on this master's disk"
+"""Stands in the text of a 503 that does not mean what any other error means: the message is in the log."""
+
+
 @attrs.define
 class Puts:
     """Consecutive ``put`` frames to one partition, taken from one read.
@@ -143,6 +147,28 @@ class Sync:
 
 
 @attrs.frozen
+class ReplicaPosition:
+    """How far a slave has one partition."""
+
+    topic: str
+    partition: int
+    memory_offset: int
+    """Everything before it is with the slave's operating system."""
+    disk_offset: int
+    """Everything before it is synced there."""
+
+
+@attrs.frozen
+class Replicated:
+    """A slave tells its master how far it is; without positions only that it is there."""
+
+    slave_group: str
+    slave_id: int
+    positions: tuple[ReplicaPosition, ...]
+    opaque: int
+
+
+@attrs.frozen
 class Malformed:
     """Bytes that are no frame: answer the reason, then close; nothing behind them is decoded."""
 
@@ -163,6 +189,7 @@ Command: TypeAlias = (
     | Quit
     | Transaction
     | Sync
+    | Replicated
     | Malformed
 )
 

@@ -19,6 +19,8 @@ from metaserver.protocol.commands import (
     PutBatch,
     Puts,
     Quit,
+    ReplicaPosition,
+    Replicated,
     Stats,
     Sync,
     Transaction,
@@ -45,6 +47,7 @@ _BEHIND_HEAD_BYTES_MAX = 24
 """A blank, a checksum, a blank and an opaque."""
 _OPAQUE_DIGITS_SURE = 9
 """Decimal text of up to so many characters cannot be outside of 32 bits."""
+_POSITION_WORDS = 4
 
 _SHOWN_CHARACTERS = 60
 
@@ -275,6 +278,8 @@ class CommandDecoder:
                 return _parse_transaction(words)
             case "sync":
                 return self._parse_sync(words)
+            case "replicated":
+                return self._parse_replicated(words)
             case "result":
                 _expect(words, 4)
                 _opaque(words[3])
@@ -337,6 +342,36 @@ class CommandDecoder:
         if len(words) == 8:
             _int32(words[6], "checksum", opaque)
         return _BodyDue(length, lambda _body: Sync(words[1], partition, opaque))
+
+    def _parse_replicated(self, words: list[str]) -> _BodyDue:
+        _expect(words, 5)
+        _, slave_group, slave_id_text, length_text, opaque_text = words[:5]
+        opaque = _opaque(opaque_text)
+        slave_id = _int32(slave_id_text, "slave id", opaque)
+        length = _length(length_text, self._limits.body_bytes_max, opaque)
+        return _BodyDue(
+            length, lambda body: Replicated(slave_group, slave_id, _parse_positions(body, opaque), opaque)
+        )
+
+
+def _parse_positions(body: bytes, opaque: int) -> tuple[ReplicaPosition, ...]:
+    """A line for each partition, ended by CR LF like every line."""
+    lines = body.decode(errors="replace").split("\r\n")
+    if lines.pop():
+        _fail("the last position does not end with CR LF", opaque)
+    found = []
+    for line in lines:
+        words = line.split(" ")
+        if len(words) != _POSITION_WORDS:
+            _fail(f"a position takes {_POSITION_WORDS} words, not {len(words)}", opaque)
+        topic, partition, memory_text, disk_text = words
+        memory_offset = _int64(memory_text, "memory offset", opaque)
+        disk_offset = _int64(disk_text, "disk offset", opaque)
+        if not 0 <= disk_offset <= memory_offset:
+            _fail(f"disk offset {disk_offset} is not in 0 to {memory_offset}, the memory offset", opaque)
+        number = _int32(partition, "partition", opaque)
+        found.append(ReplicaPosition(topic, number, memory_offset, disk_offset))
+    return tuple(found)
 
 
 def _parse_get(words: list[str]) -> Get:

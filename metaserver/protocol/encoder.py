@@ -10,6 +10,8 @@ from metaserver.message import checksum
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from metaserver.protocol.commands import ReplicaPosition
+
 
 def encode_result(status: int, text: str | bytes, opaque: int | bytes) -> bytes:
     """A ``result`` frame; the text is UTF-8."""
@@ -82,6 +84,17 @@ def encode_offset_query(topic: str, group: str, partition: int, offset: int, opa
 def encode_epochs_query(topic: str, partition: int, end_offset: int, opaque: int) -> bytes:
     """An ``epochs`` line: an extension."""
     return b"epochs %b %d %d %d\r\n" % (topic.encode(), partition, end_offset, opaque)
+
+
+def encode_replicated(
+    slave_group: str, slave_id: int, positions: Iterable[ReplicaPosition], opaque: int
+) -> bytes:
+    """A ``replicated`` frame: how far a slave has these partitions."""
+    body = b"".join(
+        b"%b %d %d %d\r\n" % (one.topic.encode(), one.partition, one.memory_offset, one.disk_offset)
+        for one in positions
+    )
+    return b"replicated %b %d %d %d\r\n%b" % (slave_group.encode(), slave_id, len(body), opaque, body)
 
 
 def encode_stats(item: str, opaque: int) -> bytes:

@@ -8,9 +8,9 @@ why, and what it holds stays readable.
 :mod:`progress` decides, without I/O; :mod:`slave` does what it says. :mod:`master` knows where the master is.
 """
 
+from metaserver.replication.figures import ReplicaReport, SlaveReport
 from metaserver.replication.master import FixedPlace, MasterFacts, RegisteredPlace
 from metaserver.replication.progress import ReplicaProgress, ReplicaState
-from metaserver.replication.figures import ReplicaReport, SlaveReport
 from metaserver.replication.slave import Slave
 
 __all__ = [

@@ -151,7 +151,7 @@ class ReplicaProgress:
 
     def master_range(self, start: int, end: int) -> Action | None:
         """The master holds ``start..end``. None: there is nothing to do that is not under way."""
-        self.master_start, self.master_end = start, max(end, self.local_end if self._is_copying else end)
+        self.master_start, self.master_end = start, max(end, self.local_end if self.is_copying else end)
         if self.state is not ReplicaState.PROBING:
             return None
         if self.knows_epochs:
@@ -285,7 +285,8 @@ class ReplicaProgress:
         self.state = ReplicaState.PROBING
 
     @property
-    def _is_copying(self) -> bool:
+    def is_copying(self) -> bool:
+        """Whether the end of the local log is known to be the master's, over this connection."""
         return self.state in (ReplicaState.TAILING, ReplicaState.CAUGHT_UP)
 
     def _tail(self) -> Fetch:

@@ -22,6 +22,7 @@ from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, PartitionId, Topic, TopicPartition, is_valid_topic
 from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query, encode_stats
 from metaserver.replication.catch_up import CatchUp, Reservation
+from metaserver.replication.figures import ReplicaReport, SlaveReport, left_bytes
 from metaserver.replication.master import ask_facts, format_place, meet
 from metaserver.replication.progress import (
     Action,
@@ -35,7 +36,7 @@ from metaserver.replication.progress import (
     ReplicaState,
     Stop,
 )
-from metaserver.replication.figures import ReplicaReport, SlaveReport, left_bytes
+from metaserver.replication.reports import ProgressReports
 from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
 if TYPE_CHECKING:
@@ -125,10 +126,12 @@ class Slave:
     _look: trio.Event = attrs.Factory(trio.Event)
     """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
     _catch_up: CatchUp = attrs.field(init=False)
+    _reports: ProgressReports = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """The limit is that of the configuration."""
         self._catch_up = CatchUp(self._config.slave_max_bytes_per_second)
+        self._reports = ProgressReports(self._broker, self._config, self._timers)
 
     async def run(self) -> None:
         """Connect, copy, and connect again, for ever."""
@@ -150,6 +153,7 @@ class Slave:
                     if self.on_connected is not None:
                         self.on_connected(link.version)
                     self._knows_epochs = "epochs" in link.extensions
+                    self._reports.connected(link)
                     await self._follow(link, address, facts)
             except ClientError as error:
                 if str(error) != self._problem:
@@ -158,6 +162,7 @@ class Slave:
             finally:
                 self._link = None
                 self._catch_up.interrupted()
+                self._reports.disconnected()
                 for replica in self._replicas.values():
                     replica.ticket += 1
                     replica.paused = replica.next_segment = None
@@ -216,6 +221,7 @@ class Slave:
             self._refresh(expect_text(await link.request(_encode_stats_offsets, _SILENCE_SECONDS)))
             self._catch_up.look(left_bytes(map(self._report, self._replicas.values())), trio.current_time())
             await self._trim()
+            self._reports.give_sign_of_life()
             with trio.move_on_after(_REFRESH_SECONDS):
                 await self._look.wait()
             facts = await ask_facts(link, _SILENCE_SECONDS)
@@ -367,6 +373,8 @@ class Slave:
         reconcile(broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
 
     def _fetch(self, replica: _Replica, fetch: Fetch) -> None:
+        if replica.progress.is_copying:
+            self._reports.follow(replica.name)
         if replica.unwritten_bytes > _UNWRITTEN_BYTES_MAX:
             replica.paused = fetch
             return

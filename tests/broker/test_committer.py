@@ -278,6 +278,55 @@ async def test_replicated_records_go_to_their_offset_or_nowhere(threshold: int) 
     assert bench.partition.log.end_offset == 2 * SIZE
 
 
+async def test_a_partition_tells_when_more_of_it_is_written_and_when_it_is_synced() -> None:
+    bench = make_bench()
+    log, told = bench.partition.log, list[tuple[int, int]]()
+    bench.partition.on_progress = lambda: told.append((log.end_offset, log.flushed_offset))
+    bench.put("a")
+    assert told == [(SIZE, 0)]
+    bench.finish()
+    assert told == [(SIZE, 0), (SIZE, SIZE)]
+    bench.filesystem.fault = Fault(Point.APPEND_SYNC, 1, "EIO")
+    bench.put("b")
+    bench.finish()
+    assert told[2:] == [(2 * SIZE, SIZE), (SIZE, SIZE)], "what is cut off is taken back"
+
+
+async def test_what_is_written_and_what_is_synced_is_told_where_puts_do_not_wait() -> None:
+    bench = make_bench(threshold=1)
+    log, told = bench.partition.log, list[tuple[int, int]]()
+    bench.partition.on_progress = lambda: told.append((log.end_offset, log.flushed_offset))
+    bench.put("a")
+    bench.put("b")
+    bench.finish()
+    assert told == [(SIZE, 0), (2 * SIZE, 0), (2 * SIZE, 2 * SIZE)]
+
+
+async def test_a_slave_whose_master_needs_it_synced_syncs_each_group() -> None:
+    bench = make_bench(threshold=1000)
+    bench.put("a")
+    assert bench.syncer.waiting == []
+    bench.partition.syncs_for_master = True
+    assert bench.partition.is_flush_due
+    bench.committer.flush(bench.partition)
+    bench.put("b")
+    bench.syncer.step()
+    bench.syncer.step()
+    assert bench.partition.log.flushed_offset == 2 * SIZE
+    assert not bench.partition.is_flush_due
+
+
+async def test_what_came_during_a_sync_is_synced_behind_it_where_it_is_over_the_limit() -> None:
+    bench = make_bench(threshold=1)
+    bench.put("a")
+    bench.put("b")
+    bench.put("c", *[encode_record(b"c", 1)] * 2)
+    assert len(bench.syncer.waiting) == 1
+    bench.syncer.step()
+    bench.syncer.step()
+    assert bench.partition.log.flushed_offset == 4 * SIZE
+
+
 async def test_readers_that_wait_are_woken_by_what_became_safe() -> None:
     bench = make_bench()
     woken: list[int] = []

@@ -34,9 +34,9 @@ class Clock:
         return 0.0
 
 
-def config(topics: str = "[topic=*]\n") -> ServerConfig:
+def config(topics: str = "[topic=*]\n", threshold: int = 1000) -> ServerConfig:
     required = "brokerId=0\nnumPartitions=1\nmaxSegmentSize=4096\nmaxTransferSize=4096\n"
-    flush = "unflushThreshold=1000\nunflushInterval=1000\nstat=true\n"
+    flush = f"unflushThreshold={threshold}\nunflushInterval=1000\nstat=true\n"
     return parse_server_config(
         f"[system]\n{required}{flush}{topics}", source="f", base_directory=Path("/base")
     )
@@ -55,6 +55,14 @@ def test_it_has_no_configuration() -> None:
         assert found.is_group_commit, "a slave's copy is on its disk before it is called so"
         assert not found.config.stat
         found.configure(config("[topic=a]\n[topic=_*]\n"))
+
+
+def test_no_slave_is_waited_for() -> None:
+    """Whatever [system] says of topics without a section."""
+    log: Any = Log()
+    waits = config("ackLevel=slave\n[topic=a]\n", threshold=0)
+    assert Partition.of(REGISTRY_LOG, log, waits).ack_rule is None
+    assert Partition.of(TopicPartition(Topic("a"), PartitionId(0)), log, waits).ack_rule is not None
 
 
 def test_others_follow_their_section() -> None:

@@ -63,6 +63,7 @@ OTHER_VALUES = {
     "deletePolicy": "delete,2",
     "deleteWhen": "0 0 2 * * ?",
     "stat": "true",
+    "ackLevel": "slave",
     "acceptPublish": "false",
     "acceptSubscribe": "false",
     "updateConsumerOffsets": "true",

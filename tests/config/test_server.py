@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from metaserver.config import ServerConfig, load_server_config, parse_server_config
 from metaserver.config.schema import SERVER_KEYS, SYSTEM_KEYS, TOPIC_KEYS, ZOOKEEPER_KEYS
 from metaserver.errors import ConfigError
-from metaserver.names import REGISTRY_TOPIC
+from metaserver.names import REGISTRY_TOPIC, AckLevel
 
 REQUIRED = {
     "brokerId": "0",
@@ -328,6 +328,69 @@ def test_both_ports_may_not_be_the_same() -> None:
 def test_bytes_in_flight_of_one_connection_are_part_of_the_whole() -> None:
     (problem,) = problems_of(text({"maxInflightBytes": "4096"}))
     assert "is 8388608, more than the 4096 of maxInflightBytes" in problem
+
+
+@pytest.mark.parametrize(
+    ("threshold", "level", "own", "expected"),
+    [
+        ("0", "", "", AckLevel.DISK),
+        ("-1", "", "", AckLevel.DISK),
+        ("1", "", "", AckLevel.MEMORY),
+        ("1000", "", "unflushThreshold=0\n", AckLevel.DISK),
+        ("0", "", "unflushThreshold=7\n", AckLevel.MEMORY),
+        ("0", "memory", "", AckLevel.MEMORY),
+        ("0", "slave", "", AckLevel.SLAVE),
+        ("0", "slave", "ackLevel=slave_disk\nminSlaves=2\n", AckLevel.SLAVE_DISK),
+        ("1000", "", "ackLevel=disk\n", AckLevel.DISK),
+        ("0", "slave", "ackLevel=memory\nunflushThreshold=7\n", AckLevel.MEMORY),
+    ],
+)
+def test_what_a_put_waits_for(threshold: str, level: str, own: str, expected: AckLevel) -> None:
+    system = {"unflushThreshold": threshold, "ackLevel": level, "minSlaves": "3"}
+    (topic,) = parse(text(system, f"[topic=test]\n{own}")).topics
+    assert topic.acknowledged is expected
+    assert topic.slaves_min == (2 if "minSlaves" in own else 3)
+
+
+@pytest.mark.parametrize(
+    ("system", "own", "problem"),
+    [
+        (
+            {"unflushThreshold": "5", "ackLevel": "disk"},
+            "",
+            (
+                "server.ini:4: [system] unflushThreshold: is 5 and has no effect: with ackLevel=disk every put "
+                "waits for the disk; set unflushThreshold=0, or ackLevel=memory"
+            ),
+        ),
+        (
+            {"ackLevel": "slave"},
+            "unflushThreshold=5\n",
+            (
+                "server.ini:10: [topic=test] unflushThreshold: is 5 and has no effect: with ackLevel=slave every "
+                "put waits for the disk; set unflushThreshold=0, or ackLevel=memory"
+            ),
+        ),
+        (
+            {},
+            "minSlaves=2\n",
+            (
+                "server.ini:9: [topic=test] minSlaves: has no effect: a put to this topic waits for no slave "
+                "(ackLevel=disk); set ackLevel to slave or slave_disk, or remove the key"
+            ),
+        ),
+        (
+            {"ackLevel": "slave"},
+            "ackLevel=memory\nslaveAckTimeoutInMills=5\n",
+            (
+                "server.ini:11: [topic=test] slaveAckTimeoutInMills: has no effect: a put to this topic waits for "
+                "no slave (ackLevel=memory); set ackLevel to slave or slave_disk, or remove the key"
+            ),
+        ),
+    ],
+)
+def test_keys_that_would_have_no_effect(system: dict[str, str], own: str, problem: str) -> None:
+    assert problems_of(text(system, f"[topic=test]\n{own}")) == (problem,)
 
 
 def test_bytes_that_are_no_text() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from metaserver.config import values
 from metaserver.config.models import DeletePolicy
 from metaserver.errors import ConfigError
+from metaserver.names import AckLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,12 @@ def test_integer_at_its_limits() -> None:
     assert problem(read, "0") == "0 is not in 1 to 10"
     assert problem(read, "5 + 6") == "'5 + 6' is 11, which is not in 1 to 10"
     assert "is a boolean" in problem(read, "true")
+
+
+def test_ack_levels() -> None:
+    assert values.ack_level("slave_disk") is AckLevel.SLAVE_DISK
+    said = "'disc' is no level; write one of memory, disk, slave, slave_disk"
+    assert problem(values.ack_level, "disc") == said
 
 
 def test_what_32_bits_would_make_of_it_is_named() -> None:

@@ -109,6 +109,18 @@ _small = st.integers(0, 3).map(str)
 
 
 @st.composite
+def _replicated(draw: st.DrawFn) -> bytes:
+    """Positions of partitions, most of them right in themselves."""
+    position = st.tuples(st.sampled_from(["t", "a", "b"]), _small, _small, st.sampled_from(["0", "0", "1"]))
+    positions = draw(
+        st.lists(st.one_of(position, position, position, st.tuples(_names, _spelt_numbers)), max_size=3)
+    )
+    body = "".join(" ".join(words) + "\r\n" for words in positions).encode()
+    length = len(body) + draw(st.sampled_from([0, 0, 0, 0, 1, -1]))
+    return b"replicated g %b %d 1\r\n%b" % (draw(_spelt_numbers).encode(), length, body)
+
+
+@st.composite
 def _plain_put(draw: st.DrawFn) -> bytes:
     """A put without any fault, most often to the partition of its neighbours."""
     body = draw(_bodies.filter(lambda data: len(data) <= 60))
@@ -127,6 +139,7 @@ frames = st.one_of(
     _with_body("put", _spelt_numbers, _spelt_numbers, st.just("TX:s:1"), _spelt_numbers),
     _with_body("putbatch", _spelt_numbers),
     _with_body("sync", _small, _small, _spelt_numbers),
+    _replicated(),
     _line(st.just("get"), _names, _names, _spelt_numbers, _spelt_numbers, _spelt_numbers, _spelt_numbers),
     _line(st.just("get"), _names, _names, _small, _small, _small, _small, _spelt_numbers),
     _line(st.just("offset"), _names, _names, _spelt_numbers, _spelt_numbers, _spelt_numbers),
@@ -185,7 +198,7 @@ def _shown_value(value: object) -> object:
     match value:
         case bytes():
             return value.decode("latin-1")
-        case list():
+        case list() | tuple():
             return [_shown_value(element) for element in value]
         case None:
             return ""

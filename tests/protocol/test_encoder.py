@@ -17,6 +17,7 @@ from metaserver.protocol import (
     OffsetQuery,
     PutBatch,
     Puts,
+    ReplicaPosition,
     ReplyDecoder,
     Result,
     Stats,
@@ -27,6 +28,7 @@ from metaserver.protocol import (
     encode_put,
     encode_put_batch,
     encode_put_results,
+    encode_replicated,
     encode_result,
     encode_stats,
     encode_value_header,
@@ -66,6 +68,11 @@ def test_golden_reply(case: dict[str, Any]) -> None:
         (
             encode_offset_query("test", "g", 2, 9223372036854775807, 7),
             b"offset test g 2 9223372036854775807 7\r\n",
+        ),
+        (encode_replicated("g", 2, [], 7), b"replicated g 2 0 7\r\n"),
+        (
+            encode_replicated("g", 2, [ReplicaPosition("t", 1, 45, 25), ReplicaPosition("u", 0, 0, 0)], -7),
+            b"replicated g 2 20 -7\r\nt 1 45 25\r\nu 0 0 0\r\n",
         ),
         (encode_stats("", -1), b"stats  -1\r\n"),
         (encode_stats("topics", 7), b"stats topics 7\r\n"),

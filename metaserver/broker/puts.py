@@ -1,0 +1,345 @@
+"""Puts: which partition takes them, their ids and checksums, and what each of them is answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+from zlib import crc32
+
+import attrs
+
+from metaserver.broker.acknowledgements import WAITING_BYTES_PER_MESSAGE, shortfall_text
+from metaserver.broker.partition import PendingAppend
+from metaserver.broker.replica_acks import WaitingPut
+from metaserver.errors import DiskFullError, RefusedError, StorageError
+from metaserver.logs import get_logger
+from metaserver.message import (
+    CHECKSUM_MASK,
+    HEADER_SIZE,
+    assign_ids,
+    encode_records,
+    message_id_block,
+    scan,
+)
+from metaserver.names import REGISTRY_TOPIC, PartitionId, Topic, TopicPartition, is_valid_topic
+from metaserver.protocol import STORED_TEXT, Puts, Status, encode_put_results, encode_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from metaserver.broker.broker import Broker
+    from metaserver.broker.partition import Partition
+    from metaserver.broker.replica_acks import AckRule
+    from metaserver.broker.sink import ReplySink
+    from metaserver.message import Buffer
+    from metaserver.protocol import OversizedPut, PutBatch
+
+_CHECKSUM_MISSING = b"-1"
+_CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."
+
+_log = get_logger(__name__)
+
+
+@attrs.define(eq=False)
+class _TakenPut:
+    """A run or a batch on its way; it holds what its replies need, and not its records."""
+
+    _handler: PutHandler
+    partition: Partition
+    sink: ReplySink
+    opaques: Sequence[bytes]
+    sizes: Sequence[int]
+    """Bytes in the log that belong to each reply."""
+    count: int
+    """Messages."""
+    size_bytes: int
+    _reply: Callable[[int], bytes]
+    """The replies of success, for the offset of the first record."""
+    offset: int = -1
+    """Of the first record, once it has one."""
+    rule: AckRule | None = attrs.field(init=False)
+    """What held when it came: a reload changes what later puts wait for."""
+
+    def __attrs_post_init__(self) -> None:
+        self.rule = self.partition.ack_rule
+
+    @property
+    def waiting_bytes(self) -> int:
+        return WAITING_BYTES_PER_MESSAGE * self.count
+
+    def succeed(self, offset: int) -> None:
+        """It is as safe as this broker alone can make it."""
+        self.offset = offset
+        # The records are in the log: only what the replies need is still held.
+        self._handler.hold(-self.size_bytes, self.sink)
+        if self.rule is None:
+            self.confirmed()
+        else:
+            self._handler.wait_for_slaves(self, self.rule)
+
+    def confirmed(self) -> None:
+        self.sink.send(self._reply(self.offset))
+        self._handler.hold(-self.waiting_bytes, self.sink)
+
+    def missed(self, confirmed_count: int) -> None:
+        if self.rule is not None:
+            self._handler.say_stored(self, self.rule, confirmed_count)
+        self._handler.hold(-self.waiting_bytes, self.sink)
+
+    def fail(self, error: StorageError) -> None:
+        self._handler.refuse_failed(self, error)
+        self._handler.hold(-(self.size_bytes + self.waiting_bytes), self.sink)
+
+
+@attrs.define(eq=False)
+class PutHandler:
+    """A broker's answers to puts."""
+
+    _broker: Broker
+
+    def put(self, run: Puts, sink: ReplySink) -> None:
+        """Append a run, or refuse it."""
+        if run.partition == -1 and len(run.bodies) > 1:
+            # Each message goes to a partition of its own choice, however many came in one read.
+            messages = zip(run.bodies, run.flags, run.checksums, run.opaques, strict=True)
+            for body, flag, checksum, opaque in messages:
+                self.put(Puts(run.topic, -1, [body], [flag], [checksum], [opaque]), sink)
+            return
+        self._broker.counters.put += len(run.bodies)
+        try:
+            partition = self._partition_for_put(run.topic, run.partition, len(run.bodies))
+        except RefusedError as refusal:
+            self._refuse_puts(run.topic, run.partition, refusal, run.opaques, sink)
+            return
+        checksums = [crc32(body) & CHECKSUM_MASK for body in run.bodies]
+        if _differ(checksums, run.checksums):
+            self._drop_corrupted(run, checksums, partition, sink)
+        bodies, opaques = run.bodies, run.opaques
+        if not bodies:
+            return
+        message_ids = list(message_id_block(self._broker.message_ids.take(len(bodies)), len(bodies)))
+        records = encode_records(bodies, checksums, message_ids, run.flags)
+        name = partition.name
+        sizes = [HEADER_SIZE + len(body) for body in bodies]
+
+        def reply(offset: int) -> bytes:
+            return encode_put_results(opaques, message_ids, name.partition, offset, sizes)
+
+        self._count_puts(partition, run.partition, len(bodies), len(records) - HEADER_SIZE * len(bodies))
+        self._append(
+            _TakenPut(self, partition, sink, opaques, sizes, len(bodies), len(records), reply),
+            records,
+            message_ids[-1],
+        )
+
+    def put_batch(self, batch: PutBatch, sink: ReplySink) -> None:
+        """Append all of a batch, or refuse all of it."""
+        opaques = [b"%d" % batch.opaque]
+        try:
+            found = scan(batch.records, has_ids=False)
+            self._broker.counters.put += max(1, found.count)
+            partition = self._partition_for_put(batch.topic, batch.partition, max(1, found.count))
+            self._check_batch(partition.name, batch, found.count, found.end, found.fault)
+        except RefusedError as refusal:
+            self._refuse_puts(batch.topic, batch.partition, refusal, opaques, sink)
+            return
+        first_id = self._broker.message_ids.take(found.count)
+        records = bytearray(batch.records)
+        message_ids = list(message_id_block(first_id, found.count))
+        assign_ids(records, found.positions, message_ids)
+        name, count = partition.name, found.count
+
+        def reply(offset: int) -> bytes:
+            text = f"{first_id} {name.partition} {offset} {count}"
+            return encode_result(Status.SUCCESS, text, batch.opaque)
+
+        self._count_puts(partition, batch.partition, count, len(records) - HEADER_SIZE * count)
+        size_bytes = len(records)
+        self._append(
+            _TakenPut(self, partition, sink, opaques, [size_bytes], count, size_bytes, reply),
+            records,
+            message_ids[-1],
+        )
+
+    def _check_batch(
+        self, name: TopicPartition, batch: PutBatch, count: int, end: int, fault: str | None
+    ) -> None:
+        if count == 0 and not batch.records:
+            self._refuse_put(name.topic, name.partition, "The batch holds no record")
+        if end != len(batch.records):
+            reason = fault or "the record is not complete"
+            detail = f"{_CHECKSUM_FAILURE} Record {count} of the batch, at byte {end}: {reason}"
+            self._refuse_put(name.topic, name.partition, detail)
+        longest = self._broker.config.max_transfer_size_bytes
+        if len(batch.records) > longest and (size := _longest_record(batch.records)) > longest:
+            detail = f"A record of {size} bytes is too long: it may have {longest} bytes (maxTransferSize)"
+            self._refuse_put(name.topic, name.partition, detail)
+
+    def _append(self, put: _TakenPut, records: Buffer, last_id: int) -> None:
+        self.hold(put.size_bytes + put.waiting_bytes, put.sink)
+        append = PendingAppend(
+            [records], put.size_bytes, put.count, last_id, put.succeed, put.fail, put.sink.flush
+        )
+        self._broker.committer.append(put.partition, append)
+
+    def wait_for_slaves(self, put: _TakenPut, rule: AckRule) -> None:
+        """Answer a put, whose records are safe here, when slaves have them or the time is over."""
+        waiting = WaitingPut(
+            put.offset + put.size_bytes, put.count, put.confirmed, put.missed, put.sink.flush
+        )
+        self._broker.acknowledgements.wait(put.partition, rule, waiting)
+
+    def say_stored(self, put: _TakenPut, rule: AckRule, confirmed_count: int) -> None:
+        """Too few slaves have it in time: no success, and what has become of each message."""
+        name, offset = put.partition.name, put.offset
+        for opaque, size in zip(put.opaques, put.sizes, strict=True):
+            detail = (
+                f"{shortfall_text(rule, confirmed_count)}. {STORED_TEXT} at offset {offset} "
+                "and will be replicated when a slave returns"
+            )
+            text = self._broker.failure_text(name.topic, name.partition, detail)
+            put.sink.send(encode_result(Status.UNAVAILABLE, text, opaque))
+            offset += size
+        self._count_failures(name.topic, name.partition, len(put.opaques))
+
+    def refuse_failed(self, put: _TakenPut, error: StorageError) -> None:
+        """The disk did not take it."""
+        name = put.partition.name
+        status = Status.UNAVAILABLE if isinstance(error, DiskFullError) else Status.ERROR
+        text = self._broker.failure_text(name.topic, name.partition, str(error))
+        self._refuse_puts(name.topic, name.partition, RefusedError(status, text), put.opaques, put.sink)
+
+    def hold(self, size_bytes: int, sink: ReplySink) -> None:
+        """Count memory that puts hold (a negative size when it is free again)."""
+        broker = self._broker
+        broker.inflight_bytes += size_bytes
+        sink.add_inflight(size_bytes)
+        if size_bytes < 0 and broker.paused and broker.inflight_bytes <= broker.config.max_inflight_bytes:
+            paused, broker.paused = broker.paused, {}
+            for other in paused:
+                other.resume()
+
+    def _partition_for_put(self, topic: str, requested: int, count: int) -> Partition:
+        """Where ``count`` messages go. What may wait for slaves that are not there is not taken."""
+        partition = self._find_partition(topic, requested)
+        rule = partition.ack_rule
+        if rule is not None and (detail := self._broker.acknowledgements.refusal(rule, count)) is not None:
+            self._refuse_put(topic, partition.name.partition, detail, Status.UNAVAILABLE)
+        return partition
+
+    def _find_partition(self, topic: str, requested: int) -> Partition:
+        """The checks and their order are the reference's (wire-protocol 6.1)."""
+        closed = self._broker.closed.get(topic)
+        if closed and requested in closed:
+            detail = f"partition[{self._broker.config.broker_id}-{requested}] has been closed"
+            self._refuse_put(topic, requested, detail, Status.FORBIDDEN)
+        if (master := self._broker.master_address) is not None:
+            detail = f"This broker is a slave and takes no messages,send to its master {master}"
+            self._refuse_put(topic, requested, detail)
+        partition = self._broker.partitions.get((topic, requested))
+        if partition is not None and requested < partition.config.partition_count and partition.is_configured:
+            return partition
+        if topic == REGISTRY_TOPIC:
+            self._refuse_put(topic, requested, f"The topic {topic} is the broker's own,put to another")
+        topic_config = self._broker.config.topic_config(topic)
+        if topic_config is None or not is_valid_topic(topic):
+            self._refuse_put(topic, requested, f"The server do not accept topic {topic}")
+        number = requested
+        if requested == -1:
+            candidates = [n for n in range(topic_config.partition_count) if not closed or n not in closed]
+            if not candidates:
+                detail = f"every partition of topic {topic} on this broker has been closed"
+                self._refuse_put(topic, requested, detail, Status.FORBIDDEN)
+            number = self._broker.random.choice(candidates)
+        elif not 0 <= requested < topic_config.partition_count:
+            self._refuse_put(topic, requested, f"wrong partition {requested}")
+        try:
+            return self._broker.open_partition(
+                TopicPartition(Topic(topic), PartitionId(number)), topic_config
+            )
+        except (StorageError, OSError) as error:
+            _log.error("Cannot open partition", topic=topic, partition=number, reason=str(error))
+            self._refuse_put(topic, number, str(error))
+
+    def _drop_corrupted(self, run: Puts, checksums: list[int], partition: Partition, sink: ReplySink) -> None:
+        """Refuse the puts of a run whose checksum is wrong, and take them out of it."""
+        wrong = {
+            index
+            for index, (actual, given) in enumerate(zip(checksums, run.checksums, strict=True))
+            if given is not None and given != _CHECKSUM_MISSING and int(given) != actual
+        }
+        if not wrong:
+            return
+        text = self._broker.failure_text(run.topic, partition.name.partition, _CHECKSUM_FAILURE)
+        refusal = RefusedError(Status.ERROR, text)
+        opaques = [run.opaques[index] for index in sorted(wrong)]
+        self._refuse_puts(run.topic, run.partition, refusal, opaques, sink)
+        for index in sorted(wrong, reverse=True):
+            del (
+                run.bodies[index],
+                run.flags[index],
+                run.opaques[index],
+                run.checksums[index],
+                checksums[index],
+            )
+
+    def _refuse_put(self, topic: str, partition: int, detail: str, status: Status = Status.ERROR) -> NoReturn:
+        raise RefusedError(status, self._broker.failure_text(topic, partition, detail))
+
+    def refuse_oversized(self, oversized: OversizedPut, sink: ReplySink) -> None:
+        """Say how long a message may be; its data has not even been kept."""
+        self._broker.counters.put += 1
+        longest = self._broker.config.max_transfer_size_bytes
+        detail = (
+            f"The message of {oversized.length} bytes is too long: a record may have {longest} bytes "
+            f"(maxTransferSize), {HEADER_SIZE} of them header"
+        )
+        topic, partition = oversized.topic, oversized.partition
+        refusal = RefusedError(Status.ERROR, self._broker.failure_text(topic, partition, detail))
+        self._refuse_puts(topic, partition, refusal, [b"%d" % oversized.opaque], sink)
+
+    def _refuse_puts(
+        self, topic: str, partition: int, refusal: RefusedError, opaques: Iterable[bytes], sink: ReplySink
+    ) -> None:
+        count = 0
+        for opaque in opaques:
+            sink.send(encode_result(refusal.status, refusal.text, opaque))
+            count += 1
+        if refusal.status != Status.FORBIDDEN:
+            self._count_failures(topic, partition, count)
+
+    def _count_failures(self, topic: str, partition: int, count: int) -> None:
+        self._broker.counters.put_failed += count
+        if self._has_real_time(topic):
+            part = f"{self._broker.config.broker_id}-{partition}"
+            self._broker.real_time.add("put_failed", topic, part, count, count)
+
+    def _count_puts(self, partition: Partition, requested: int, count: int, data_bytes: int) -> None:
+        traffic = self._broker.traffic[partition.name.topic]
+        traffic.messages += count
+        traffic.bytes_in += data_bytes
+        if partition.config.stat:
+            topic = partition.name.topic
+            self._broker.real_time.add(
+                "put", topic, f"{self._broker.config.broker_id}-{requested}", count, count
+            )
+            self._broker.real_time.add("message_size", topic, "*", count, data_bytes)
+
+    def _has_real_time(self, topic: str) -> bool:
+        topic_config = self._broker.config.topic_config(topic)
+        return topic_config is not None and topic_config.stat
+
+
+def _differ(actual: list[int], given: list[bytes | None]) -> bool:
+    """Whether any given checksum is missing or wrong: the common case costs one C-level comparison."""
+    try:
+        return list(map(int, given)) != actual  # type: ignore[arg-type]
+    except TypeError:
+        return True
+
+
+def _longest_record(records: bytes) -> int:
+    longest = position = 0
+    while position < len(records):
+        size = HEADER_SIZE + int.from_bytes(records[position : position + 4], "big")
+        longest, position = max(longest, size), position + size
+    return longest
