@@ -296,21 +296,30 @@ class BrokerConnection:
 async def connect(
     host: str, port: int, *, timeout_seconds: float = CONNECT_SECONDS
 ) -> AsyncIterator[BrokerConnection]:
-    """A connection to a broker, closed at the end of the block; raises BrokerUnreachableError."""
+    """A connection to a broker, closed at the end of the block; raises BrokerUnreachableError.
+
+    Connecting may take so long, and the first answer again.
+    """
     address = f"{host}:{port}"
     try:
         with anyio.fail_after(timeout_seconds):
             stream = await anyio.connect_tcp(host, port)
     except TimeoutError:
         raise BrokerUnreachableError(address, f"no connection within {timeout_seconds:g} s") from None
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: a host that can be none, as anybody may write it into the registry.
         raise BrokerUnreachableError(address, str(error)) from error
     async with stream:
         connection = BrokerConnection(stream, address)
         async with background_tasks() as tasks:
             tasks.start_soon(connection._receive)  # noqa: SLF001 - the two halves of one class's shell
             tasks.start_soon(connection._send)  # noqa: SLF001
-            connection.version = await connection.ping()
+            try:
+                # A process that is stopped is connected to all the same: the kernel accepts for it.
+                reply = await connection.request(encode_version, timeout_seconds)
+            except RequestTimeoutError as error:
+                raise BrokerUnreachableError(address, str(error)) from None
+            connection.version = expect_text(reply)
             connection.extensions = announced_extensions(connection.version)
             yield connection
 

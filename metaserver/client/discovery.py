@@ -14,7 +14,7 @@ from metaserver.client.backoff import Backoff
 from metaserver.client.cluster import Cluster
 from metaserver.client.connection import announced_registry_port, connect
 from metaserver.client.servers import ROOT_DEFAULT, format_address
-from metaserver.errors import ClientError, DiscoveryError
+from metaserver.errors import ClientError, ConfigError, DiscoveryError
 from metaserver.logs import get_logger
 from metaserver.registry.paths import Layout, Replica, TopicNode, TopicTree, parse_uri
 
@@ -83,9 +83,10 @@ class Discovery:
         """Follow these topics from now on; returns when they have been read once.
 
         Raises DiscoveryError where the registry does not answer in time; the topics are followed all the
-        same, also when cancelled.
+        same, also when cancelled. Raises ConfigError where one can be no topic.
         """
         wanted = list(topics)
+        check_topics(wanted)
         new = [topic for topic in wanted if topic not in self._topics]
         self._topics.update(dict.fromkeys(new))
         if new:
@@ -262,6 +263,18 @@ class Discovery:
         nodes, self._nodes = self._nodes, None
         if nodes is not None:
             await nodes.close()
+
+
+def check_topics(topics: Iterable[str]) -> None:
+    """Raises ConfigError for what is no word of the protocol, or no node of the registry."""
+    wrong = [
+        topic
+        for topic in topics
+        if topic in {"", ".", ".."} or "/" in topic or not topic.isprintable() or " " in topic
+    ]
+    if wrong:
+        names = ", ".join(map(repr, wrong))
+        raise ConfigError((f"no topic: {names}; letters, digits, - and _ are fine, blanks and / are not",))
 
 
 def _zookeeper_error() -> type[ZooKeeperError]:

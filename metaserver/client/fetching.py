@@ -9,7 +9,7 @@ import attrs
 from metaserver.client.connection import next_fetch_size
 from metaserver.client.messages import Fetched, Moved
 from metaserver.client.received import decode_messages
-from metaserver.errors import BrokerUnreachableError, NoPartitionError, ReplyError
+from metaserver.errors import BrokerUnreachableError, NoPartitionError, ReplyError, RequestTimeoutError
 from metaserver.protocol import Status
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def fetch_once(
                         continue
                 log_end = await _end_offset(connection, partition)
                 return FetchReport(tuple(messages), end, max(end, log_end), moved_from, replica)
-        except BrokerUnreachableError as error:
+        except (BrokerUnreachableError, RequestTimeoutError) as error:
             failure = error
     raise failure
 

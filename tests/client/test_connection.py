@@ -334,3 +334,31 @@ def test_every_request_that_waits_for_room_goes_out(run: Run) -> None:
             assert len(taken) == count
 
     run(test)
+
+
+def test_who_accepts_and_says_nothing_cannot_be_reached(run: Run) -> None:
+    async def test() -> None:
+        async def be_silent(stream: SocketStream) -> None:
+            async with stream:
+                await anyio.sleep_forever()
+
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, be_silent)
+            with pytest.raises(BrokerUnreachableError, match="did not answer"), anyio.fail_after(10):
+                async with connect("127.0.0.1", port, timeout_seconds=0.05):
+                    pytest.fail("nobody answers")
+            tasks.cancel_scope.cancel()
+
+    run(test)
+
+
+@pytest.mark.parametrize("host", ["a..b", "ü..b", "\u2010"])
+def test_a_host_that_can_be_none_cannot_be_reached(run: Run, host: str) -> None:
+    async def test() -> None:
+        with pytest.raises(BrokerUnreachableError):
+            async with connect(host, 1):
+                pytest.fail("there is no such host")
+
+    run(test)
