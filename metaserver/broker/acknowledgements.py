@@ -43,6 +43,8 @@ class Acknowledgements:
     """Messages answered 503 at once because too few slaves are there; they are not stored."""
     _timed: set[tuple[PartitionKey, AckRule]] = attrs.Factory(set)
     """What a timer is set for. One is enough: it is set anew for the next put when it comes."""
+    _doubled: set[SlaveName] = attrs.Factory(set)
+    """Who has been found on two connections; said once, for two slaves of one name take turns for ever."""
     _none: trio.Event = attrs.Factory(trio.Event)
     """Set when the last put that waited is answered."""
 
@@ -91,6 +93,13 @@ class Acknowledgements:
                 return
             levels.append(found.config.acknowledged)
         slave = SlaveName(report.slave_group, report.slave_id)
+        if self.acks.is_elsewhere(slave, sink) and slave not in self._doubled:
+            self._doubled.add(slave)
+            _log.warning(
+                "A slave reports over a second connection: either the first is dead, or two slaves have the "
+                "same slaveGroup and slaveId and count as one",
+                slave=str(slave),
+            )
         if not self.acks.hear(slave, sink, self._now):
             self._refuse(report, "too many slaves report to this broker", sink)
             return

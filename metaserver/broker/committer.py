@@ -285,7 +285,7 @@ class Committer:
         if partition.log.failure is not None:
             batch, partition.pending = partition.pending, []
             self._refuse(batch, partition.log.failure)
-        elif partition.is_group_commit:
+        elif partition.is_group_commit or any(append.waits_for_disk for append in partition.pending):
             self._start_commit(partition)
         else:
             batch, partition.pending = partition.pending, []

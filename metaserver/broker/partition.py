@@ -38,6 +38,8 @@ class PendingAppend:
     """Where the records must begin (a replica's), or None for wherever the log ends."""
     begins_segment: bool = False
     """Whether a new segment begins with the records (a replica's, where its master's does)."""
+    waits_for_disk: bool = False
+    """Whether success means that the bytes are synced, whatever a reload makes of the partition meanwhile."""
 
 
 @attrs.define(eq=False)

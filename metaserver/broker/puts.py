@@ -177,7 +177,14 @@ class PutHandler:
     def _append(self, put: _TakenPut, records: Buffer, last_id: int) -> None:
         self.hold(put.size_bytes + put.waiting_bytes, put.sink)
         append = PendingAppend(
-            [records], put.size_bytes, put.count, last_id, put.succeed, put.fail, put.sink.flush
+            [records],
+            put.size_bytes,
+            put.count,
+            last_id,
+            put.succeed,
+            put.fail,
+            put.sink.flush,
+            waits_for_disk=put.partition.is_group_commit,
         )
         self._broker.committer.append(put.partition, append)
 

@@ -170,6 +170,11 @@ class ReplicaAcks:
                 released += self._release(key)
         return released
 
+    def is_elsewhere(self, name: SlaveName, connection: object) -> bool:
+        """Whether a slave of this name reports over another connection that is open."""
+        slave = self._slaves.get(name)
+        return slave is not None and slave.connection is not None and slave.connection is not connection
+
     def disconnected(self, connection: object) -> None:
         """A connection is closed: what was reported over it no longer holds."""
         for slave in self._slaves.values():

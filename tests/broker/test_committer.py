@@ -364,3 +364,24 @@ async def test_a_topic_that_begins_to_wait_for_the_disk_waits_for_the_sync_under
     bench.syncer.step()
     assert bench.outcomes == [("a", 0), ("b", SIZE)]
     assert bench.partition.log.flushed_offset == 2 * SIZE
+
+
+async def test_what_was_to_be_synced_is_synced_also_when_later_puts_need_not_wait() -> None:
+    bench = make_bench()
+    bench.put("a")
+    waiting = PendingAppend(
+        [encode_record(b"b", 1)],
+        SIZE,
+        1,
+        1,
+        lambda at: bench.outcomes.append(("b", at)),
+        lambda error: bench.outcomes.append(("b", error)),
+        lambda: None,
+        waits_for_disk=True,
+    )
+    bench.committer.append(bench.partition, waiting)
+    bench.partition.config = attrs.evolve(bench.partition.config, unflush_threshold=1000)
+    bench.syncer.step()
+    assert bench.outcomes == [("a", 0)]
+    bench.syncer.step()
+    assert bench.outcomes == [("a", 0), ("b", SIZE)]

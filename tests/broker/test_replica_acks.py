@@ -129,6 +129,15 @@ def test_the_last_report_counts_also_where_it_is_less(bench: Bench) -> None:
     assert bench.acks.confirmed_count(KEY, AckLevel.SLAVE, 450) == 0
 
 
+def test_two_connections_of_one_name_are_noticed(bench: Bench) -> None:
+    assert not bench.acks.is_elsewhere(A, "first")
+    bench.report(A, 100, 100, over="first")
+    assert not bench.acks.is_elsewhere(A, "first")
+    assert bench.acks.is_elsewhere(A, "second")
+    bench.acks.disconnected("first")
+    assert not bench.acks.is_elsewhere(A, "second")
+
+
 def test_presence_outlives_a_connection_for_a_while(bench: Bench) -> None:
     assert bench.acks.present_count(ONE, 0.0) == 0
     bench.report(A, 0, 0, now=100.0)

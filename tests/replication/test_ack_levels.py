@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 KILLS = 20
 PIPELINE = 20
-TIMEOUT_MS = 1500
-REFUSED_SECONDS_MAX = 10.0
+LONG_MS = 20_000
+"""Where slaves answer: a busy machine must not make a failure of it."""
+SHORT_MS = 4000
+"""Where they do not, and the test waits for it."""
 
 
 class StartNode(Protocol):
@@ -62,8 +64,8 @@ def start_node(tmp_path: Path) -> Iterator[StartNode]:
         assert "Traceback" not in node.log
 
 
-def topic(level: str, *more: str) -> str:
-    return "\n".join(["[topic=test]", f"ackLevel={level}", f"slaveAckTimeoutInMills={TIMEOUT_MS}", *more, ""])
+def topic(level: str, *more: str, timeout_ms: int = LONG_MS) -> str:
+    return "\n".join(["[topic=test]", f"ackLevel={level}", f"slaveAckTimeoutInMills={timeout_ms}", *more, ""])
 
 
 def slaves_of(master: BrokerProcess) -> list[dict[str, Any]]:
@@ -110,7 +112,7 @@ def test_what_is_answered_is_on_the_slave_when_the_master_dies(start_node: Start
 
 
 def test_a_slave_that_is_held_and_let_go(start_node: StartNode) -> None:
-    master = start_node("master", topic("slave"))
+    master = start_node("master", topic("slave", timeout_ms=SHORT_MS))
     slave = start_node("slave", "[topic=test]\n", slave_of=master.port)
     wait_for_slaves(master)
     with master.connect() as wire:
@@ -121,14 +123,14 @@ def test_a_slave_that_is_held_and_let_go(start_node: StartNode) -> None:
             assert reply.status == 503
             assert "ackLevel=slave asks for 1 slave,and 0 have answered in time" in reply.text
             assert (
-                "(slaveAckTimeoutInMills=1500). The message is on this master's disk at offset 25"
+                "(slaveAckTimeoutInMills=4000). The message is on this master's disk at offset 25"
                 in reply.text
             )
 
             def is_refused_at_once() -> bool:
                 return "The message is not stored" in wire.ask(put("test", b"more", 3)).text
 
-            eventually(is_refused_at_once, "a silent slave is not counted on", seconds=REFUSED_SECONDS_MAX)
+            eventually(is_refused_at_once, "a silent slave is not counted on")
         finally:
             os.kill(slave.pid, signal.SIGCONT)
         eventually(lambda: wire.ask(put("test", b"back", 4)).status == 200, "puts are taken again")
@@ -139,13 +141,13 @@ def test_a_slave_that_is_held_and_let_go(start_node: StartNode) -> None:
 
 
 def test_two_slaves_are_two(start_node: StartNode) -> None:
-    master = start_node("master", topic("slave_disk", "minSlaves=2"))
+    master = start_node("master", topic("slave_disk", "minSlaves=2", timeout_ms=SHORT_MS))
     one = start_node("one", "[topic=test]\n", slave_of=master.port, slave_id=1)
     wait_for_slaves(master)
     with master.connect() as wire:
         reply = wire.ask(put("test", b"early", 1))
         assert reply.status == 503
-        assert "asks for 2 slaves,and 1 has reported within 3 s. The message is not stored" in reply.text
+        assert "asks for 2 slaves,and 1 has reported within 4 s. The message is not stored" in reply.text
         two = start_node("two", "[topic=test]\n", slave_of=master.port, slave_id=2)
         wait_for_slaves(master, 2)
         assert wire.ask(put("test", b"both", 2)).status == 200
@@ -191,7 +193,7 @@ def test_a_reload_begins_and_ends_the_wait(start_node: StartNode) -> None:
 
 def test_a_stop_answers_what_slaves_have_yet_to_confirm(start_node: StartNode) -> None:
     """The slave is heard to the end: a planned stop makes no second copies."""
-    master = start_node("master", topic("slave_disk"))
+    master = start_node("master", topic("slave_disk"), stopTimeoutInMills=40_000)
     start_node("slave", "[topic=test]\n", slave_of=master.port)
     wait_for_slaves(master)
     with master.connect() as wire:
@@ -208,7 +210,7 @@ def test_a_stop_answers_what_slaves_have_yet_to_confirm(start_node: StartNode) -
 
 
 def test_the_master_tells_how_far_its_slaves_are(start_node: StartNode) -> None:
-    master = start_node("master", topic("slave_disk") + "\n[topic=other]\n")
+    master = start_node("master", topic("slave_disk", timeout_ms=SHORT_MS) + "\n[topic=other]\n")
     slave = start_node("slave", "[topic=test]\n[topic=other]\n", slave_of=master.port)
     wait_for_slaves(master)
     assert master.ask(put("test", record(b"x"), 1)).status == 200
@@ -226,7 +228,7 @@ def test_the_master_tells_how_far_its_slaves_are(start_node: StartNode) -> None:
         assert master.ask(put("test", b"unseen", 1)).status == 503
         (found,) = slaves_of(master)
         assert found["lag_bytes"] == 26
-        assert found["lag_seconds"] >= TIMEOUT_MS / 1000
+        assert found["lag_seconds"] >= SHORT_MS / 1000
     finally:
         os.kill(slave.pid, signal.SIGCONT)
 
