@@ -15,6 +15,7 @@ from metaserver.cli.output import (
     complain,
     count_of,
     describe_bytes,
+    describe_config_sync,
     describe_lag,
     describe_seconds,
     say,
@@ -216,5 +217,7 @@ def _describe(installation: Installation, node: FoundNode) -> str:
             f"  master         {replication['master'] or 'not known'}, {state}",
             f"  behind by      {describe_lag(replication)}",
         ]
+    if (sync := found.get("config_sync")) is not None:
+        lines.append(f"  server.ini     {describe_config_sync(sync)}")
     lines += [f"  problem        {problem}" for problem in found["problems"]]
     return "\n".join(lines)
