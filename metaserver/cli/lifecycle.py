@@ -210,6 +210,7 @@ def _describe(installation: Installation, node: FoundNode) -> str:
     if embedded is not None:
         sessions = count_of(embedded["sessions"], "session")
         lines.append(f"  registry       port {embedded['port']}, {sessions}")
+    lines += [f"  slave {slave['slave_id']:<9}{_describe_slave(slave)}" for slave in found.get("slaves", [])]
     replication = found.get("replication")
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"
@@ -221,3 +222,14 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         lines.append(f"  server.ini     {describe_config_sync(sync)}")
     lines += [f"  problem        {problem}" for problem in found["problems"]]
     return "\n".join(lines)
+
+
+def _describe_slave(slave: dict[str, Any]) -> str:
+    """What the registry says of it."""
+    if slave["drift"] is None:
+        step = "follows no server.ini of this master that it tells"
+    elif slave["drift"]:
+        step = f"differs from this master's (merged {slave['merged_checksum']})"
+    else:
+        step = "in step with this master's"
+    return f"{slave['address'] or 'no address'}, server.ini {step}"

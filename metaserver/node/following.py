@@ -95,6 +95,8 @@ class Following:
         slave = Slave(broker, slave_config, broker.clock, timers, place)
         config_sync = ConfigSync(local, slave_config.auto_sync_master_config)
         slave.on_facts = config_sync.told
+        membership.merged_checksum = lambda: config_sync.report().merged_checksum
+        config_sync.on_change = membership.wake
         following = cls(slave, config_sync, broker, place, membership)
         if isinstance(place, RegisteredPlace):
             place.on_change = following._look

@@ -316,7 +316,7 @@ class _Node:
         self, stop: _Stop, broker: Broker, reporter: Reporter
     ) -> dict[str, Callable[[dict[str, object]], Awaitable[dict[str, object]]]]:
         async def status(_request: dict[str, object]) -> dict[str, object]:
-            return reporter.status()
+            return {**reporter.status(), **await reporter.slaves()}
 
         async def slave_status(_request: dict[str, object]) -> dict[str, object]:
             return reporter.slave_status()

@@ -18,6 +18,7 @@ from metaserver.metrics import (
 )
 from metaserver.names import REGISTRY_TOPIC
 from metaserver.replication import ReplicaState
+from metaserver.replication.master import format_place
 
 if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
@@ -119,6 +120,23 @@ class Reporter:
         if self._config_sync is not None:
             status["config_sync"] = _config_sync_status(self._config_sync.report())
         return status
+
+    async def slaves(self) -> dict[str, object]:
+        """What a master knows of its slaves by the registry, as a part of the status; empty for a slave."""
+        if self._broker.is_slave:
+            return {}
+        checksum = self._broker.config.checksum
+        return {
+            "slaves": [
+                {
+                    "slave_id": slave.slave_id,
+                    "address": format_place(slave.address),
+                    "merged_checksum": slave.merged_checksum,
+                    "drift": None if slave.merged_checksum is None else slave.merged_checksum != checksum,
+                }
+                for slave in await self._membership.slaves()
+            ]
+        }
 
     def slave_status(self) -> dict[str, object]:
         """Everything about the replication; empty on a master."""

@@ -21,6 +21,8 @@ from metaserver.logs import get_logger
 from metaserver.protocol import Value, encode_stats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from metaserver.client import BrokerConnection
     from metaserver.config import ServerConfig
     from metaserver.replication.master import MasterFacts
@@ -96,6 +98,8 @@ class ConfigSync:
 
     _local: LocalConfig
     _is_enabled: bool
+    on_change: Callable[[], None] = lambda: None
+    """Told when a look is finished."""
     problem: str = ""
     is_refused: bool = False
     """Whether the problem is that the master's configuration cannot be used."""
@@ -160,6 +164,7 @@ class ConfigSync:
 
     def _finish(self, *, has_drift: bool | None) -> None:
         self._has_drift, self._looked, self._retry_time = has_drift, self._pair(), 0.0
+        self.on_change()
 
     def _say(self, problem: str) -> None:
         if problem != self.problem:

@@ -18,7 +18,14 @@ from metaserver.errors import BrokerUnreachableError, ConfigError
 from metaserver.protocol import Result
 from metaserver.replication.config_sync import ConfigSync
 from metaserver.replication.master import MasterFacts
-from tests.support import NO_REGISTRY, WAIT_SECONDS_MAX, BrokerProcess, eventually, put
+from tests.support import (
+    NO_REGISTRY,
+    WAIT_SECONDS_MAX,
+    ZOOKEEPER_SECTION,
+    BrokerProcess,
+    eventually,
+    put,
+)
 from tools.torture.nodes import place_at
 
 if TYPE_CHECKING:
@@ -166,21 +173,45 @@ def test_a_merge_that_cannot_be_used_changes_nothing(make: Callable[..., BrokerP
 
 
 def test_two_slaves_of_one_master(make: Callable[..., BrokerProcess]) -> None:
-    master = make("master", topics="[topic=orders]\n")
+    """Which the master shows, by the registry that it hosts."""
+    master = make("master", topics="[topic=orders]\n", registry=ZOOKEEPER_SECTION)
     master.start()
     keys = {"autoSyncMasterConfig": "true"}
     slaves = [
-        make(f"slave{number}", topics=OWN, slave_of=master.port, slave_id=number, slave_settings=keys)
+        make(
+            f"slave{number}",
+            topics=OWN,
+            slave_of=master.port,
+            slave_id=number,
+            slave_settings=keys,
+            registry=ZOOKEEPER_SECTION,
+        )
         for number in range(2)
     ]
     for slave in slaves:
         slave.start()
+    expected = [
+        {
+            "slave_id": number,
+            "address": f"127.0.0.1:{slave.port}",
+            "merged_checksum": master.status()["config_checksum"],
+            "drift": False,
+        }
+        for number, slave in enumerate(slaves)
+    ]
+    eventually(lambda: master.status()["slaves"] == expected, "the master knows them")
+    # One that does not take what the master has next.
+    slaves[1].server_file.write_text("[nothing", encoding="utf-8")
     edit(master.server_file, "[topic=orders]", "[topic=orders]\n[topic=more]")
     reload(master)
     for name in ("orders", "more"):
         assert master.ask(put(name, b"x" * 100, 1)).status == 200
+    eventually(partial(is_in_step, slaves[0], master), "the first is in step")
+    eventually(
+        lambda: [slave["drift"] for slave in master.status()["slaves"]] == [False, True],
+        "the master knows it",
+    )
     for slave in slaves:
-        eventually(partial(is_in_step, slave, master), "both are in step")
         for name in ("orders-0", "more-0"):
             eventually(partial(has_copied, slave, master, name), "both have copied it")
 
