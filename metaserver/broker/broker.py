@@ -15,6 +15,8 @@ from zlib import crc32
 import attrs
 
 from metaserver.broker.partition import Partition, PendingAppend, WaitingGet
+from metaserver.broker.records import differ, longest_record
+from metaserver.broker.replicas import answer_epochs
 from metaserver.broker.reports import report
 from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraffic
 from metaserver.broker.version import VERSION_TEXT
@@ -47,6 +49,7 @@ from metaserver.names import (
 )
 from metaserver.protocol import (
     Command,
+    EpochsQuery,
     Get,
     Malformed,
     OffsetQuery,
@@ -155,6 +158,10 @@ class Broker:
                 self._put_batch(command, sink)
             case OffsetQuery():
                 self._offset(command, sink)
+            case EpochsQuery():
+                answer_epochs(
+                    command, self.store, self.partitions.get((command.topic, command.partition)), sink
+                )
             case Version():
                 sink.send(encode_result(Status.SUCCESS, self.version_text, command.opaque))
             case Stats():
@@ -192,7 +199,7 @@ class Broker:
             self._refuse_puts(run.topic, run.partition, refusal, run.opaques, sink)
             return
         checksums = [crc32(body) & CHECKSUM_MASK for body in run.bodies]
-        if _differ(checksums, run.checksums):
+        if differ(checksums, run.checksums):
             self._drop_corrupted(run, checksums, partition, sink)
         bodies, opaques = run.bodies, run.opaques
         if not bodies:
@@ -241,7 +248,7 @@ class Broker:
             detail = f"{_CHECKSUM_FAILURE} Record {count} of the batch, at byte {end}: {reason}"
             self._refuse_put(name.topic, name.partition, detail)
         longest = self.config.max_transfer_size_bytes
-        if len(batch.records) > longest and (size := _longest_record(batch.records)) > longest:
+        if len(batch.records) > longest and (size := longest_record(batch.records)) > longest:
             detail = f"A record of {size} bytes is too long: it may have {longest} bytes (maxTransferSize)"
             self._refuse_put(name.topic, name.partition, detail)
 
@@ -578,22 +585,6 @@ def _send_fetched(sink: ReplySink, header: bytes, log_slice: LogSlice) -> None:
 
 def _no_such_partition(topic: str, partition: int) -> RefusedError:
     return RefusedError(Status.NOT_FOUND, f"The topic `{topic}` in partition `{partition}` is not exists")
-
-
-def _differ(actual: list[int], given: list[bytes | None]) -> bool:
-    """Whether any given checksum is missing or wrong: the common case costs one C-level comparison."""
-    try:
-        return list(map(int, given)) != actual  # type: ignore[arg-type]
-    except TypeError:
-        return True
-
-
-def _longest_record(records: bytes) -> int:
-    longest = position = 0
-    while position < len(records):
-        size = HEADER_SIZE + int.from_bytes(records[position : position + 4], "big")
-        longest, position = max(longest, size), position + size
-    return longest
 
 
 def _nothing() -> None:

@@ -276,6 +276,7 @@ class _Node:
                 config.max_segment_size_bytes if self._slave_config is None else _SEGMENT_BYTES_OF_A_SLAVE
             ),
             checkpoint_bytes=config.checkpoint_bytes,
+            epoch_origin=SystemRandom().getrandbits(64) if self._slave_config is None else None,
         )
         store = MessageStore.open(RealFileSystem(), self._clock, options, _data_paths(config), owner)
         for report in store.reports:

@@ -176,6 +176,7 @@ class Reporter:
             broker_id=broker.config.broker_id,
             role="slave" if broker.is_slave else "master",
             uptime_seconds=self._uptime_seconds,
+            ready=not self.readiness(),
             put_requests=counters.put,
             get_requests=counters.get,
             offset_requests=counters.offset,
@@ -240,6 +241,8 @@ class Reporter:
             lag_messages=report.lag_messages,
             lag_seconds=report.lag_seconds,
             diverged_partitions=sum(r.state is ReplicaState.STOPPED for r in report.partitions),
+            copied_bytes=report.catch_up.copied_bytes,
+            catch_up_seconds=report.estimated_seconds,
         )
 
     def _registry(self) -> RegistrySnapshot | None:
@@ -288,6 +291,12 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
         "lag_seconds": round(report.lag_seconds, 3),
         "partitions": len(report.partitions),
         "stopped": sum(replica.state is ReplicaState.STOPPED for replica in report.partitions),
+        "catch_up": {
+            "left_bytes": report.catch_up.left_bytes,
+            "bytes_per_second": round(report.catch_up.pace.bytes_per_second),
+            "estimated_seconds": report.estimated_seconds,
+            "limit_bytes_per_second": report.catch_up.limit_bytes_per_second,
+        },
     }
     if with_partitions:
         status["requests"] = report.requests

@@ -23,6 +23,7 @@ them; the result does not depend on how the bytes were cut into pieces.
 from metaserver.protocol.commands import (
     OPAQUE_MISSING,
     Command,
+    EpochsQuery,
     Get,
     Malformed,
     OffsetQuery,
@@ -41,6 +42,7 @@ from metaserver.protocol.commands import (
 )
 from metaserver.protocol.decoder import CommandDecoder, Limits
 from metaserver.protocol.encoder import (
+    encode_epochs_query,
     encode_get,
     encode_offset_query,
     encode_put,
@@ -57,6 +59,7 @@ __all__ = [
     "OPAQUE_MISSING",
     "Command",
     "CommandDecoder",
+    "EpochsQuery",
     "Get",
     "Limits",
     "Malformed",
@@ -74,6 +77,7 @@ __all__ = [
     "TransactionalPut",
     "Value",
     "Version",
+    "encode_epochs_query",
     "encode_get",
     "encode_offset_query",
     "encode_put",

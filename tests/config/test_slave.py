@@ -51,13 +51,14 @@ def test_defaults() -> None:
     found = parse("slaveId=3")
     assert found == SlaveConfig(path=Path("x"), slave_id=3, slave_group="meta-slave-group_3")
     assert (found.slave_max_delay_ms, found.auto_sync_master_config) == (500, False)
+    assert found.slave_max_bytes_per_second == 0
     assert found.master_address is None
     assert found.data_path is None
 
 
 def test_every_key() -> None:
     found = parse(
-        "slaveId=1\nslaveGroup=g\nslaveMaxDelayInMills=5*100\nautoSyncMasterConfig=true\nmasterAddress=[::1]:8123\n"
+        "slaveId=1\nslaveGroup=g\nslaveMaxDelayInMills=5*100\nautoSyncMasterConfig=true\nslaveMaxBytesPerSecond=10*1024*1024\nmasterAddress=[::1]:8123\n"
         "registryAddress=zk1:2181, zk2/x\nserverPort 8124\ndashboardHttpPort: 8121\nhostName=slave\nbindAddress=::1\ndataPath=data/slave\n"
     )
     assert found == SlaveConfig(
@@ -66,6 +67,7 @@ def test_every_key() -> None:
         slave_group="g",
         slave_max_delay_ms=500,
         auto_sync_master_config=True,
+        slave_max_bytes_per_second=10 * 1024 * 1024,
         master_address=("::1", 8123),
         registry_address="zk1:2181,zk2/x",
         server_port=8124,
