@@ -256,6 +256,8 @@ class BrokerProcess:
     slave_id: int = 0
     slave_settings: dict[str, object] = attrs.Factory(dict)
     """Keys of async_slave.properties; None leaves one out that stands there otherwise."""
+    options: tuple[str, ...] = ()
+    """Of ``metaServer start``."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -292,7 +294,7 @@ class BrokerProcess:
         """Returns when the port answers."""
         if not self.server_file.exists():
             self.configure(self.settings, self.topics)
-        arguments = ["start", "--foreground", "-f", str(self.server_file)]
+        arguments = ["start", "--foreground", *self.options, "-f", str(self.server_file)]
         if self.slave_of is not None:
             slave_file = self.base / "conf" / "async_slave.properties"
             keys = {

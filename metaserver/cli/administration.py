@@ -23,7 +23,7 @@ from metaserver.cli.options import (
     plug_in_option,
     server_file_option,
 )
-from metaserver.cli.output import Failure, complain, count_of, describe_lag, say, table
+from metaserver.cli.output import Failure, complain, count_of, describe_config_sync, describe_lag, say, table
 from metaserver.cli.processes import ask
 from metaserver.cli.target import Address, address_of, parse_address, server_option
 from metaserver.config import load_server_config, load_slave_config
@@ -268,6 +268,8 @@ def _describe_replication(status: dict[str, Any]) -> str:
         f"behind by {describe_lag(status)}",
         *([describe_catch_up(status)] if status["connected"] else []),
     ]
+    if (sync := status.get("config_sync")) is not None:
+        lines.append(f"server.ini {describe_config_sync(sync)}")
     if details:
         rows = [["topic", "partition", "state", "offset", "master", "bytes", "messages", "seconds"]]
         rows += [

@@ -15,6 +15,7 @@ from metaserver.cli.output import (
     complain,
     count_of,
     describe_bytes,
+    describe_config_sync,
     describe_lag,
     describe_seconds,
     say,
@@ -210,6 +211,10 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         sessions = count_of(embedded["sessions"], "session")
         lines.append(f"  registry       port {embedded['port']}, {sessions}")
     lines += [f"  slave          {_describe_slave(slave)}" for slave in found.get("slaves", [])]
+    lines += [
+        f"  slave {slave['slave_id']:<9}{_describe_step(slave)}"
+        for slave in found.get("registered_slaves", [])
+    ]
     replication = found.get("replication")
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"
@@ -217,6 +222,8 @@ def _describe(installation: Installation, node: FoundNode) -> str:
             f"  master         {replication['master'] or 'not known'}, {state}",
             f"  behind by      {describe_lag(replication)}",
         ]
+    if (sync := found.get("config_sync")) is not None:
+        lines.append(f"  server.ini     {describe_config_sync(sync)}")
     lines += [f"  problem        {problem}" for problem in found["problems"]]
     return "\n".join(lines)
 
@@ -229,3 +236,14 @@ def _describe_slave(slave: dict[str, Any]) -> str:
         return f"{name} has everything on its disk"
     behind = f"{describe_bytes(slave['lag_bytes'])}, {describe_seconds(slave['lag_seconds'])}"
     return f"{name} behind by {behind}"
+
+
+def _describe_step(slave: dict[str, Any]) -> str:
+    """What the registry says of it."""
+    if slave["drift"] is None:
+        step = "follows no server.ini of this master that it tells"
+    elif slave["drift"]:
+        step = f"differs from this master's (merged {slave['merged_checksum']})"
+    else:
+        step = "in step with this master's"
+    return f"{slave['address'] or 'no address'}, server.ini {step}"

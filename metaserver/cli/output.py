@@ -86,3 +86,19 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset())
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def describe_config_sync(sync: dict[str, Any]) -> str:
+    """How a slave's server.ini stands to its master's, in one line."""
+    checksums = f"master {sync['master_checksum']}, merged {sync['merged_checksum']}"
+    if sync["drift"] is None:
+        text = "not compared with the master's yet"
+    elif sync["drift"]:
+        text = f"differs from the master's ({checksums})"
+    else:
+        text = f"in step with the master's ({checksums})"
+    if not sync["enabled"]:
+        text += "; autoSyncMasterConfig is off"
+    if sync["needs_restart"]:
+        text += f"; with the next start: {', '.join(sync['needs_restart'])}"
+    return f"{text}; {sync['problem']}" if sync["problem"] else text

@@ -1,4 +1,4 @@
-"""What a node has because it is a slave: it finds its master, and copies it."""
+"""What a node has because it is a slave: it finds its master, copies it, and keeps to its configuration."""
 
 from __future__ import annotations
 
@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.client import announced_registry_port
-from metaserver.node.listening import NodeError, bracketed, own_host
-from metaserver.replication import FixedPlace, RegisteredPlace, Slave
+from metaserver.client import announced_registry_port, connect
+from metaserver.errors import ClientError
+from metaserver.logs import get_logger
+from metaserver.node.listening import NodeError, advertised_host, bracketed, own_host
+from metaserver.node.own_config import LoadedConfig, OwnConfig
+from metaserver.replication import ConfigSync, FixedPlace, RegisteredPlace, Slave
+from metaserver.replication.master import meet
 
 if TYPE_CHECKING:
     from metaserver.broker import Broker
     from metaserver.config import ServerConfig, SlaveConfig
+    from metaserver.node.paths import NodePaths
     from metaserver.node.registry import Membership
+    from metaserver.replication.config_sync import LocalConfig
     from metaserver.replication.master import Address
     from metaserver.timers import Timers
+
+_log = get_logger(__name__)
+
+_FIRST_SYNC_SECONDS = 3.0
+"""A start waits so long for the master's configuration; without it the node starts with its own."""
 
 UNKNOWN_MASTER = "(its address is not known yet)"
 """In the text of refused puts."""
@@ -31,33 +42,62 @@ def check_slave(config: ServerConfig, slave_config: SlaveConfig) -> None:
         )
 
 
+async def sync_before_start(
+    config: ServerConfig, slave_config: SlaveConfig, paths: NodePaths, *, is_lenient: bool
+) -> ServerConfig:
+    """Take the master's configuration while all of it counts: in a running node [system] does not change.
+
+    Returns the configuration to start with; it is the one given where the master does not answer in time.
+    """
+    loaded = LoadedConfig(config, slave_config, is_lenient)
+    local = OwnConfig(slave_config, paths, is_lenient, lambda: loaded.config, loaded.reload)
+    sync = ConfigSync(local, is_enabled=True)
+    place = _place_of(config, slave_config, advertised_host(config))
+    with trio.move_on_after(_FIRST_SYNC_SECONDS) as scope:
+        async with trio.open_nursery() as nursery:
+            if isinstance(place, RegisteredPlace):
+                nursery.start_soon(place.run)
+            try:
+                address = await _wait_found(place) if isinstance(place, RegisteredPlace) else place.address
+                async with connect(*address) as link:
+                    await sync.look(link, await meet(link, config.broker_id, _FIRST_SYNC_SECONDS))
+            except ClientError as error:
+                _log.warning("The master's configuration cannot be had at the start", reason=str(error))
+            nursery.cancel_scope.cancel()
+    if scope.cancelled_caught:
+        _log.warning("The master's configuration cannot be had at the start", reason="no answer in time")
+    return loaded.config
+
+
 @attrs.define(eq=False)
 class Following:
     """Run :meth:`run` as long as the node is a slave."""
 
     slave: Slave
+    config_sync: ConfigSync
     _broker: Broker
     _place: FixedPlace | RegisteredPlace
     _membership: Membership
 
     @classmethod
     def of(
-        cls, broker: Broker, slave_config: SlaveConfig, host: str, membership: Membership, timers: Timers
+        cls,
+        broker: Broker,
+        slave_config: SlaveConfig,
+        local: LocalConfig,
+        host: str,
+        membership: Membership,
+        timers: Timers,
     ) -> Following:
         """Of a broker whose ports are known; ``host`` is what others are told. Raises NodeError."""
-        config, own = broker.config, _own_addresses(broker.config, host)
-        place: FixedPlace | RegisteredPlace
-        if slave_config.master_address is None:
-            place = RegisteredPlace.of(config.broker_id, own, config.zookeeper)
-        elif slave_config.master_address in own:
-            raise NodeError(
-                f"{slave_config.path}: masterAddress is the slave's own address; "
-                "write that of its master, or give the slave another serverPort"
-            )
-        else:
-            place = FixedPlace(slave_config.master_address)
+        config = broker.config
+        place = _place_of(config, slave_config, host)
         slave = Slave(broker, slave_config, broker.clock, timers, place)
-        following = cls(slave, broker, place, membership)
+        config_sync = ConfigSync(local, slave_config.auto_sync_master_config)
+        slave.on_facts = config_sync.told
+        membership.merged_checksum = lambda: config_sync.report().merged_checksum
+        config_sync.on_change = membership.wake
+        following = cls(slave, config_sync, broker, place, membership)
         if isinstance(place, RegisteredPlace):
             place.on_change = following._look
         if config.zookeeper.is_embedded:
@@ -71,6 +111,7 @@ class Following:
             async with trio.open_nursery() as nursery:
                 if isinstance(self._place, RegisteredPlace):
                     nursery.start_soon(self._place.run)
+                nursery.start_soon(self.config_sync.run)
                 nursery.start_soon(self.slave.run)
 
     def _look(self) -> None:
@@ -86,6 +127,26 @@ class Following:
             self._membership.follow(None)
         else:
             self._membership.follow(f"{bracketed(address[0])}:{port}")
+
+
+def _place_of(config: ServerConfig, slave_config: SlaveConfig, host: str) -> FixedPlace | RegisteredPlace:
+    own = _own_addresses(config, host)
+    if slave_config.master_address is None:
+        return RegisteredPlace.of(config.broker_id, own, config.zookeeper)
+    if slave_config.master_address in own:
+        raise NodeError(
+            f"{slave_config.path}: masterAddress is the slave's own address; "
+            "write that of its master, or give the slave another serverPort"
+        )
+    return FixedPlace(slave_config.master_address)
+
+
+async def _wait_found(place: RegisteredPlace) -> Address:
+    while (address := place.address) is None:
+        changed = trio.Event()
+        place.on_change = changed.set
+        await changed.wait()
+    return address
 
 
 def _own_addresses(config: ServerConfig, host: str) -> frozenset[Address]:

@@ -44,8 +44,9 @@ from metaserver.http import HttpSource, serve_http
 from metaserver.logs import get_logger
 from metaserver.metrics import BrokerMetrics
 from metaserver.node.clock import SystemClock, utc_offset_seconds
-from metaserver.node.following import UNKNOWN_MASTER, Following, check_slave
+from metaserver.node.following import UNKNOWN_MASTER, Following, check_slave, sync_before_start
 from metaserver.node.listening import advertised_host, listen, own_host
+from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
@@ -97,6 +98,8 @@ async def run_node(
     """
     if slave_config is not None:
         check_slave(config, slave_config)
+        if slave_config.auto_sync_master_config:
+            config = await sync_before_start(config, slave_config, paths, is_lenient=is_lenient)
     paths.logs_directory.mkdir(parents=True, exist_ok=True)
     sys.setswitchinterval(_SWITCH_SECONDS)
     node = _Node(config, slave_config, paths, on_ready, is_lenient)
@@ -198,13 +201,16 @@ class _Node:
         broker.on_new_partition = membership.wake
         following = None
         if slave_config is not None:
-            following = Following.of(broker, slave_config, host, membership, timers)
+            reload = partial(self._reload_own, broker)
+            own = OwnConfig(slave_config, self._paths, self._is_lenient, lambda: broker.config, reload)
+            following = Following.of(broker, slave_config, own, host, membership, timers)
         if embedded is not None:
             membership.follow(f"{own_host(config)}:{embedded.port}")
         else:
             membership.follow(config.zookeeper.ensemble)
         slave = None if following is None else following.slave
-        reporter = Reporter(broker, store, disk, slave, membership, embedded)
+        sync = None if following is None else following.config_sync
+        reporter = Reporter(broker, store, disk, slave, membership, embedded, sync)
         return _Parts(broker, committer, timers, disk, following, embedded, membership, reporter)
 
     async def _serve(self, ground: _Ground, parts: _Parts) -> None:
@@ -311,7 +317,7 @@ class _Node:
         self, stop: _Stop, broker: Broker, reporter: Reporter
     ) -> dict[str, Callable[[dict[str, object]], Awaitable[dict[str, object]]]]:
         async def status(_request: dict[str, object]) -> dict[str, object]:
-            return reporter.status()
+            return {**reporter.status(), **await reporter.slaves()}
 
         async def slave_status(_request: dict[str, object]) -> dict[str, object]:
             return reporter.slave_status()
@@ -320,7 +326,7 @@ class _Node:
             return reporter.topics()
 
         async def reload(_request: dict[str, object]) -> dict[str, object]:
-            return await self._reload(broker)
+            return {**await self._reload(broker)}
 
         async def stop_node(_request: dict[str, object]) -> dict[str, object]:
             _log.info("Stopping", reason="command")
@@ -335,7 +341,7 @@ class _Node:
             "stop": stop_node,
         }
 
-    async def _reload(self, broker: Broker) -> dict[str, object]:
+    async def _reload(self, broker: Broker) -> dict[str, list[str]]:
         """Read server.ini again; raises ConfigError and changes nothing where it is wrong."""
         _log.info("Reloading topics......")
         load = partial(load_server_config, self._config.path, lenient=self._is_lenient)
@@ -350,6 +356,10 @@ class _Node:
             self._membership.wake()
         _log.info("Reload topics successfully", **attrs.asdict(difference))
         return {key: list(value) for key, value in attrs.asdict(difference).items()}
+
+    async def _reload_own(self, broker: Broker) -> tuple[str, ...]:
+        """The same for a file that came from the master."""
+        return tuple(map(str, (await self._reload(broker))["needs_restart"]))
 
 
 @attrs.define(eq=False)

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from metaserver.config import SlaveConfig
     from metaserver.registry.embedded import RegistryStatistics
     from metaserver.registry.registrar import Registrar
+    from metaserver.registry.registration import RegisteredSlave
 
 _log = get_logger(__name__)
 
 _STOP_SECONDS_MAX = 5.0
 """For the append under way."""
+_ASK_SECONDS = 1.0
+"""For the registry to say which slaves there are."""
 
 
 @attrs.define(eq=False)
@@ -127,6 +130,8 @@ class Membership:
     """As clients are told."""
     _is_noticed: Callable[[], bool]
     """Whether there is somebody to notice that the node leaves."""
+    merged_checksum: Callable[[], int | None] = lambda: None
+    """Of a slave: what it announces of its configuration."""
     _servers: str | None = None
     """``HOST:PORT,HOST:PORT/PATH``; None: not known, or there is none."""
     _registrar: Registrar | None = None
@@ -194,6 +199,17 @@ class Membership:
             return None
         return RegistrationReport(self._servers, problem="registration has not begun", is_beginning=True)
 
+    async def slaves(self) -> list[RegisteredSlave]:
+        """Those of this broker that stand in the registry; none while it does not answer soon."""
+        if self._registrar is None:
+            return []
+        with trio.move_on_after(_ASK_SECONDS):
+            try:
+                return await self._registrar.slaves(self._replica.broker_id)
+            except MetaServerError:
+                pass
+        return []
+
     def _is_wanted(self, servers: str) -> bool:
         return not self._is_stopping and servers == self._servers
 
@@ -211,7 +227,10 @@ class Membership:
         config, partitions = self._broker.config, self._broker.partitions.values()
         names = [partition.name for partition in partitions if not partition.is_internal]
         topics = topics_to_register(config, names)
-        return Registration(self._replica, self._host, config.server_port, config.checksum, topics)
+        merged_checksum = None if self._replica.slave_id is None else self.merged_checksum()
+        return Registration(
+            self._replica, self._host, config.server_port, config.checksum, topics, merged_checksum
+        )
 
 
 def _registrar_factory() -> Callable[..., Registrar]:

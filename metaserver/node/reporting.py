@@ -19,12 +19,13 @@ from metaserver.metrics import (
 from metaserver.names import REGISTRY_TOPIC
 from metaserver.node.slaves import acknowledgement_snapshot, slaves_status, unconfirmed_bytes
 from metaserver.replication import ReplicaState
+from metaserver.replication.master import format_place
 
 if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
     from metaserver.broker.partition import Partition
     from metaserver.node.registry import EmbeddedRegistry, Membership
-    from metaserver.replication import Slave, SlaveReport
+    from metaserver.replication import ConfigSync, ConfigSyncReport, Slave, SlaveReport
     from metaserver.storage import MessageStore
 
 
@@ -38,6 +39,7 @@ class Reporter:
     _slave: Slave | None
     _membership: Membership
     _embedded: EmbeddedRegistry | None = None
+    _config_sync: ConfigSync | None = None
     http_port: int = 0
 
     def readiness(self) -> list[str]:
@@ -69,6 +71,8 @@ class Reporter:
                 for replica in report.partitions
                 if replica.state is ReplicaState.STOPPED
             ]
+        if self._config_sync is not None and self._config_sync.is_refused:
+            reasons.append(self._config_sync.problem)
         return reasons
 
     def status(self) -> dict[str, object]:
@@ -116,11 +120,35 @@ class Reporter:
             status["slaves"] = slaves
         if self._slave is not None:
             status["replication"] = replication_status(self._slave.report(), with_partitions=False)
+        if self._config_sync is not None:
+            status["config_sync"] = _config_sync_status(self._config_sync.report())
         return status
+
+    async def slaves(self) -> dict[str, object]:
+        """What a master knows of its slaves by the registry, as a part of the status; empty for a slave."""
+        if self._broker.is_slave:
+            return {}
+        checksum = self._broker.config.checksum
+        return {
+            "registered_slaves": [
+                {
+                    "slave_id": slave.slave_id,
+                    "address": format_place(slave.address),
+                    "merged_checksum": slave.merged_checksum,
+                    "drift": None if slave.merged_checksum is None else slave.merged_checksum != checksum,
+                }
+                for slave in await self._membership.slaves()
+            ]
+        }
 
     def slave_status(self) -> dict[str, object]:
         """Everything about the replication; empty on a master."""
-        return {} if self._slave is None else replication_status(self._slave.report(), with_partitions=True)
+        if self._slave is None:
+            return {}
+        status = replication_status(self._slave.report(), with_partitions=True)
+        if self._config_sync is not None:
+            status["config_sync"] = _config_sync_status(self._config_sync.report())
+        return status
 
     def topics(self) -> dict[str, object]:
         """Every partition with its offsets."""
@@ -244,6 +272,17 @@ class Reporter:
     @property
     def _uptime_seconds(self) -> float:
         return self._broker.clock.monotonic_seconds() - self._broker.started_monotonic_seconds
+
+
+def _config_sync_status(report: ConfigSyncReport) -> dict[str, object]:
+    return {
+        "enabled": report.is_enabled,
+        "master_checksum": report.master_checksum,
+        "merged_checksum": report.merged_checksum,
+        "drift": report.has_drift,
+        "problem": report.problem,
+        "needs_restart": list(report.needs_restart),
+    }
 
 
 def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[str, object]:

@@ -201,6 +201,8 @@ class Result:
     status: int
     text: str
     opaque: int
+    raw: bytes = attrs.field(default=b"", eq=False, repr=False)
+    """The bytes of the text as they came: a file that is sent need not be UTF-8."""
 
 
 @attrs.frozen

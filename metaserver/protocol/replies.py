@@ -57,8 +57,8 @@ class ReplyDecoder:
             if status is None:
                 replies.append(Value(data[body:following], int(opaque)))
             else:
-                text = data[body:following].decode(errors="replace")
-                replies.append(Result(int(status), text, int(opaque)))
+                raw = data[body:following]
+                replies.append(Result(int(status), raw.decode(errors="replace"), int(opaque), raw))
             position = following
         return replies
 

@@ -6,6 +6,7 @@
     ROOT/brokers/ids/B/master                 meta://HOST:PORT
     ROOT/brokers/ids/B/slaveS                 meta://HOST:PORT
     ROOT/brokers/ids/B/master_config_checksum CRC-32 of the master's server.ini, decimal
+    ROOT/brokers/ids/B/config_checksum-sS     the one that the slave's was merged from; ours
     ROOT/brokers/topics/T/B-m  or  B-sS       number of partitions, for clients before 1.4.3
     ROOT/brokers/topics-pub/T/B-m             {"numParts":N,"broker":"B-m"}, where producers may send to T
     ROOT/brokers/topics-sub/T/B-m             the same, where consumers may read T
@@ -27,6 +28,7 @@ import attrs
 
 MASTER_NODE: Final = "master"
 CHECKSUM_NODE: Final = "master_config_checksum"
+_MERGED_NODE = "config_checksum-s"
 
 _SCHEME = "meta://"
 _SLAVE = "slave"
@@ -175,6 +177,10 @@ class Layout:
     def checksum(self, broker_id: int) -> str:
         """The checksum of the master's configuration; ephemeral."""
         return f"{self.broker(broker_id)}/{CHECKSUM_NODE}"
+
+    def merged_checksum(self, broker_id: int, slave_id: int) -> str:
+        """The checksum of the master's configuration that a slave's was merged from; ephemeral."""
+        return f"{self.broker(broker_id)}/{_MERGED_NODE}{slave_id}"
 
     def topics(self, tree: TopicTree) -> str:
         """The parent of all topics."""

@@ -17,8 +17,9 @@ import trio
 
 from metaserver.logs import get_logger
 from metaserver.registry.link import ConnectionLostError, NodeFailedError, TreeSettings, ZooKeeperError
-from metaserver.registry.paths import Layout, Replica, parse_uri, split_connect
+from metaserver.registry.paths import Layout, Replica, parse_number, parse_uri, split_connect
 from metaserver.registry.registration import (
+    RegisteredSlave,
     RegistrationReport,
     absent_topic_nodes,
     broker_nodes,
@@ -198,6 +199,33 @@ class Registrar:
             len(self._registered),
             is_beginning=self._is_beginning,
         )
+
+    async def slaves(self, broker_id: int) -> list[RegisteredSlave]:
+        """Who is registered as a slave of the broker now; raises ZooKeeperError."""
+        if self._tree is None:
+            raise ConnectionLostError(self._servers, "not connected")
+        names = await self._tree.children(self._layout.broker(broker_id))
+        found = [replica for name in names if (replica := Replica.parse_child(broker_id, name)) is not None]
+        paths = {
+            replica.slave_id: (
+                self._layout.replica(replica),
+                self._layout.merged_checksum(broker_id, replica.slave_id),
+            )
+            for replica in found
+            if replica.slave_id is not None
+        }
+        nodes = await self._tree.read([path for both in paths.values() for path in both])
+        slaves = []
+        for slave_id, (address_path, checksum_path) in paths.items():
+            address, checksum = nodes[address_path], nodes[checksum_path]
+            slaves.append(
+                RegisteredSlave(
+                    slave_id,
+                    None if address is None else parse_uri(address.data),
+                    None if checksum is None else parse_number(checksum.data),
+                )
+            )
+        return slaves
 
     # The loop.
 

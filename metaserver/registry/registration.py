@@ -45,6 +45,19 @@ class Registration:
     config_checksum: int
     """Announced by masters only."""
     topics: tuple[TopicRegistration, ...]
+    merged_checksum: int | None = None
+    """Announced by slaves: of the master's configuration that theirs was merged from; None: of none."""
+
+
+@attrs.frozen
+class RegisteredSlave:
+    """A slave as it stands in the registry."""
+
+    slave_id: int
+    address: tuple[str, int] | None
+    """None: what stands there is none."""
+    merged_checksum: int | None
+    """Of the master's configuration that the slave's was merged from; None: it does not say."""
 
 
 @attrs.frozen
@@ -130,6 +143,12 @@ def broker_nodes(layout: Layout, wanted: Registration) -> list[DesiredNode]:
             DesiredNode(layout.broker(replica.broker_id), address, Rule.RECORD),
             DesiredNode(layout.checksum(replica.broker_id), checksum, Rule.REPORT),
         ]
+    else:
+        path = layout.merged_checksum(replica.broker_id, replica.slave_id)
+        if wanted.merged_checksum is None:
+            nodes.append(DesiredNode(path, b"", Rule.ABSENT))
+        else:
+            nodes.append(DesiredNode(path, encode_number(wanted.merged_checksum), Rule.REPORT))
     return nodes
 
 
@@ -242,6 +261,8 @@ def departure(
     own: list[Action] = [Delete(layout.replica(replica))]
     if replica.slave_id is None:
         own += [Delete(layout.checksum(replica.broker_id)), Retire(layout.broker(replica.broker_id))]
+    else:
+        own.append(Delete(layout.merged_checksum(replica.broker_id, replica.slave_id)))
     paths = [node.path for topic in topics for node in absent_topic_nodes(layout, replica, topic)]
     return tuple(own), tuple(Delete(path) for path in paths)
 

@@ -36,6 +36,12 @@ class NodeTree(Protocol):
         Raises ConnectionLostError and NodeFailedError.
         """
 
+    async def children(self, path: str) -> list[str]:
+        """The names of a node's children; none where there is no node.
+
+        Raises ConnectionLostError and NodeFailedError.
+        """
+
     async def apply(self, actions: Sequence[Action]) -> None:
         """Carry out every action, whatever becomes of the others.
 
@@ -80,6 +86,16 @@ class KazooTree:
                 data, stat = outcome
                 found[path] = ExistingNode(data or b"", stat.ephemeralOwner)
         return found
+
+    async def children(self, path: str) -> list[str]:
+        """See NodeTree."""
+        client = self._link.connected()
+        (outcome,) = await self._link.request([partial(client.get_children_async, path)])
+        if isinstance(outcome, kazoo_errors.NoNodeError):
+            return []
+        if isinstance(outcome, Exception):
+            raise NodeFailedError(path, reason_of(outcome))
+        return sorted(outcome)
 
     async def apply(self, actions: Sequence[Action]) -> None:
         """See NodeTree."""

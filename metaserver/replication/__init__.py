@@ -5,15 +5,19 @@ each record, and appends them unchanged, at the offset the master has them. It n
 other offset: where the master cannot give the bytes that belong there, the partition stops and says
 why, and what it holds stays readable.
 
-:mod:`progress` decides, without I/O; :mod:`slave` does what it says. :mod:`master` knows where the master is.
+:mod:`progress` decides, without I/O; :mod:`slave` does what it says. :mod:`master` knows where the master is,
+and :mod:`config_sync` keeps the slave's configuration in step with its.
 """
 
+from metaserver.replication.config_sync import ConfigSync, ConfigSyncReport
 from metaserver.replication.figures import ReplicaReport, SlaveReport
 from metaserver.replication.master import FixedPlace, MasterFacts, RegisteredPlace
 from metaserver.replication.progress import ReplicaProgress, ReplicaState
 from metaserver.replication.slave import Slave
 
 __all__ = [
+    "ConfigSync",
+    "ConfigSyncReport",
     "FixedPlace",
     "MasterFacts",
     "RegisteredPlace",

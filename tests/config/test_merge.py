@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,6 +167,14 @@ def test_the_tables_name_keys_that_are_there() -> None:
     assert set(OWN_TOPIC_KEYS) <= set(TOPIC_KEYS)
     assert "bindAddress" in OUR_KEYS
     assert "stat" not in OUR_KEYS
+
+
+def test_the_page_names_what_stays() -> None:
+    page = Path(__file__).parents[2] / "docs" / "replication.md"
+    (row,) = (
+        line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| [system]: `")
+    )
+    assert set(re.findall(r"`(\w+)`", row)) == set(OWN_SYSTEM_KEYS) | set(OWN_TOPIC_KEYS)
 
 
 def test_line_ends_are_the_slaves() -> None:

@@ -89,6 +89,8 @@ class Place:
         settings = {**master.settings, "serverPort": free_port()}
         slave = self._broker(f"slave-{broker_id}-{slave_id}", "", SYNC_MS, **settings)
         slave.topics, slave.slave_of, slave.slave_id = master.topics, master.port, slave_id
+        # With it goes a node in the registry that Java's clients do not know.
+        slave.slave_settings = {"autoSyncMasterConfig": "true"}
         return slave
 
     def _broker(self, name: str, topics: str, sync_ms: int, **settings: object) -> BrokerProcess:

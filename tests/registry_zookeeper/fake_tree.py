@@ -140,6 +140,13 @@ class FakeTree:
                     self._zookeeper.watch(path, self._on_change)
         return found
 
+    async def children(self, path: str) -> list[str]:
+        await self._take_turn()
+        found = (
+            other.removeprefix(f"{path}/") for other in self._zookeeper.nodes if other.startswith(f"{path}/")
+        )
+        return sorted({name.partition("/")[0] for name in found})
+
     async def apply(self, actions: Sequence[Action]) -> None:
         await self._take_turn()
         session = self.session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from metaserver.config import parse_server_config
@@ -85,8 +86,13 @@ def test_nodes_of_a_master() -> None:
 
 def test_a_slave_writes_nothing_of_the_masters() -> None:
     assert broker_nodes(LAYOUT, registration(SLAVE)) == [
-        DesiredNode("/meta/brokers/ids/0/slave2", b"meta://10.0.0.1:8123", Rule.CLAIM)
+        DesiredNode("/meta/brokers/ids/0/slave2", b"meta://10.0.0.1:8123", Rule.CLAIM),
+        DesiredNode("/meta/brokers/ids/0/config_checksum-s2", b"", Rule.ABSENT),
     ]
+    merged = attrs.evolve(registration(SLAVE), merged_checksum=7)
+    assert broker_nodes(LAYOUT, merged)[1] == DesiredNode(
+        "/meta/brokers/ids/0/config_checksum-s2", b"7", Rule.REPORT
+    )
 
 
 @pytest.mark.parametrize("accept_publish", [True, False])
@@ -165,4 +171,4 @@ def test_the_order_of_leaving() -> None:
         ),
     )
     own, _topics = departure(LAYOUT, SLAVE, [])
-    assert own == (Delete("/meta/brokers/ids/0/slave2"),)
+    assert own == (Delete("/meta/brokers/ids/0/slave2"), Delete("/meta/brokers/ids/0/config_checksum-s2"))

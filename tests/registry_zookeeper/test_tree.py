@@ -152,3 +152,10 @@ async def test_a_watched_node_tells_of_its_change(
         await other.apply([change(path)])
         with trio.fail_after(10):
             await told.wait()
+
+
+async def test_children(open_tree: OpenTree, root: str) -> None:
+    async with connected(open_tree) as (tree, _session):
+        assert await tree.children(root) == []
+        await tree.apply([Create(f"{root}/b", b""), Store(f"{root}/a/x", b"")])
+        assert await tree.children(root) == ["a", "b"]
