@@ -17,6 +17,7 @@ from metaserver.replication import ReplicaState, Slave, SlaveReport
 from metaserver.replication import slave as slave_module
 from metaserver.replication.catch_up import CatchUp
 from metaserver.replication.progress import CHECKED_BYTES, FETCH_BYTES
+from metaserver.storage import EpochChain
 from metaserver.timers import Timers
 from tests.client.fake_brokers import LATENCY_SECONDS, FakeBroker, FakeLog
 from tests.support import record
@@ -77,7 +78,8 @@ class LocalBroker:
 
     @property
     def store(self) -> SimpleNamespace:
-        return SimpleNamespace(partitions=self.logs)
+        epochs = {name: SimpleNamespace(chain=EpochChain()) for name in self.logs}
+        return SimpleNamespace(partitions=self.logs, epochs=epochs)
 
     def open_partition(self, name: TopicPartition, _config: object, _start: int) -> SimpleNamespace:
         return SimpleNamespace(log=self.logs.setdefault(name, LocalLog()))
