@@ -263,7 +263,7 @@ def _describe_replication(status: dict[str, Any]) -> str:
         f"Replicate runner:{'running' if status['connected'] else 'stop'}",
         f"Replicate status:{'yes' if is_whole else 'no'}",
         "",
-        f"master {status['master']}, {'connected' if status['connected'] else 'not connected'}"
+        f"master {status['master'] or 'not known'}, {'connected' if status['connected'] else 'not connected'}"
         + (f": {status['problem']}" if status["problem"] else ""),
         f"behind by {describe_lag(status)}",
         *([describe_catch_up(status)] if status["connected"] else []),

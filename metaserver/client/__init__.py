@@ -15,9 +15,10 @@
 
 from metaserver.client.assignment import assign_blocks, assign_consistently
 from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
-from metaserver.client.consumer import Consumer, ConsumerOptions, Lag
+from metaserver.client.consumer import Consumer, ConsumerOptions
 from metaserver.client.fetching import FetchReport
 from metaserver.client.filters import by_attribute, by_attribute_pattern
+from metaserver.client.held_partition import Lag
 from metaserver.client.lane import Sent
 from metaserver.client.messages import (
     Batch,

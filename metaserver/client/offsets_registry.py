@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import attrs
 
 from metaserver.errors import (
@@ -42,9 +43,15 @@ class RegistryOffsets:
 
     _discovery: Discovery
     _known: dict[tuple[str, Partition], _Known] = attrs.Factory(dict)
+    _turn: anyio.Lock = attrs.Factory(anyio.Lock)
+    """What is known of a node holds from one call to the next only where calls do not overlap."""
 
     async def load(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, StoredOffset]:
         """See OffsetStorage. A node that holds no offset raises OffsetUnreadableError: nobody guesses."""
+        async with self._turn:
+            return await self._load(group, partitions)
+
+    async def _load(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, StoredOffset]:
         paths = {self._path(group, partition): partition for partition in partitions}
         try:
             read = await self._discovery.connected().read(paths)
@@ -72,6 +79,10 @@ class RegistryOffsets:
 
     async def store(self, group: str, offsets: Mapping[Partition, StoredOffset]) -> None:
         """See OffsetStorage; each partition by itself. OffsetConflictError comes after writing the others."""
+        async with self._turn:
+            await self._store(group, offsets)
+
+    async def _store(self, group: str, offsets: Mapping[Partition, StoredOffset]) -> None:
         conflicts = await self._write(group, offsets)
         if conflicts:
             # Perhaps an earlier write of ours whose answer was lost.

@@ -59,7 +59,10 @@ class Reporter:
         if self._slave is not None:
             report = self._slave.report()
             if not report.is_connected:
-                reasons.append(f"not connected to the master {report.master_address}: {report.problem}")
+                master = " ".join(filter(None, ("the master", report.master_address)))
+                reasons.append(f"not connected to {master}: {report.problem}")
+            if report.search_problem not in ("", report.problem):
+                reasons.append(f"the master's address may be out of date: {report.search_problem}")
             reasons += [
                 f"replication of {replica.name} has stopped: {replica.reason}"
                 for replica in report.partitions
@@ -243,6 +246,7 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
         "master": report.master_address,
         "connected": report.is_connected,
         "problem": report.problem,
+        "search_problem": report.search_problem,
         "lag_bytes": report.lag_bytes,
         "lag_messages": report.lag_messages,
         "lag_seconds": round(report.lag_seconds, 3),

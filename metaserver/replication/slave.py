@@ -21,7 +21,8 @@ from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, PartitionId, Topic, TopicPartition, is_valid_topic
 from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query, encode_stats
-from metaserver.replication.catch_up import CatchUp, CatchUpReport, Reservation
+from metaserver.replication.catch_up import CatchUp, Reservation
+from metaserver.replication.master import ask_facts, format_place, meet
 from metaserver.replication.progress import (
     Action,
     Append,
@@ -34,14 +35,16 @@ from metaserver.replication.progress import (
     ReplicaState,
     Stop,
 )
+from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
 from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from metaserver.broker import Broker
     from metaserver.client.connection import Reply
     from metaserver.config import SlaveConfig
+    from metaserver.replication.master import Address, MasterFacts, MasterPlace
     from metaserver.storage import Clock, FileSystem, QuarantineReport
     from metaserver.timers import Timers
 
@@ -61,58 +64,6 @@ _IDLE_POLLS_PER_SECOND = 200
 """With so many partitions that more long polls would end in a second, each waits longer: a new message
 ends it at once all the same."""
 _OFFSETS_WORDS = 7
-
-
-@attrs.frozen
-class ReplicaReport:
-    """One partition of a slave."""
-
-    name: TopicPartition
-    state: ReplicaState
-    reason: str
-    local_start: int
-    local_end: int
-    master_end: int
-    lag_bytes: int
-    lag_messages: int
-    """Estimated from the average size of the messages copied so far."""
-    lag_seconds: float
-    """Age of the newest message copied, while there are newer ones; 0 where there are none."""
-
-
-@attrs.frozen
-class SlaveReport:
-    """All of a slave."""
-
-    master_address: str
-    is_connected: bool
-    problem: str
-    """Why there is no connection."""
-    partitions: tuple[ReplicaReport, ...]
-    requests: int
-    """Fetches in flight."""
-    catch_up: CatchUpReport
-
-    @property
-    def estimated_seconds(self) -> float | None:
-        """Until everything is copied; None where that cannot be told, or is not coming nearer."""
-        seconds = self.catch_up.pace.estimated_seconds
-        return None if seconds is None or not self.is_connected else round(seconds, 1)
-
-    @property
-    def lag_bytes(self) -> int:
-        """Of all partitions."""
-        return sum(partition.lag_bytes for partition in self.partitions)
-
-    @property
-    def lag_messages(self) -> int:
-        """Of all partitions, estimated."""
-        return sum(partition.lag_messages for partition in self.partitions)
-
-    @property
-    def lag_seconds(self) -> float:
-        """Of the partition that is furthest behind."""
-        return max((partition.lag_seconds for partition in self.partitions), default=0.0)
 
 
 @attrs.frozen
@@ -155,12 +106,15 @@ class Slave:
     _config: SlaveConfig
     _clock: Clock
     _timers: Timers
-    master_host: str
-    _master_port: int
+    _master: MasterPlace
     on_connected: Callable[[str], None] | None = None
     """Told the master's version text with each new connection."""
+    on_facts: Callable[[BrokerConnection, MasterFacts], None] | None = None
+    """Told what the master says of itself, with each new connection and with each look at its partitions."""
     _replicas: dict[TopicPartition, _Replica] = attrs.Factory(dict)
     _link: BrokerConnection | None = None
+    _address: Address | None = None
+    """Of the connection."""
     _problem: str = "not connected yet"
     _requests: int = 0
     _filesystem: FileSystem = attrs.Factory(RealFileSystem)
@@ -168,7 +122,8 @@ class Slave:
     """Whether the master does."""
     quarantined: list[QuarantineReport] = attrs.Factory(list)
     """What this slave had to give up since its start."""
-    _broken: trio.Event = attrs.Factory(trio.Event)
+    _look: trio.Event = attrs.Factory(trio.Event)
+    """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
     _catch_up: CatchUp = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -179,15 +134,23 @@ class Slave:
         """Connect, copy, and connect again, for ever."""
         pause_seconds = _RECONNECT_SECONDS_MIN
         while True:
+            self._look = trio.Event()
+            address = self._master.address
+            if address is None:
+                self._problem = self._master.problem
+                await self._look.wait()
+                continue
+            self._address = address
             try:
-                async with connect(self.master_host, self._master_port) as link:
+                async with connect(*address) as link:
+                    facts = await meet(link, self._broker.config.broker_id, _SILENCE_SECONDS)
                     _log.info("start subscribe message from master success", master=link.address)
                     pause_seconds = _RECONNECT_SECONDS_MIN
-                    self._link, self._broken, self._problem = link, trio.Event(), ""
+                    self._link, self._problem = link, ""
                     if self.on_connected is not None:
                         self.on_connected(link.version)
                     self._knows_epochs = "epochs" in link.extensions
-                    await self._follow(link)
+                    await self._follow(link, address, facts)
             except ClientError as error:
                 if str(error) != self._problem:
                     _log.warning("problem occured in start subscribe message from master", reason=str(error))
@@ -199,19 +162,26 @@ class Slave:
                     replica.ticket += 1
                     replica.paused = replica.next_segment = None
                     replica.progress.disconnected()
-            await trio.sleep(pause_seconds)
+            self._look = trio.Event()
+            with trio.move_on_after(pause_seconds):
+                await self._look.wait()
             pause_seconds = min(2 * pause_seconds, _RECONNECT_SECONDS_MAX)
+
+    def wake(self) -> None:
+        """Look at once where the master is, and for its partitions."""
+        self._look.set()
 
     def report(self) -> SlaveReport:
         """How far each partition is."""
         replicas = tuple(self._report(replica) for replica in self._replicas.values())
         return SlaveReport(
-            f"{self.master_host}:{self._master_port}",
+            format_place(self._master.address if self._link is None else self._address),
             self._link is not None,
             self._problem,
+            self._master.problem,
             replicas,
             self._requests,
-            self._catch_up.report(_left_bytes(replicas), trio.current_time()),
+            self._catch_up.report(left_bytes(replicas), trio.current_time()),
         )
 
     def _report(self, replica: _Replica) -> ReplicaReport:
@@ -237,14 +207,18 @@ class Slave:
 
     # The master's partitions.
 
-    async def _follow(self, link: BrokerConnection) -> None:
-        """Copy over one connection until it breaks (ClientError)."""
-        while True:
+    async def _follow(self, link: BrokerConnection, address: Address, facts: MasterFacts) -> None:
+        """Copy over one connection until it breaks (ClientError), or the master is elsewhere."""
+        while self._master.address in (None, address):
+            self._look = trio.Event()
+            if self.on_facts is not None:
+                self.on_facts(link, facts)
             self._refresh(expect_text(await link.request(_encode_stats_offsets, _SILENCE_SECONDS)))
-            self._catch_up.look(_left_bytes(map(self._report, self._replicas.values())), trio.current_time())
+            self._catch_up.look(left_bytes(map(self._report, self._replicas.values())), trio.current_time())
             await self._trim()
             with trio.move_on_after(_REFRESH_SECONDS):
-                await self._broken.wait()
+                await self._look.wait()
+            facts = await ask_facts(link, _SILENCE_SECONDS)
 
     def _refresh(self, offsets: str) -> None:
         """Learn the master's partitions and ranges from its ``stats offsets``."""
@@ -338,7 +312,7 @@ class Slave:
             if ticket != replica.ticket:
                 return
             if isinstance(reply, ClientError):
-                self._broken.set()
+                self._look.set()
                 return
             try:
                 chain = EpochChain.parse(expect_text(reply))
@@ -363,7 +337,7 @@ class Slave:
                 reason=action.reason,
                 own=replica.progress.chain,
                 masters=action.chain,
-                master=f"{self.master_host}:{self._master_port}",
+                master=format_place(self._address),
             )
 
         def done(report: QuarantineReport | None, error: Exception | None) -> None:
@@ -445,7 +419,7 @@ class Slave:
         self, replica: _Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
     ) -> None:
         if isinstance(reply, ClientError):
-            self._broken.set()
+            self._look.set()
             return
         name, progress = replica.name, replica.progress
         try:
@@ -476,7 +450,7 @@ class Slave:
             if ticket != replica.ticket:
                 return
             if isinstance(reply, ClientError):
-                self._broken.set()
+                self._look.set()
                 return
             try:
                 segment_start = int(expect_text(reply))
@@ -579,11 +553,6 @@ class Slave:
                 log_slice.release()
             offset, size = offset + log_slice.size, size - log_slice.size
         return b"".join(pieces)
-
-
-def _left_bytes(replicas: Iterable[ReplicaReport]) -> int:
-    """What is still to be copied; a partition that has stopped will not be."""
-    return sum(replica.lag_bytes for replica in replicas if replica.state is not ReplicaState.STOPPED)
 
 
 def _encode_stats_offsets(opaque: int) -> bytes:

@@ -126,6 +126,7 @@ async def test_lag_counts_what_is_fetched_and_not_dealt_with(place: Place, autoj
     assert consumer.lag()[0].bytes == 5 * SIZE
     await anext(consumer)
     assert consumer.lag()[0].bytes == 4 * SIZE
+    consumer._finish_current()
     await consumer.release([ZERO], is_lost=True)
     place.offsets.inner._groups["g"] = {ZERO: StoredOffset(2 * SIZE, 2)}
     await consumer.take([ZERO])
@@ -277,6 +278,51 @@ async def test_commits_go_on_when_the_storage_is_back(
     # Nothing new is nothing to write.
     await trio.sleep(60.0)
     assert len(place.offsets.stored) == 1
+
+
+async def test_offsets_that_others_have_moved_are_gone_on_from(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    consumer = place.consumer(commit="manual")
+    await consumer.take([ZERO])
+    place.give(0, 3)
+    message = await anext(consumer)
+    place.broker.take()
+    await place.offsets.inner.store("g", {ZERO: StoredOffset(30 * SIZE, 30)})
+    place.offsets.failure = OffsetConflictError("there", "others", (ZERO,))
+    # Whoever commits by hand must know that it is not stored.
+    with pytest.raises(OffsetConflictError):
+        await consumer.commit(message)
+    assert await place.committed() == 30 * SIZE
+    place.give(30, 1)
+    assert (await anext(consumer)).offset == 30 * SIZE
+    await consumer.commit()
+    assert await place.committed() == 31 * SIZE
+
+
+async def test_a_message_from_before_a_conflict_takes_nothing_with_it(
+    place: Place, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    consumer = place.consumer()
+    await consumer.take([ZERO])
+    place.give(5, 0)
+    consumer.seek(ZERO, 50 * SIZE)
+    place.give(50, 1)
+    go_on = trio.Event()
+
+    async def handler(_message: ReceivedMessage) -> None:
+        await go_on.wait()
+
+    nursery.start_soon(consumer.run, handler)
+    await settle()
+    await place.offsets.inner.store("g", {ZERO: StoredOffset(3 * SIZE, 3)})
+    place.offsets.failure = OffsetConflictError("there", "others", (ZERO,))
+    with pytest.raises(OffsetConflictError):
+        await consumer._commit(consumer._held.values())
+    go_on.set()
+    await settle()
+    await consumer._commit(consumer._held.values())
+    assert await place.committed() == 3 * SIZE
 
 
 async def test_a_hand_over_waits_for_the_handler_and_stores_what_it_did(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import trio
 
 from metaserver.config import SlaveConfig
 from metaserver.names import PartitionId, Topic, TopicPartition
-from metaserver.replication import ReplicaState, Slave, SlaveReport
+from metaserver.replication import FixedPlace, MasterFacts, ReplicaState, Slave, SlaveReport
 from metaserver.replication import slave as slave_module
 from metaserver.replication.catch_up import CatchUp
 from metaserver.replication.progress import CHECKED_BYTES, FETCH_BYTES
@@ -72,14 +73,15 @@ class LocalBroker:
     logs: dict[TopicPartition, LocalLog] = attrs.Factory(dict)
     config: Any = attrs.Factory(
         lambda: SimpleNamespace(
-            topic_config=lambda _topic: None, defaults=None, max_segment_size_bytes=1024 * MIB
+            broker_id=0, topic_config=lambda _topic: None, defaults=None, max_segment_size_bytes=1024 * MIB
         )
     )
 
     @property
     def store(self) -> SimpleNamespace:
-        epochs = {name: SimpleNamespace(chain=EpochChain()) for name in self.logs}
-        return SimpleNamespace(partitions=self.logs, epochs=epochs)
+        return SimpleNamespace(
+            partitions=self.logs, epochs=defaultdict(lambda: SimpleNamespace(chain=EpochChain()))
+        )
 
     def open_partition(self, name: TopicPartition, _config: object, _start: int) -> SimpleNamespace:
         return SimpleNamespace(log=self.logs.setdefault(name, LocalLog()))
@@ -141,15 +143,22 @@ def stage_at(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Callable
         logs = {name: FakeLog(RECORD * (size // len(RECORD))) for name, size in sizes.items()}
         master = FakeBroker(logs, timers=timers)
 
+        async def facts(*_arguments: object) -> MasterFacts:
+            return MasterFacts(broker_id=0, config_checksum=None, is_java=False)
+
         @asynccontextmanager
         async def connect(_host: str, _port: int) -> AsyncIterator[BrokerConnection]:
             async with master.connect() as link:
                 yield link
 
         monkeypatch.setattr(slave_module, "connect", connect)
+        for name in ("meet", "ask_facts"):
+            monkeypatch.setattr(slave_module, name, facts)
         config = SlaveConfig(path=Path("x"), slave_id=0, slave_group="g", slave_max_bytes_per_second=rate)
         local = LocalBroker()
-        slave = Slave(cast("Any", local), config, cast("SystemClock", Clock()), timers, "fake", 1)
+        slave = Slave(
+            cast("Any", local), config, cast("SystemClock", Clock()), timers, FixedPlace(("fake", 1))
+        )
         stage = Stage(master, local, slave, trio.current_time())
 
         def note(broker: FakeBroker) -> None:

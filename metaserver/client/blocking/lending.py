@@ -12,11 +12,12 @@ import anyio
 import attrs
 from anyio.to_thread import run_sync
 
-from metaserver.client.consumer import Consumer, HeldPartition, Lag
+from metaserver.client.consumer import Consumer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from metaserver.client.held_partition import HeldPartition, Lag
     from metaserver.client.partition import Partition
     from metaserver.client.received import ReceivedMessage
 
