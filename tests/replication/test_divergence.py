@@ -35,6 +35,12 @@ class Pair:
 
     def wait_equal(self, master: BrokerProcess, slave: BrokerProcess) -> None:
         eventually(lambda: contents(master) == contents(slave) != b"", "the slave has what the master has")
+        # Readers see the end of it a sync later.
+        eventually(lambda: end_of(master) == end_of(slave), "the slave lets readers see it")
+
+
+def end_of(node: BrokerProcess) -> str:
+    return node.ask(b"offset orders group 0 %d 1\r\n" % (2**63 - 1)).text
 
 
 def contents(node: BrokerProcess) -> bytes:
