@@ -30,7 +30,7 @@ from metaserver.replication.progress import (
     ReplicaState,
     Stop,
 )
-from metaserver.replication.reports import ProgressReports
+from metaserver.replication.acknowledging import ProgressReports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
