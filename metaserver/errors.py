@@ -27,7 +27,8 @@
         │   └── SendUnknownError    no answer came: it may be stored or not
         ├── SendManyError           of several messages, some were not acknowledged
         ├── OffsetStorageError      offsets of a group cannot be read or written
-        │   └── OffsetConflictError somebody else has written them meanwhile
+        │   ├── OffsetConflictError somebody else has written them meanwhile
+        │   └── OffsetUnreadableError what is stored of some partitions is no offset
         ├── HandlerFailedError      an application's handler failed on a message too often
         └── LocalStoreError         messages cannot be kept on, or read from, the local disk
 
@@ -347,6 +348,14 @@ class OffsetStorageError(ClientError):
 @attrs.define
 class OffsetConflictError(OffsetStorageError):
     """Somebody else has written these offsets since they were read here: nothing of them was changed."""
+
+    partitions: tuple[object, ...]
+    """Of class ``metaserver.client.Partition``."""
+
+
+@attrs.define
+class OffsetUnreadableError(OffsetStorageError):
+    """What is stored for these partitions is no offset; those of others can be read."""
 
     partitions: tuple[object, ...]
     """Of class ``metaserver.client.Partition``."""

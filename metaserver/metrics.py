@@ -97,6 +97,10 @@ class ReplicationSnapshot:
     """The largest of all partitions, by the times in the message ids; None while it cannot be told."""
     diverged_partitions: int
     """Partitions whose history differs from the master's."""
+    copied_bytes: int
+    """Written to the local log since the slave was started."""
+    catch_up_seconds: float | None
+    """Estimated, until everything is copied; None while it cannot be told."""
 
 
 @attrs.frozen(kw_only=True)
@@ -145,6 +149,8 @@ class BrokerSnapshot:
     broker_id: int
     role: Literal["master", "slave"]
     uptime_seconds: float
+    ready: bool
+    """Whether it does all of its work."""
     put_requests: int
     get_requests: int
     offset_requests: int
@@ -236,6 +242,7 @@ def _broker_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
     build.add_metric((snapshot.version, snapshot.role, str(snapshot.broker_id)), 1)
     yield build
     yield _gauge("uptime_seconds", "Time since the broker started.", snapshot.uptime_seconds)
+    yield _gauge("ready", "1 while the broker does all of its work, as /readyz tells.", float(snapshot.ready))
     requests = CounterMetricFamily(
         "metaserver_requests", "Requests received, by command.", labels=("command",)
     )
@@ -401,6 +408,15 @@ def _replication_families(replication: ReplicationSnapshot) -> Iterator[Metric]:
         "Partitions whose history differs from the master's.",
         replication.diverged_partitions,
     )
+    yield _counter(
+        "replication_copied_bytes", "Bytes of the master's logs written here.", replication.copied_bytes
+    )
+    if replication.catch_up_seconds is not None:
+        yield _gauge(
+            "replication_catch_up_seconds",
+            "Estimated time until everything is copied.",
+            replication.catch_up_seconds,
+        )
 
 
 def _registry_families(registry: RegistrySnapshot) -> Iterator[Metric]:

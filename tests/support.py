@@ -254,6 +254,8 @@ class BrokerProcess:
     registry: str = ZOOKEEPER_SECTION
     """The section, where the topics bring none of their own."""
     slave_id: int = 0
+    slave_settings: dict[str, object] = attrs.Factory(dict)
+    """Keys of async_slave.properties; None leaves one out that stands there otherwise."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -293,8 +295,14 @@ class BrokerProcess:
         arguments = ["start", "--foreground", "-f", str(self.server_file)]
         if self.slave_of is not None:
             slave_file = self.base / "conf" / "async_slave.properties"
+            keys = {
+                "slaveId": self.slave_id,
+                "masterAddress": f"127.0.0.1:{self.slave_of}",
+                "dataPath": "data",
+                **self.slave_settings,
+            }
             slave_file.write_text(
-                f"slaveId={self.slave_id}\nmasterAddress=127.0.0.1:{self.slave_of}\ndataPath=data\n",
+                "".join(f"{key}={value}\n" for key, value in keys.items() if value is not None),
                 encoding="utf-8",
             )
             arguments.append(f"-Fmetaslave={slave_file}")

@@ -34,6 +34,7 @@ SNAPSHOT = BrokerSnapshot(
     broker_id=7,
     role="master",
     uptime_seconds=1.5,
+    ready=True,
     put_requests=21,
     get_requests=22,
     offset_requests=23,
@@ -78,7 +79,13 @@ SNAPSHOT = BrokerSnapshot(
         connections=81, sessions=82, watches=83, nodes=84, zxid=85, log_bytes=86, failed=True
     ),
     replication=ReplicationSnapshot(
-        connected=True, lag_bytes=71, lag_messages=72, lag_seconds=73.5, diverged_partitions=74
+        connected=True,
+        lag_bytes=71,
+        lag_messages=72,
+        lag_seconds=73.5,
+        diverged_partitions=74,
+        copied_bytes=75,
+        catch_up_seconds=76.5,
     ),
 )
 
@@ -121,6 +128,7 @@ def listed(samples: Samples) -> list[str]:
     [
         ("metaserver_build_info", {"version": "0.1.0", "role": "master", "broker_id": "7"}, 1),
         ("metaserver_uptime_seconds", {}, 1.5),
+        ("metaserver_ready", {}, 1),
         ("metaserver_requests_total", {"command": "put"}, 21),
         ("metaserver_requests_total", {"command": "get"}, 22),
         ("metaserver_requests_total", {"command": "offset"}, 23),
@@ -166,6 +174,8 @@ def listed(samples: Samples) -> list[str]:
         ("metaserver_replication_lag_messages", {}, 72),
         ("metaserver_replication_lag_seconds", {}, 73.5),
         ("metaserver_replication_diverged_partitions", {}, 74),
+        ("metaserver_replication_copied_bytes_total", {}, 75),
+        ("metaserver_replication_catch_up_seconds", {}, 76.5),
         ("metaserver_registry_connections", {}, 81),
         ("metaserver_registry_sessions", {}, 82),
         ("metaserver_registry_watches", {}, 83),
@@ -191,11 +201,18 @@ def test_without_a_registry_there_are_no_series_of_one() -> None:
 
 def test_an_unknown_lag_has_no_series() -> None:
     lag = ReplicationSnapshot(
-        connected=False, lag_bytes=0, lag_messages=None, lag_seconds=None, diverged_partitions=0
+        connected=False,
+        lag_bytes=0,
+        lag_messages=None,
+        lag_seconds=None,
+        diverged_partitions=0,
+        copied_bytes=0,
+        catch_up_seconds=None,
     )
     names = {name for name, _ in scrape(attrs.evolve(SNAPSHOT, replication=lag))}
     assert "metaserver_replication_lag_bytes" in names
-    assert not names & {"metaserver_replication_lag_messages", "metaserver_replication_lag_seconds"}
+    unknown = ("lag_messages", "lag_seconds", "catch_up_seconds")
+    assert not names & {f"metaserver_replication_{name}" for name in unknown}
 
 
 def test_all_partitions_are_listed_at_the_limit() -> None:

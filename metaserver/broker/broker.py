@@ -16,6 +16,7 @@ from metaserver.broker.acknowledgements import Acknowledgements
 from metaserver.broker.gets import GetHandler
 from metaserver.broker.partition import Partition, PendingAppend
 from metaserver.broker.puts import PutHandler
+from metaserver.broker.replicas import answer_epochs
 from metaserver.broker.reports import report
 from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraffic
 from metaserver.broker.version import VERSION_TEXT
@@ -24,6 +25,7 @@ from metaserver.message import MessageIdSource
 from metaserver.names import BrokerId
 from metaserver.protocol import (
     Command,
+    EpochsQuery,
     Get,
     Malformed,
     OffsetQuery,
@@ -128,6 +130,10 @@ class Broker:
                 self._gets.offset(command, sink)
             case Replicated():
                 self.acknowledgements.report(command, sink)
+            case EpochsQuery():
+                answer_epochs(
+                    command, self.store, self.partitions.get((command.topic, command.partition)), sink
+                )
             case Version():
                 sink.send(encode_result(Status.SUCCESS, self.version_text, command.opaque))
             case Stats():

@@ -25,6 +25,7 @@ from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from metaserver.broker.disk import DiskGuard
     from metaserver.broker.executor import Executor
@@ -96,6 +97,19 @@ class Committer:
         partition.unflushed_count = 0
         self._active += 1
         self._sync(partition, pending, lambda error: self._flushed(partition, error))
+
+    def lend(
+        self,
+        partition: Partition,
+        job: Callable[[], Any],
+        done: Callable[[Any, Exception | None], None],
+    ) -> None:
+        """Run ``job`` in a worker that owns the log alone, as soon as nothing else is under way there.
+
+        ``done(result, None)`` or ``done(None, exception)`` follows on the loop.
+        """
+        partition.jobs.append((job, done))
+        self._continue(partition)
 
     async def wait_until_idle(self) -> None:
         """Return when everything handed to the disk has come back."""
@@ -227,6 +241,9 @@ class Committer:
         log = partition.log
         if partition.is_busy or partition.is_flushing:
             return
+        if partition.jobs:
+            self._start_job(partition)
+            return
         is_due = log.needs_roll or log.checkpoint_due
         if is_due and log.failure is None and log.end_offset >= partition.maintain_offset:
             self._start_maintenance(partition)
@@ -248,6 +265,19 @@ class Committer:
             self._continue(partition)
 
         self._executor.submit(lambda: _maintain(partition.log), finished)
+
+    def _start_job(self, partition: Partition) -> None:
+        job, done = partition.jobs.pop(0)
+        partition.is_busy = True
+        self._active += 1
+
+        def finished(result: object, failure: Exception | None) -> None:
+            partition.is_busy = False
+            self._active -= 1
+            done(result, failure)
+            self._continue(partition)
+
+        self._executor.submit(job, finished)
 
     def _drain(self, partition: Partition) -> None:
         if not partition.pending:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -62,6 +62,8 @@ class Partition:
     is_configured: bool = True
     """Whether a topic section covers it; where none does, it is readable and takes no puts."""
     pending: list[PendingAppend] = attrs.Factory(list)
+    jobs: list[tuple[Callable[[], Any], Callable[[Any, Exception | None], None]]] = attrs.Factory(list)
+    """For a worker that owns the log alone; they come before the appends that wait."""
     is_busy: bool = False
     """A worker thread owns the log: appends wait in ``pending``."""
     is_flushing: bool = False

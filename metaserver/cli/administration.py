@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 
-from metaserver.cli.cluster import chosen_cluster, cluster_arguments, known_partitions, opened
+from metaserver.cli.catch_up import describe_catch_up, watch
+from metaserver.cli.cluster import chosen_cluster, chosen_profile, cluster_arguments, known_partitions, opened
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.installation import absolute, find_installation
 from metaserver.cli.options import (
@@ -48,9 +49,16 @@ _RECEIVE_BYTES = 256 * 1024
 @click.command("slave-status")
 @server_file_option
 @json_option
-def slave_status(server_file: Path | None, *, as_json: bool) -> None:
+@click.option("--watch", "is_watching", is_flag=True, help="A line a second until nothing is left to copy.")
+def slave_status(server_file: Path | None, *, as_json: bool, is_watching: bool) -> None:
     """Say how far the slave is behind its master, partition by partition."""
-    status = ask(find_installation(server_file, is_slave=True), "slave-status")
+    installation = find_installation(server_file, is_slave=True)
+    if is_watching:
+        if as_json:
+            raise Failure("--watch prints lines; --json is one report", ExitCode.USAGE)
+        watch(partial(ask, installation, "slave-status"))
+        return
+    status = ask(installation, "slave-status")
     say(json.dumps(status, indent=2) if as_json else _describe_replication(status))
 
 
@@ -122,9 +130,11 @@ def topics(
     as_json: bool,
 ) -> None:
     """List every partition of one node with its offsets and messages, or of a cluster with its replicas."""
-    if is_cluster or servers is not None or word not in ROLES:
+    if is_cluster or servers is not None or word not in ROLES or chosen_profile() is not None:
         if server is not None or plug_ins:
             raise Failure("--server and -F are for the topics of one node, without --cluster", ExitCode.USAGE)
+        import trio
+
         report, text = trio.run(_cluster_topics, chosen_cluster(servers, root, server_file), word)
         say(json.dumps(report, indent=2) if as_json else text)
         return
@@ -253,9 +263,10 @@ def _describe_replication(status: dict[str, Any]) -> str:
         f"Replicate runner:{'running' if status['connected'] else 'stop'}",
         f"Replicate status:{'yes' if is_whole else 'no'}",
         "",
-        f"master {status['master']}, {'connected' if status['connected'] else 'not connected'}"
+        f"master {status['master'] or 'not known'}, {'connected' if status['connected'] else 'not connected'}"
         + (f": {status['problem']}" if status["problem"] else ""),
         f"behind by {describe_lag(status)}",
+        *([describe_catch_up(status)] if status["connected"] else []),
     ]
     if details:
         rows = [["topic", "partition", "state", "offset", "master", "bytes", "messages", "seconds"]]

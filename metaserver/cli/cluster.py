@@ -6,6 +6,7 @@ import logging
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import attrs
 import click
 
 from metaserver.cli.exit_codes import ExitCode
@@ -14,6 +15,7 @@ from metaserver.cli.options import server_file_option
 from metaserver.cli.output import Failure, complain
 from metaserver.cli.target import address_of
 from metaserver.names import is_valid_topic
+from metaserver.registry.paths import BrokerPartition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from metaserver.client import Partition, Session
     from metaserver.client.groups import Group
+    from metaserver.client.profile import Profile
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
@@ -35,16 +38,44 @@ servers_option = click.option(
 root_option = click.option("--root", metavar="PATH", help="zk.zkRoot of the brokers.  [default: /meta]")
 
 
+_PROFILE = "metaserver.profile"
+
+
+def _keep_profile(context: click.Context, _option: click.Parameter, name: str | None) -> None:
+    context.meta[_PROFILE] = name
+
+
+profile_option = click.option(
+    "--profile",
+    metavar="NAME",
+    expose_value=False,
+    callback=_keep_profile,
+    help="Servers and options of [profiles.NAME] in client.toml.",
+)
+
+
 class Choice(NamedTuple):
     """Where the brokers of a cluster are found."""
 
     servers: str
     root: str
+    profile: Profile | None = None
+    """Further options of a client."""
 
 
 def cluster_arguments(function: _Function) -> _Function:
-    """``[--servers URL] [--root PATH] [-f FILE]``: which cluster a verb is for."""
-    return servers_option(root_option(server_file_option(function)))
+    """``[--servers URL] [--profile NAME] [--root PATH] [-f FILE]``: which cluster a verb is for."""
+    return servers_option(profile_option(root_option(server_file_option(function))))
+
+
+def chosen_profile() -> Profile | None:
+    """What ``--profile`` names; raises ConfigError."""
+    name = click.get_current_context().meta.get(_PROFILE)
+    if name is None:
+        return None
+    from metaserver.client.profile import load_profile
+
+    return load_profile(name)
 
 
 def chosen_cluster(servers: str | None, root: str | None, server_file: Path | None) -> Choice:
@@ -52,6 +83,9 @@ def chosen_cluster(servers: str | None, root: str | None, server_file: Path | No
 
     Raises ConfigError, and Failure where that broker is in none.
     """
+    profile = chosen_profile()
+    if profile is not None:
+        return Choice(servers or profile.servers, root or profile.session.root, profile)
     if servers is not None:
         from metaserver.client.servers import ROOT_DEFAULT, Servers
         from metaserver.errors import ConfigError
@@ -84,6 +118,8 @@ async def opened(choice: Choice) -> AsyncIterator[Session]:
     from metaserver.errors import DiscoveryError
 
     options = SessionOptions(root=choice.root, discovery_seconds=_DISCOVERY_SECONDS)
+    if choice.profile is not None:
+        options = attrs.evolve(choice.profile.session, root=choice.root)
     try:
         with _warnings_as_complaints():
             async with open_session(choice.servers, options) as session:
@@ -126,6 +162,16 @@ def check_topic(topic: str) -> None:
         raise Failure(
             f"{topic!r} is no topic: a topic is printable ASCII without blank and slash", ExitCode.USAGE
         )
+
+
+def parse_cluster_partition(text: str) -> BrokerPartition:
+    """``B-P``; raises Failure."""
+    parsed = BrokerPartition.parse(text)
+    if parsed is None:
+        raise Failure(
+            f"{text!r} is no partition of a cluster; write BROKER-PARTITION, like 0-3", ExitCode.USAGE
+        )
+    return parsed
 
 
 def check_group(group: str) -> None:

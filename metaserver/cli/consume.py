@@ -10,7 +10,15 @@ import click
 import trio
 from click.core import ParameterSource
 
-from metaserver.cli.cluster import check_group, check_topic, chosen_cluster, root_option, servers_option
+from metaserver.cli.cluster import (
+    check_group,
+    check_topic,
+    chosen_cluster,
+    chosen_profile,
+    profile_option,
+    root_option,
+    servers_option,
+)
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.formats import formatter
 from metaserver.cli.options import server_file_option
@@ -72,6 +80,7 @@ _ONLY_IN_GROUPS = {
 @click.option("--with-offsets", is_flag=True, help="PARTITION:OFFSET and a tab before each line.")
 @click.option("--group", metavar="GROUP", help="As a member of this group, from all brokers of a cluster.")
 @servers_option
+@profile_option
 @root_option
 @click.option(
     "--read-from",
@@ -110,6 +119,11 @@ def consume(
     starting_point = parse_starting_point(start_text)
     if with_offsets and output_format != "lines":
         raise Failure("--with-offsets belongs to --format lines; json has the offsets anyway", ExitCode.USAGE)
+    profile = chosen_profile()
+    if group is None and profile is not None:
+        group = profile.group or None
+        if group is None:
+            raise Failure(f"profile {profile.name} names no group; give --group", ExitCode.USAGE)
     if group is not None:
         _refuse(context, _NOT_IN_GROUPS)
         if not is_following:
@@ -122,8 +136,8 @@ def consume(
         job = Job(
             topic=topic,
             group=group,
-            start=_start_of_group(starting_point),
-            read_from=read_from or "any",
+            start=_start_of_group(starting_point) if _is_given(context, "start_text") else None,
+            read_from=read_from,
             count=count,
             idle_seconds=idle_seconds,
             render=renderer(output_format, with_offsets=with_offsets),
@@ -151,8 +165,12 @@ def consume(
 def _refuse(context: click.Context, reasons: Mapping[str, str]) -> None:
     """Raises Failure where one of these options was given."""
     for name, reason in reasons.items():
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if _is_given(context, name):
             raise Failure(reason, ExitCode.USAGE)
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _run_in_group(choice: Choice, job: Job) -> None:

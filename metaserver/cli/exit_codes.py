@@ -20,11 +20,13 @@ class ExitCode(IntEnum):
     DAMAGE = 6
     """``verify`` or ``dump-log`` found bytes that are no messages."""
     UNREACHABLE = 7
-    """No broker answers at the address."""
+    """No broker, or no registry, answers at the address."""
     NOT_ACKNOWLEDGED = 8
-    """``produce``: at least one message was not acknowledged."""
+    """``produce``, ``dead-letters replay``: at least one message was not acknowledged."""
     TIMEOUT = 9
     """A node did not become ready, or did not end, in time."""
+    DIFFERENT = 10
+    """``compare``: the replicas differ."""
     INTERRUPTED = 130
     """Control-C."""
 
@@ -37,9 +39,10 @@ MEANINGS = {
     ExitCode.ALREADY_RUNNING: "the broker is running already",
     ExitCode.CONFIGURATION: "a configuration file has problems",
     ExitCode.DAMAGE: "verify, dump-log: the log is damaged",
-    ExitCode.UNREACHABLE: "no broker answers at the address",
-    ExitCode.NOT_ACKNOWLEDGED: "produce: not every message was acknowledged",
+    ExitCode.UNREACHABLE: "no broker, or no registry, answers at the address",
+    ExitCode.NOT_ACKNOWLEDGED: "produce, dead-letters replay: not every message was acknowledged",
     ExitCode.TIMEOUT: "not ready, or not ended, in time",
+    ExitCode.DIFFERENT: "compare: the replicas differ",
     ExitCode.INTERRUPTED: "interrupted with Control-C",
 }
 """For ``metaServer help``."""

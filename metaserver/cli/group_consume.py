@@ -40,8 +40,9 @@ class Job:
 
     topic: str
     group: str
-    start: Literal["earliest", "latest"]
-    read_from: ReadFrom
+    start: Literal["earliest", "latest"] | None
+    """None, and the next: as the profile has it, or else a client does."""
+    read_from: ReadFrom | None
     count: int | None
     idle_seconds: float | None
     """End when nothing has come for so long; None: never."""
@@ -128,18 +129,25 @@ async def _consume(choice: Choice, job: Job, output: Output) -> None:
     from metaserver.client import ConsumerOptions
     from metaserver.client.scope import background_tasks
 
-    options = ConsumerOptions(
-        start=job.start, read_from=job.read_from, commit_interval_seconds=_COMMIT_SECONDS
-    )
+    options = ConsumerOptions() if choice.profile is None else choice.profile.consumer
+    options = attrs.evolve(options, commit="auto", commit_interval_seconds=_COMMIT_SECONDS)
+    if job.start is not None:
+        options = attrs.evolve(options, start=job.start)
+    if job.read_from is not None:
+        options = attrs.evolve(options, read_from=job.read_from)
     async with opened(choice) as session:
         await known_partitions(session, job.topic)
         async with session.consumer(job.group, job.topic, options) as consumer, background_tasks() as tasks:
             await consumer.wait_assigned()
             tasks.start_soon(_tell_problems, consumer)
-            await _print(consumer, job, output)
+            await print_messages(consumer, job, output)
 
 
-async def _print(consumer: Consumer, job: Job, output: Output) -> None:
+async def print_messages(consumer: Consumer, job: Job, output: Output) -> None:
+    """Print until it is enough; however it ends, what was written is stored, and nothing else.
+
+    Raises ClientError, and OSError: BrokenPipeError where nobody reads any more.
+    """
     written: ReceivedMessage | None = None
     left = job.count
     try:

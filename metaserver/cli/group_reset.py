@@ -17,12 +17,12 @@ from metaserver.cli.cluster import (
     known_group,
     known_partitions,
     opened,
+    parse_cluster_partition,
 )
-from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.options import json_option
 from metaserver.cli.output import Failure, complain, count_of, say, table
 from metaserver.cli.starting_point import StartingPoint, parse_starting_point
-from metaserver.registry.paths import BrokerPartition, StoredOffset
+from metaserver.registry.paths import StoredOffset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from metaserver.client import Partition, Session
     from metaserver.client.connection import BrokerConnection
     from metaserver.client.groups import Group, OffsetNode
+    from metaserver.registry.paths import BrokerPartition
 
 _SEARCH_BYTES_MAX = 64 * 1024 * 1024
 """How far in front of an offset the id of the message before it is looked for."""
@@ -116,7 +117,7 @@ def reset(
         group,
         parse_starting_point(to_text, "--to"),
         topic,
-        frozenset(map(parse_partition, partition_texts)),
+        frozenset(map(parse_cluster_partition, partition_texts)),
         executes,
         forces,
     )
@@ -126,16 +127,6 @@ def reset(
     else:
         say(_describe(done))
     _conclude(request, done)
-
-
-def parse_partition(text: str) -> BrokerPartition:
-    """``B-P``; raises Failure."""
-    parsed = BrokerPartition.parse(text)
-    if parsed is None:
-        raise Failure(
-            f"{text!r} is no partition of a cluster; write BROKER-PARTITION, like 0-3", ExitCode.USAGE
-        )
-    return parsed
 
 
 async def _reset(choice: Choice, request: Request) -> Done:

@@ -46,7 +46,7 @@ def groups() -> None:
 @click.argument("group", required=False)
 @click.option(
     "--scan-mib",
-    type=click.IntRange(0),
+    type=click.IntRange(1),
     default=16,
     show_default=True,
     help="Count messages in so much of a partition; beyond it estimate them, marked with ~.",

@@ -214,7 +214,7 @@ def _describe(installation: Installation, node: FoundNode) -> str:
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"
         lines += [
-            f"  master         {replication['master']}, {state}",
+            f"  master         {replication['master'] or 'not known'}, {state}",
             f"  behind by      {describe_lag(replication)}",
         ]
     lines += [f"  problem        {problem}" for problem in found["problems"]]

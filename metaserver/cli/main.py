@@ -46,8 +46,12 @@ VERBS = {
     "consume": Verb(
         "consume", "consume TOPIC", "print messages from an offset, the start, the end or a time"
     ),
+    "dead-letters": Verb(
+        "dead_letters", "dead-letters WHAT", "list, show, replay or remove what a group could not deal with"
+    ),
     "dump-log": Verb("dump", "dump-log FILE", "print the records of a .meta file, however damaged"),
     "verify": Verb("verify", "verify DIR", "check a data directory without writing to it"),
+    "compare": Verb("compare", "compare MASTER SLAVE", "show where two running replicas differ"),
     "demo": Verb("demo", "demo", "a master, a slave and a crash, in this terminal, in 15 seconds"),
     "help": Verb("main", "help [VERB]", "this page, or that of a verb"),
 }

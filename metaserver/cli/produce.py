@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 import trio
 
+from metaserver.cli.cluster import (
+    check_topic,
+    chosen_cluster,
+    chosen_profile,
+    parse_cluster_partition,
+    profile_option,
+    root_option,
+    servers_option,
+)
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.framing import LineSplitter, RecordSplitter
 from metaserver.cli.options import server_file_option
 from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
 from metaserver.cli.sender import Input, Job, Outcome, Request, Sender
+from metaserver.cli.sending import opened_input, progress, show_often
 from metaserver.cli.target import Address, chosen_address, server_option
 from metaserver.client import connect
-from metaserver.names import is_valid_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from metaserver.cli.framing import Splitter
+    from metaserver.cli.sending import Show
 
-    Show = Callable[[Outcome], None]
-
+_PARTITION_MAX = 2**31 - 1
 _BATCH_BYTES = 256 * 1024
 _BATCH_BYTES_MAX = 8 * 1024 * 1024
-_SHOW_SECONDS = 0.1
 
 
 @click.command()
 @click.argument("topic")
 @click.option(
     "--partition",
-    type=click.IntRange(-1),
-    default=0,
-    show_default=True,
-    help="-1: the broker picks, each time.",
+    "partition_text",
+    metavar="N",
+    help="0 without it; -1: the broker picks, each time. With --cluster BROKER-N; all without it.",
 )
 @server_option
 @server_file_option
@@ -63,10 +66,24 @@ _SHOW_SECONDS = 0.1
 )
 @click.option("--no-batch", is_flag=True, help="One request a message, as a Java client sends.")
 @click.option("--rate", type=click.FloatRange(min=0.001), metavar="N", help="At most N messages a second.")
+@click.option(
+    "--cluster", "is_cluster", is_flag=True, help="To all brokers and partitions; so with --servers."
+)
+@servers_option
+@profile_option
+@root_option
+@click.option(
+    "--key-separator",
+    metavar="TEXT",
+    help="With --cluster: what is in front of it is the key, and not sent. Equal keys, equal partition.",
+)
+@click.option(
+    "--key-regex", metavar="RE", help="With --cluster: the key is its first group, or all that matches."
+)
 def produce(
     *,
     topic: str,
-    partition: int,
+    partition_text: str | None,
     server: str | None,
     server_file: Path | None,
     input_file: str,
@@ -75,12 +92,39 @@ def produce(
     batch_bytes: int,
     no_batch: bool,
     rate: float | None,
+    is_cluster: bool,
+    servers: str | None,
+    root: str | None,
+    key_separator: str | None,
+    key_regex: str | None,
 ) -> None:
     """Send lines or records to TOPIC, in order; prints how many were acknowledged, and where they are."""
-    if not is_valid_topic(topic):
-        raise Failure(
-            f"{topic!r} is no topic: a topic is printable ASCII without blank and slash", ExitCode.USAGE
+    check_topic(topic)
+    splitter: Splitter = LineSplitter() if input_format == "lines" else RecordSplitter()
+    if is_cluster or servers is not None or chosen_profile() is not None:
+        if server is not None:
+            raise Failure("--server is for one broker; --servers metaq://HOST:PORT finds all", ExitCode.USAGE)
+        from metaserver.cli import cluster_produce as cluster
+
+        cluster_job = cluster.Job(
+            topic=topic,
+            partition=None if partition_text is None else parse_cluster_partition(partition_text),
+            attribute=attribute,
+            key_of=cluster.key_function(key_separator, key_regex),
+            batch_bytes=batch_bytes,
+            is_batched=not no_batch,
+            messages_per_second=rate,
         )
+        choice = chosen_cluster(servers, root, server_file)
+        with opened_input(input_file) as descriptor, progress(descriptor) as show:
+            source = Input(descriptor, splitter)
+            result = trio.run(cluster.produce_in_cluster, choice, cluster_job, source, show)
+        cluster.report(result)
+        return
+    for name, value in (("--key-separator", key_separator), ("--key-regex", key_regex), ("--root", root)):
+        if value is not None:
+            raise Failure(f"{name} belongs to --cluster", ExitCode.USAGE)
+    partition = _parse_partition(partition_text)
     address = chosen_address(server, server_file, is_slave=False)
     job = Job(
         topic=topic,
@@ -90,8 +134,7 @@ def produce(
         is_batched=not no_batch,
         messages_per_second=rate,
     )
-    splitter: Splitter = LineSplitter() if input_format == "lines" else RecordSplitter()
-    with _opened(input_file) as descriptor, _progress(descriptor) as show:
+    with opened_input(input_file) as descriptor, progress(descriptor) as show:
         outcome = trio.run(_send, address, job, Input(descriptor, splitter), show)
     _report(outcome)
 
@@ -100,7 +143,7 @@ async def _send(address: Address, job: Job, source: Input, show: Show) -> Outcom
     async with connect(address.host, address.port) as connection, trio.open_nursery() as nursery:
         sender = Sender(connection, job)
         await nursery.start(_interrupt_with_control_c, sender)
-        nursery.start_soon(_show_often, sender.outcome, show)
+        nursery.start_soon(show_often, sender.outcome, show)
         await sender.run(source)
         nursery.cancel_scope.cancel()
     show(sender.outcome)
@@ -116,59 +159,13 @@ async def _interrupt_with_control_c(
             sender.interrupt()
 
 
-async def _show_often(outcome: Outcome, show: Show) -> None:
-    while True:
-        show(outcome)
-        await trio.sleep(_SHOW_SECONDS)
-
-
-@contextmanager
-def _opened(name: str) -> Iterator[int]:
-    if name == "-":
-        yield sys.stdin.fileno()
-        return
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Failure(f"{name}: cannot be read: {error.strerror}") from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _progress(descriptor: int) -> Iterator[Show]:
-    """What shows the progress: a bar where standard error is a terminal, else nothing."""
-    if not sys.stderr.isatty():
-        yield lambda _outcome: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.fields[messages]}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=os.fstat(descriptor).st_size or None, messages="")
-
-        def show(outcome: Outcome) -> None:
-            progress.update(
-                task, completed=outcome.acknowledged_bytes, messages=count_of(outcome.acknowledged, "message")
-            )
-
-        yield show
+def _parse_partition(text: str | None) -> int:
+    """Of one broker; raises Failure."""
+    if text is None:
+        return 0
+    if text != "-1" and not (text.isascii() and text.isdigit() and int(text) <= _PARTITION_MAX):
+        raise Failure(f"--partition {text}: write a number, or -1 and the broker picks", ExitCode.USAGE)
+    return int(text)
 
 
 def _report(outcome: Outcome) -> None:

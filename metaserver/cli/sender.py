@@ -19,7 +19,7 @@ from metaserver.message import FLAG_HAS_ATTRIBUTE, HEADER_SIZE, checksum, encode
 from metaserver.protocol import encode_put, encode_put_batch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from metaserver.cli.framing import Splitter
     from metaserver.client import BrokerConnection
@@ -102,7 +102,7 @@ class Input:
     descriptor: int
     splitter: Splitter
 
-    async def batches(self, read_bytes: int) -> AsyncIterator[list[bytes]]:
+    async def batches(self, read_bytes: int) -> AsyncGenerator[list[bytes], None]:
         """The messages as they arrive: what one read completes; raises OSError and FramingError."""
         while True:
             # In a thread, which nobody waits for after an interrupt: a terminal may say nothing for hours.

@@ -28,6 +28,7 @@ from metaserver.storage import RealFileSystem
 from metaserver.storage.checkpoint import fingerprint, load_checkpoint
 from metaserver.storage.filenames import (
     CHECKPOINT_NAME,
+    EPOCHS_NAME,
     LOCK_NAME,
     claims_to_be_segment,
     parse_segment_name,
@@ -148,7 +149,7 @@ def _list_segments(directory: Path, report: Report) -> list[int]:
                 starts.append(start)
         elif ".torn-" in name:
             report.notes.append(f"{name}: {child.stat().st_size} bytes that recovery has cut off")
-        elif name != CHECKPOINT_NAME and not name.endswith(_KEPT_SUFFIXES):
+        elif name not in (CHECKPOINT_NAME, EPOCHS_NAME) and not name.endswith(_KEPT_SUFFIXES):
             report.notes.append(f"{name} is no file of a broker")
     return sorted(starts)
 

@@ -15,9 +15,10 @@
 
 from metaserver.client.assignment import assign_blocks, assign_consistently
 from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
-from metaserver.client.consumer import Consumer, ConsumerOptions, Lag
+from metaserver.client.consumer import Consumer, ConsumerOptions
 from metaserver.client.fetching import FetchReport
 from metaserver.client.filters import by_attribute, by_attribute_pattern
+from metaserver.client.held_partition import Lag
 from metaserver.client.lane import Sent
 from metaserver.client.messages import (
     Batch,
@@ -34,6 +35,7 @@ from metaserver.client.partition import Partition
 from metaserver.client.pending_send import PendingSend
 from metaserver.client.producer import Producer
 from metaserver.client.producer_options import ProducerOptions
+from metaserver.client.profile import Profile, load_profile
 from metaserver.client.reader import ReadOptions
 from metaserver.client.received import ReceivedMessage
 from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector
@@ -61,6 +63,7 @@ __all__ = [
     "PendingSend",
     "Producer",
     "ProducerOptions",
+    "Profile",
     "PutResult",
     "RandomChoice",
     "ReadOptions",
@@ -77,5 +80,6 @@ __all__ = [
     "by_attribute",
     "by_attribute_pattern",
     "connect",
+    "load_profile",
     "open_session",
 ]

@@ -149,7 +149,8 @@ class BrokerConnection:
     async def send(self, encode: Callable[[int], bytes]) -> PendingReply:
         """Queue a request as soon as there is room, for pipelining: wait for the reply later."""
         while self._outgoing_bytes > _OUTGOING_BYTES_MAX and self._broken is None:
-            self._room = anyio.Event()
+            if self._room.is_set():
+                self._room = anyio.Event()
             await self._room.wait()
         pending = PendingReply()
         self.submit(encode, pending.settle)

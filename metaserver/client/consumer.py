@@ -16,6 +16,7 @@ import anyio.lowlevel
 import attrs
 
 from metaserver.client.assignment import Strategy, assign_blocks
+from metaserver.client.held_partition import HeldPartition, Lag
 from metaserver.client.reader import PartitionReader, ReadOptions, Surroundings
 from metaserver.client.replica_choice import ReplicaChoice
 from metaserver.errors import (
@@ -78,72 +79,6 @@ class ConsumerOptions:
     """Pauses between them double. Only the message's own partition waits."""
     concurrency: int = 16
     """Handlers that run at a time; of one partition always one."""
-
-
-@attrs.define(eq=False)
-class HeldPartition:
-    """A partition this consumer owns now."""
-
-    reader: PartitionReader
-    done: StoredOffset | None = None
-    """Behind the last message dealt with."""
-    committed: StoredOffset | None = None
-    """What the storage holds."""
-    handed_out: ReceivedMessage | None = None
-    """The application is busy with it."""
-    last_handed_out: ReceivedMessage | None = None
-    revoked: anyio.Event = attrs.Factory(anyio.Event)
-    """Set when it is about to be another's."""
-    is_ready: bool = False
-    """Whether it stands in the line of those with messages."""
-    idle: anyio.Event = attrs.Factory(anyio.Event)
-    """Set when the application is done with ``handed_out``."""
-
-    @property
-    def is_revoked(self) -> bool:
-        """Whether nothing more of it is handed out."""
-        return self.revoked.is_set()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something was handed out that does not count as dealt with."""
-        last = self.last_handed_out
-        return last is not None and (self.done is None or self.done.offset < last.next_offset)
-
-    @property
-    def partition(self) -> Partition:
-        """Which one."""
-        return self.reader.partition
-
-    def finish(self, message: ReceivedMessage, *, is_done: bool) -> None:
-        """The application is through with the message; done, it counts as dealt with.
-
-        Not one that was handed out before a seek: it would take back where the seek has gone.
-        """
-        if self.handed_out is message:
-            self.handed_out = None
-            self.idle.set()
-        last = self.last_handed_out
-        if last is None or message.offset > last.offset:
-            return
-        if is_done and (self.done is None or message.next_offset > self.done.offset):
-            self.done = StoredOffset(message.next_offset, message.message_id)
-
-
-@attrs.frozen
-class Lag:
-    """How far a group is behind in one partition."""
-
-    partition: Partition
-    position: int
-    """Of the next message to be dealt with."""
-    end_offset: int | None
-    """Where the log ended at the last look; None: not seen yet."""
-
-    @property
-    def bytes(self) -> int:
-        """Between the two."""
-        return 0 if self.end_offset is None else max(0, self.end_offset - self.position)
 
 
 class Consumer:
@@ -246,7 +181,8 @@ class Consumer:
         """Store how far the group has come, now.
 
         With a message: it and all before it in its partition are dealt with. Without one: everything handed
-        out so far is. Raises OffsetStorageError; the same commit may be tried again.
+        out so far is. Raises OffsetStorageError; the same commit may be tried again. OffsetConflictError:
+        others have moved these offsets, and this consumer goes on from there.
         """
         if message is not None:
             held = self._held.get(message.partition)
@@ -285,7 +221,8 @@ class Consumer:
         held = self._held[partition]
         held.handed_out = held.last_handed_out = None
         held.idle.set()
-        held.done = StoredOffset(offset, -1)
+        # The broker says where the end is; until then there is nothing to store.
+        held.done = None if offset == MAX_OFFSET else StoredOffset(offset, -1)
         if self._current is not None and self._current[0] is held:
             self._current = None
         held.reader.seek(offset)
@@ -308,7 +245,7 @@ class Consumer:
         return [
             Lag(
                 held.partition,
-                held.reader.position if held.done is None else held.done.offset,
+                held.position,
                 held.reader.end_offset,
             )
             for held in self._held.values()
@@ -388,7 +325,9 @@ class Consumer:
 
     def _has_messages(self, reader: PartitionReader) -> None:
         held = self._held.get(reader.partition)
-        if held is not None and held.reader is reader and not held.is_ready and not held.is_revoked:
+        if held is None or held.reader is not reader or held.is_ready or held.is_revoked:
+            return
+        if not reader.is_paused:
             held.is_ready = True
             self._ready.append(held)
             self._available.set()
@@ -399,7 +338,7 @@ class Consumer:
         if held is None or held.reader is not reader or reader.messages or held.handed_out is not None:
             return
         known = held.done or held.committed
-        if known is None or offset > known.offset:
+        if not held.is_open and (known is None or offset > known.offset):
             held.done = StoredOffset(offset, -1 if known is None else known.message_id)
 
     def _finish_current(self) -> None:
@@ -418,7 +357,7 @@ class Consumer:
                 ready.popleft()
                 self._turn = 0
                 continue
-            message = reader.take()
+            message = held.take()
             try:
                 is_wanted = self._filter is None or self._filter(message)
             except BaseException:
@@ -447,7 +386,7 @@ class Consumer:
         """Deal with what one partition has, in order."""
         try:
             while held.reader.messages and not held.is_revoked and not held.reader.is_paused:
-                message = held.reader.take()
+                message = held.take()
                 held.handed_out = message
                 is_done = False
                 try:
@@ -500,10 +439,11 @@ class Consumer:
                 str(message.partition), message.offset, options.attempts_max
             ) from failure
         await self._dead_letters.put(self.group, message, reason, attempts=options.attempts_max)
+        held.last_handed_out = message  # Also where the filter failed, and no handler has seen it.
         return True
 
     async def _commit(self, held_partitions: Iterable[HeldPartition]) -> None:
-        """Store what has changed; raises OffsetStorageError."""
+        """Store what has changed; raises OffsetStorageError, after a conflict gone to others' offsets."""
         async with self._commit_lock:
             changed = {
                 held.partition: (held, held.done)
@@ -530,6 +470,7 @@ class Consumer:
                     held.committed = done
         if conflict is not None:
             await self._give_up(conflict)
+            raise conflict
 
     async def _give_up(self, conflict: OffsetConflictError) -> None:
         """Others have moved these offsets: begin again where they say."""

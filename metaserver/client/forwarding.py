@@ -17,12 +17,13 @@ from metaserver.client.messages import OutgoingMessage
 from metaserver.client.partition import Partition
 from metaserver.errors import ClientError, LocalStoreError, SendError, SendFailedError, SendRefusedError
 from metaserver.logs import get_logger
+from metaserver.registry.paths import BrokerPartition
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from metaserver.client.lane import Outgoing
-    from metaserver.client.local_store import LocalStore
+    from metaserver.client.local_store import LocalStore, StoredMessage
 
 _log = get_logger(__name__)
 
@@ -85,6 +86,8 @@ class Forwarder:
                         topic=message.topic,
                         payload=message.payload,
                         attribute=message.attribute,
+                        partition="" if message.target is None else str(message.target.in_topic),
+                        sorting_key=message.key,
                         reason=reason,
                     )
                     for message, reason, _settle in arrived
@@ -115,7 +118,7 @@ class Forwarder:
         while stored := await self._store.first(_BATCH, topic=topic, after_key=after_key):
             after_key = stored[-1].key
             fresh = [message for message in stored if message.key not in self._stuck]
-            messages = [OutgoingMessage(message.payload, message.attribute) for message in fresh]
+            messages = [_outgoing(message) for message in fresh]
             outcomes = await send(topic, messages)
             gone = [
                 message.key
@@ -134,3 +137,10 @@ class Forwarder:
                 for outcome in outcomes
             ):
                 return
+
+
+def _outgoing(message: StoredMessage) -> OutgoingMessage:
+    """As it was handed over at first, so that it goes where it would have gone."""
+    place = BrokerPartition.parse(message.partition)
+    target = None if place is None else Partition(message.topic, place.broker_id, place.partition)
+    return OutgoingMessage(message.payload, message.attribute, message.sorting_key, target)

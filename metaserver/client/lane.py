@@ -57,6 +57,8 @@ class Outgoing:
     attempts: int = 0
     may_be_stored: bool = False
     """A request with it was sent and never answered."""
+    is_suspect: bool = False
+    """It was in a batch that was refused: it is sent alone, so that it has its own answer."""
     size_bytes: int = attrs.field(init=False)
     """What it takes in a batch."""
 
@@ -95,10 +97,10 @@ class Lane:
     state: LaneState = LaneState.IDLE
     due: float = 0.0
     """When a LINGERING or PAUSED lane may send."""
+    timer_due: float = 0.0
+    """For when a timer is set that sends."""
     closed_until: float = 0.0
     """Its broker has closed the partition: who may go elsewhere does, for a while."""
-    is_careful: bool = False
-    """A batch was refused: its messages are sent one by one, so that each has its own answer."""
 
     def add(self, message: Outgoing, now: float) -> None:
         """Put a message behind the others."""
@@ -106,6 +108,11 @@ class Lane:
         self.waiting_bytes += message.size_bytes
         if self.state is LaneState.IDLE and self.linger_seconds > 0:
             self.state, self.due = LaneState.LINGERING, now + self.linger_seconds
+
+    def hurry(self) -> None:
+        """Wait for no more company."""
+        if self.state is LaneState.LINGERING:
+            self.due = 0.0
 
     def take(self, now: float, *, can_batch: bool) -> list[Outgoing]:
         """The messages of the next request, which is under way from now on; none if none is due."""
@@ -115,7 +122,7 @@ class Lane:
             return []
         if self.state is LaneState.LINGERING and now < self.due and not self._is_full:
             return []
-        if not can_batch or self.is_careful:
+        if not can_batch or self.waiting[0].is_suspect:
             taken = [self.waiting.popleft()]
             size_bytes = taken[0].size_bytes
         else:
@@ -130,8 +137,6 @@ class Lane:
         """The request under way has come to an end: its messages, which are the lane's no more."""
         taken, self.in_flight = self.in_flight, []
         self.state = LaneState.IDLE
-        if not self.waiting:
-            self.is_careful = False
         return taken
 
     def give_back(self, messages: list[Outgoing]) -> None:
@@ -169,7 +174,7 @@ class Lane:
         waiting, bytes_max = self.waiting, self.batch_bytes_max
         taken = [waiting.popleft()]
         size_bytes = taken[0].size_bytes
-        while waiting and len(taken) < self.batch_messages_max:
+        while waiting and len(taken) < self.batch_messages_max and not waiting[0].is_suspect:
             following = size_bytes + waiting[0].size_bytes
             if following > bytes_max:
                 break

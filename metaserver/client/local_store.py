@@ -41,6 +41,7 @@ CREATE TABLE message (
     partition TEXT NOT NULL,
     message_group TEXT NOT NULL,
     attribute TEXT,
+    sorting_key BLOB,
     message_id INTEGER,
     offset INTEGER,
     reason TEXT NOT NULL,
@@ -72,12 +73,12 @@ CREATE TRIGGER message_removed AFTER DELETE ON message BEGIN
 END;
 """
 _INSERT: Final = (
-    "INSERT INTO message (topic, partition, message_group, attribute, message_id, offset, reason, attempts,"
-    " stored_wall_seconds, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO message (topic, partition, message_group, attribute, sorting_key, message_id, offset,"
+    " reason, attempts, stored_wall_seconds, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _SELECT: Final = (
-    "SELECT key, topic, partition, message_group, attribute, message_id, offset, reason, attempts,"
-    " stored_wall_seconds, payload FROM message"
+    "SELECT key, topic, partition, message_group, attribute, sorting_key, message_id, offset, reason,"
+    " attempts, stored_wall_seconds, payload FROM message"
 )
 
 
@@ -90,6 +91,8 @@ class LocalMessage:
     attribute: str | None = None
     partition: str = ""
     """``B-P``, where it belongs or comes from; blank: none was chosen."""
+    sorting_key: bytes | None = None
+    """The key it was sent with: what its partition is chosen by."""
     group: str = ""
     """The group that failed to handle it; blank for one that waits to be sent."""
     message_id: int | None = None
@@ -340,6 +343,7 @@ def _row(message: LocalMessage, now: float) -> tuple[object, ...]:
         message.partition,
         message.group,
         message.attribute,
+        message.sorting_key,
         message.message_id,
         message.offset,
         _printable(message.reason),
@@ -350,8 +354,9 @@ def _row(message: LocalMessage, now: float) -> tuple[object, ...]:
 
 
 def _message(row: Sequence[object]) -> StoredMessage:
-    names = ("key", "topic", "partition", "group", "attribute", "message_id", "offset", "reason", "attempts")
-    return StoredMessage(**dict(zip((*names, "stored_wall_seconds", "payload"), row, strict=True)))  # type: ignore[arg-type]  # as the table's columns have it
+    names = ("key", "topic", "partition", "group", "attribute", "sorting_key", "message_id", "offset")
+    others = ("reason", "attempts", "stored_wall_seconds", "payload")
+    return StoredMessage(**dict(zip((*names, *others), row, strict=True)))  # type: ignore[arg-type]  # as the table's columns have it
 
 
 def _printable(reason: str) -> str:

@@ -17,7 +17,7 @@ import attrs
 
 from metaserver.client.assignment import Strategy, assign_blocks, change, share
 from metaserver.client.backoff import Backoff
-from metaserver.errors import ClientError, DiscoveryError
+from metaserver.errors import ClientError, DiscoveryError, OffsetUnreadableError
 from metaserver.logs import get_logger
 from metaserver.registry.link import ZooKeeperError
 
@@ -34,6 +34,8 @@ _AUDIT_SECONDS = 30.0
 """All claims are looked at again after this time."""
 _TAKEN_SECONDS = 1.0
 """The same while a partition of this member's share is still another's."""
+_LEAVE_SECONDS = 3.0
+"""How long a member that leaves waits for the registry."""
 _RETRY_SECONDS_MIN = 0.1
 _RETRY_SECONDS_MAX = 3.0
 
@@ -70,6 +72,8 @@ class Membership:
     _session: int | None = None
     _owned: set[Partition] = attrs.Factory(set)
     """Claims that stand in this session."""
+    _claimed: set[Partition] = attrs.Factory(set)
+    """Claims that may stand in it, also without an answer: what is not consumed is given back."""
     _audit_time: float = 0.0
     _topics_of: dict[str, tuple[str, ...]] = attrs.Factory(dict)
     """Of members seen; a member's never change."""
@@ -100,13 +104,20 @@ class Membership:
     async def leave(self) -> None:
         """Give everything back and deregister; what cannot be removed ends with the session."""
         await self._release(list(self.held), is_lost=False)
-        nodes = self.discovery.nodes
-        if nodes is None or nodes.session is None or nodes.session != self._session:
-            return
-        try:
-            await nodes.remove([self.discovery.layout.member(self.group, self.member_id)])
-        except ZooKeeperError as error:
-            _log.info("Registration is left to the session's end", group=self.group, reason=str(error))
+        # The session may go on for long, with other members in it: a lost connection is waited for.
+        backoff = Backoff(_RETRY_SECONDS_MIN, _RETRY_SECONDS_MAX)
+        reason = "no connection"
+        with anyio.move_on_after(_LEAVE_SECONDS):
+            while (nodes := self.discovery.nodes) is not None and nodes.session in (None, self._session):
+                try:
+                    await self._give_back(nodes, list(self._claimed))
+                    await nodes.remove([self.discovery.layout.member(self.group, self.member_id)])
+                except ZooKeeperError as error:
+                    reason = str(error)
+                    await anyio.sleep(backoff.next_seconds())
+                else:
+                    return
+        _log.info("Registration is left to the session's end", group=self.group, reason=reason)
 
     def _changed(self) -> None:
         self._wake.set()
@@ -118,15 +129,20 @@ class Membership:
         if session is None:
             raise DiscoveryError(self.discovery.servers.connect, "no connection")
         if session != self._session:
-            self._session, self._owned, self._audit_time = session, set(), 0.0
-        if anyio.current_time() >= self._audit_time:
-            self._owned.clear()
-            self._audit_time = anyio.current_time() + _AUDIT_SECONDS
+            # What was claimed in the old one has ended with it.
+            self._session, self._owned, self._claimed, self._audit_time = session, set(), set(), 0.0
+        is_audit = anyio.current_time() >= self._audit_time
         await self._register(nodes)
         wanted = await self._share(nodes)
         steps = change(list(self.held), wanted)
-        await self._release(steps.release, is_lost=False)
-        taken = await self._claim(nodes, [p for p in wanted if p not in self._owned or p not in self.held])
+        lost = await self._lost(nodes, [p for p in steps.release if p not in self._owned])
+        await self._release([p for p in steps.release if p in lost], is_lost=True)
+        await self._release([p for p in steps.release if p not in lost], is_lost=False)
+        await self._give_back(nodes, self._claimed.difference(self.held, wanted))
+        doubtful = [p for p in wanted if is_audit or p not in self._owned or p not in self.held]
+        taken = await self._claim(nodes, doubtful)
+        if is_audit:
+            self._audit_time = anyio.current_time() + _AUDIT_SECONDS
         self.problem = f"{len(taken)} partitions are still another member's" if taken else ""
         if taken:
             return _TAKEN_SECONDS
@@ -158,6 +174,7 @@ class Membership:
         """Claim what is free, and begin to consume it; returns what is another member's."""
         paths = {self._owner_path(partition): partition for partition in partitions}
         own = self.member_id.encode()
+        self._claimed.update(paths.values())
         claimed = await nodes.claim(dict.fromkeys(paths, own))
         others = await nodes.read((path for path in paths if path not in claimed), is_watched=True)
         stale = [path for path, node in others.items() if node is not None and node.data == own]
@@ -166,14 +183,27 @@ class Membership:
             claimed |= await nodes.claim(dict.fromkeys(stale, own))
         self._owned.update(paths[path] for path in claimed)
         taken = [partition for path, partition in paths.items() if path not in claimed]
+        self._owned.difference_update(taken)
+        self._claimed.difference_update(taken)
         # Whoever has them took them after our session had ended.
         await self._release([p for p in taken if p in self.held], is_lost=True)
         fresh = [paths[path] for path in paths if path in claimed and paths[path] not in self.held]
-        if fresh:
-            await self.holder.take(fresh)
-            self.held.update(dict.fromkeys(fresh))
-            _log.info("Partitions taken", group=self.group, partitions=[str(p) for p in fresh])
+        await self._take(fresh)
         return taken
+
+    async def _take(self, partitions: Sequence[Partition]) -> None:
+        """Begin to consume; a partition whose offset is damaged keeps no other from it, and raises."""
+        if not partitions:
+            return
+        try:
+            await self.holder.take(partitions)
+        except OffsetUnreadableError as error:
+            others = [partition for partition in partitions if partition not in error.partitions]
+            if len(others) < len(partitions):
+                await self._take(others)
+            raise
+        self.held.update(dict.fromkeys(partitions))
+        _log.info("Partitions taken", group=self.group, partitions=[str(p) for p in partitions])
 
     async def _release(self, partitions: Sequence[Partition], *, is_lost: bool) -> None:
         if not partitions:
@@ -182,20 +212,26 @@ class Membership:
         for partition in partitions:
             self.held.pop(partition, None)
         _log.info("Partitions released", group=self.group, partitions=[str(p) for p in partitions])
-        mine = [partition for partition in partitions if partition in self._owned]
-        self._owned.difference_update(partitions)
-        nodes = self.discovery.nodes
-        if is_lost or not mine or nodes is None or nodes.session != self._session:
-            return
-        try:
-            await nodes.remove(self._owner_path(partition) for partition in mine)
-        except ZooKeeperError as error:
-            _log.info("A claim is left to the session's end", group=self.group, reason=str(error))
 
-    async def give_up(self, partitions: Sequence[Partition]) -> None:
-        """Release without storing, and look again: the stored offsets are not this member's any more."""
-        await self._release([p for p in partitions if p in self.held], is_lost=False)
-        self._wake.set()
+    async def _lost(self, nodes: Nodes, partitions: Iterable[Partition]) -> set[Partition]:
+        """Those that are another member's by now: this member's session had ended."""
+        paths = {self._owner_path(partition): partition for partition in partitions}
+        if not paths:
+            return set()
+        own = self.member_id.encode()
+        found = await nodes.read(paths)
+        return {paths[path] for path, node in found.items() if node is not None and node.data != own}
+
+    async def _give_back(self, nodes: Nodes, partitions: Iterable[Partition]) -> None:
+        """Remove claims, so that others can have the partitions; those that are another's stay."""
+        paths = {self._owner_path(partition): partition for partition in partitions}
+        if not paths:
+            return
+        own = self.member_id.encode()
+        found = await nodes.read(paths)
+        await nodes.remove([path for path, node in found.items() if node is not None and node.data == own])
+        self._owned.difference_update(paths.values())
+        self._claimed.difference_update(paths.values())
 
     def _owner_path(self, partition: Partition) -> str:
         return self.discovery.layout.owner(self.group, partition.topic, partition.in_topic)

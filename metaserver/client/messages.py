@@ -17,6 +17,8 @@ from metaserver.message import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from metaserver.client.partition import Partition
+
 
 @attrs.frozen
 class OutgoingMessage:
@@ -26,6 +28,8 @@ class OutgoingMessage:
     attribute: str | None = None
     key: bytes | None = None
     """Messages of one key go to one partition; it is not stored."""
+    partition: Partition | None = None
+    """Where it must go; None: the selector chooses."""
 
 
 @attrs.frozen

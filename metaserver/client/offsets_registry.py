@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import attrs
 
-from metaserver.errors import DiscoveryError, OffsetConflictError, OffsetStorageError
+from metaserver.errors import (
+    DiscoveryError,
+    OffsetConflictError,
+    OffsetStorageError,
+    OffsetUnreadableError,
+)
 from metaserver.registry.link import ZooKeeperError
 from metaserver.registry.paths import StoredOffset
 
@@ -37,15 +43,22 @@ class RegistryOffsets:
 
     _discovery: Discovery
     _known: dict[tuple[str, Partition], _Known] = attrs.Factory(dict)
+    _turn: anyio.Lock = attrs.Factory(anyio.Lock)
+    """What is known of a node holds from one call to the next only where calls do not overlap."""
 
     async def load(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, StoredOffset]:
-        """See OffsetStorage. A node that holds no offset raises OffsetStorageError: nobody guesses."""
+        """See OffsetStorage. A node that holds no offset raises OffsetUnreadableError: nobody guesses."""
+        async with self._turn:
+            return await self._load(group, partitions)
+
+    async def _load(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, StoredOffset]:
         paths = {self._path(group, partition): partition for partition in partitions}
         try:
             read = await self._discovery.connected().read(paths)
         except (ZooKeeperError, DiscoveryError) as error:
             raise self._error(str(error)) from error
         found: dict[Partition, StoredOffset] = {}
+        damaged: dict[Partition, str] = {}
         for path, partition in paths.items():
             node = read[path]
             self._known[group, partition] = _Known(None if node is None else node.version)
@@ -53,14 +66,23 @@ class RegistryOffsets:
                 continue
             stored = StoredOffset.parse(node.data)
             if stored is None:
-                raise self._error(
-                    f"node {path} holds {node.data[:100]!r}, which is no MSGID-OFFSET; repair it"
-                )
-            found[partition] = stored
+                damaged[partition] = f"node {path} holds {node.data[:100]!r}"
+            else:
+                found[partition] = stored
+        if damaged:
+            raise OffsetUnreadableError(
+                self._discovery.servers.connect,
+                f"{', '.join(damaged.values())}: no MSGID-OFFSET; repair it",
+                tuple(damaged),
+            )
         return found
 
     async def store(self, group: str, offsets: Mapping[Partition, StoredOffset]) -> None:
         """See OffsetStorage; each partition by itself. OffsetConflictError comes after writing the others."""
+        async with self._turn:
+            await self._store(group, offsets)
+
+    async def _store(self, group: str, offsets: Mapping[Partition, StoredOffset]) -> None:
         conflicts = await self._write(group, offsets)
         if conflicts:
             # Perhaps an earlier write of ours whose answer was lost.

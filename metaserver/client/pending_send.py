@@ -8,11 +8,14 @@ import anyio
 import attrs
 
 from metaserver.errors import SendError
+from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metaserver.client.lane import Sent
+
+_log = get_logger(__name__)
 
 
 @attrs.define(eq=False)
@@ -41,8 +44,12 @@ class PendingSend:
         """The fate is known."""
         self._outcome = outcome
         self._settled.set()
-        if self._callback is not None:
+        if self._callback is None:
+            return
+        try:
             self._callback(outcome)
+        except Exception as error:  # noqa: BLE001 - an application's, between the fates of other messages
+            _log.error("Callback of a message failed", reason=f"{type(error).__name__}: {error}")
 
 
 @attrs.define(eq=False)

@@ -14,10 +14,10 @@ import anyio
 import anyio.lowlevel
 
 from metaserver.client.backoff import Backoff
-from metaserver.client.connection import batch_result, expect_text
 from metaserver.client.lane import Lane, Outgoing, Sent
 from metaserver.client.partition import Partition
 from metaserver.client.pending_send import PendingSend, SendGroup
+from metaserver.client.put_request import acknowledged, put_request
 from metaserver.client.selectors import KeyHash
 from metaserver.errors import (
     BrokerUnreachableError,
@@ -31,8 +31,8 @@ from metaserver.errors import (
     SendUnknownError,
 )
 from metaserver.logs import get_logger
-from metaserver.message import encode_record, join_attribute, message_id_block
-from metaserver.protocol import STORED_TEXT, Status, encode_put, encode_put_batch
+from metaserver.message import join_attribute
+from metaserver.protocol import STORED_TEXT, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -81,6 +81,8 @@ class Producer:
         self._backoffs: dict[Partition, Backoff] = {}
         self._writable: dict[str, tuple[Partition, ...]] = {}
         """Of topics, as the cluster has it now."""
+        self._followed: set[str] = set()
+        """Topics the registry was asked for."""
         self._seen: set[str] = set()
         """Topics that had a partition once: one without is waited for."""
         self._parked: list[Outgoing] = []
@@ -162,7 +164,7 @@ class Producer:
                 outgoing = self._outgoing(topic, message, None, None, None, settle, now)
             else:
                 outgoing = self._outgoing(
-                    topic, message.payload, message.attribute, message.key, None, settle, now
+                    topic, message.payload, message.attribute, message.key, message.partition, settle, now
                 )
             outgoing.is_forwarded = is_forwarded
             try:
@@ -186,8 +188,8 @@ class Producer:
     ) -> PendingSend:
         """Hand a message over and return; wait for its fate later, or have it told to ``callback``.
 
-        The callback must not raise. Raises anyio.WouldBlock where the buffer is full (:meth:`wait_for_room`),
-        and NoPartitionError.
+        What the callback raises is logged. Raises anyio.WouldBlock where the buffer is full
+        (:meth:`wait_for_room`), and NoPartitionError.
         """
         if self._buffered_bytes >= self.options.buffer_bytes_max:
             raise anyio.WouldBlock
@@ -206,10 +208,16 @@ class Producer:
         return self._partitions(topic)
 
     async def flush(self) -> None:
-        """Returns when the fate of every message handed over so far is known; bounded by their time-outs."""
+        """Returns when the fate of every message handed over so far is known; bounded by their time-outs.
+
+        Those that linger for company are sent at once.
+        """
+        for lane in self._lanes.values():
+            lane.hurry()
         self._pump_all()
         while self._buffered:
-            self._drained = anyio.Event()
+            if self._drained.is_set():
+                self._drained = anyio.Event()
             await self._drained.wait()
 
     @property
@@ -236,18 +244,23 @@ class Producer:
     # Handing over.
 
     async def _prepare(self, topic: str) -> None:
-        if topic in self._writable:
+        if topic in self._followed and topic in self._writable:
             return
         topics = [topic] if self.options.default_topic is None else [topic, self.options.default_topic]
         await self._discovery.want(topics, self.options.timeout_seconds)
+        self._followed.add(topic)
         with anyio.move_on_after(self.options.announce_seconds):
             while not self._partitions(topic) and not self._is_expected(topic):
-                self._change = anyio.Event()
+                if self._change.is_set():
+                    self._change = anyio.Event()
                 await self._change.wait()
 
     async def _wait_for_room(self) -> None:
         while self._buffered_bytes >= self.options.buffer_bytes_max:
-            self._room, self._is_full = anyio.Event(), True
+            # One for all who wait: each is woken by it.
+            if self._room.is_set():
+                self._room = anyio.Event()
+            self._is_full = True
             await self._room.wait()
 
     def _submit(self, message: Outgoing, now: float) -> None:
@@ -297,7 +310,9 @@ class Producer:
             raise NoPartitionError(topic, f"{target.in_topic} is none of its partitions")
         elif partitions:
             try:
-                chosen = self._selector(topic, self._open_ones(partitions, now), message.key, message.payload)
+                # A key keeps to its partition, closed or not, or its messages would overtake each other.
+                usable = partitions if message.key is not None else self._open_ones(partitions, now)
+                chosen = self._selector(topic, usable, message.key, message.payload)
             except NoPartitionError as error:
                 if self._forwarder is None or message.is_forwarded:
                     raise
@@ -308,13 +323,17 @@ class Producer:
             return None
         else:
             raise NoPartitionError(topic, "no broker announces that it takes messages of it")
-        lane = self._lanes.get(chosen)
+        lane = self._lane(chosen)
+        lane.add(message, now)
+        return lane
+
+    def _lane(self, partition: Partition) -> Lane:
+        lane = self._lanes.get(partition)
         if lane is None:
             options = self.options
-            lane = self._lanes[chosen] = Lane(
-                chosen, options.batch_bytes_max, options.batch_messages_max, options.linger_seconds
+            lane = self._lanes[partition] = Lane(
+                partition, options.batch_bytes_max, options.batch_messages_max, options.linger_seconds
             )
-        lane.add(message, now)
         return lane
 
     def _may_come(self, target: Partition, partitions: tuple[Partition, ...]) -> bool:
@@ -353,7 +372,8 @@ class Producer:
     # Sending.
 
     def _pump_all(self) -> None:
-        for lane in self._lanes.values():
+        # A broker that is away sends messages to partitions that had none before.
+        for lane in list(self._lanes.values()):
             if lane.waiting:
                 self._pump(lane)
 
@@ -366,27 +386,19 @@ class Producer:
             return
         messages = lane.take(now, can_batch="put-batch" in connection.extensions)
         if not messages:
-            if lane.waiting and lane.due > now:
-                self._timers.schedule(lane.due - now, partial(self._pump, lane))
+            # One timer, not one for each message that comes meanwhile.
+            if lane.waiting and lane.due > now and lane.timer_due != lane.due:
+                lane.timer_due = lane.due
+                self._timers.schedule(lane.due - now, partial(self._timer_is_due, lane))
             return
-        partition, timeout_seconds = lane.partition, self.options.request_timeout_seconds
+        timeout_seconds = self.options.request_timeout_seconds
         silent = partial(connection.break_off, f"no answer to a message within {timeout_seconds:g} s")
         timer = self._timers.schedule(timeout_seconds, silent)
-        settle = partial(self._answered, lane, timer)
-        if len(messages) == 1:
-            message = messages[0]
-            connection.submit(
-                lambda opaque: encode_put(
-                    message.topic, partition.number, message.data, message.flag, opaque
-                ),
-                settle,
-            )
-        else:
-            records = b"".join([encode_record(message.data, 0, message.flag) for message in messages])
-            topic = partition.topic
-            connection.submit(
-                lambda opaque: encode_put_batch(topic, partition.number, records, opaque), settle
-            )
+        connection.submit(put_request(lane.partition, messages), partial(self._answered, lane, timer))
+
+    def _timer_is_due(self, lane: Lane) -> None:
+        lane.timer_due = 0.0
+        self._pump(lane)
 
     def _connection(self, partition: Partition) -> BrokerConnection | None:
         """The connection to the partition's master; None while there is none, and then one is made."""
@@ -420,7 +432,7 @@ class Producer:
         try:
             if isinstance(reply, ClientError):
                 raise reply
-            self._succeeded(lane, messages, reply)
+            sent = acknowledged(lane.partition, messages, reply)
         except BrokerUnreachableError as error:
             self._broke(lane, messages, error)
         except ReplyError as error:
@@ -428,23 +440,12 @@ class Producer:
         except (ClientError, ValueError) as error:
             unknown = BrokerUnreachableError(str(lane.partition), f"the answer cannot be read: {error}")
             self._broke(lane, messages, unknown)
+        else:
+            for message, outcome in zip(messages, sent, strict=True):
+                self._settle(message, outcome)
+            self._backoffs.pop(lane.partition, None)
         if lane.waiting:
             self._pump(lane)
-
-    def _succeeded(self, lane: Lane, messages: list[Outgoing], reply: Reply) -> None:
-        partition = lane.partition
-        if len(messages) == 1:
-            message_id, _number, offset = expect_text(reply).split(" ")
-            self._settle(messages[0], Sent(partition, int(message_id), int(offset)))
-        else:
-            result = batch_result(reply)
-            at = result.offset
-            ids = message_id_block(result.first_id, len(messages))
-            for message, own_id in zip(messages, ids, strict=True):
-                self._settle(message, Sent(partition, own_id, at))
-                at += message.size_bytes
-        if partition in self._backoffs:
-            del self._backoffs[partition]
 
     def _broke(self, lane: Lane, messages: list[Outgoing], error: BrokerUnreachableError) -> None:
         """There is no answer, and there will be none."""
@@ -471,15 +472,19 @@ class Producer:
             lane.give_back(messages)
             self._pause(lane)
         elif error.status == Status.FORBIDDEN:
-            self._close_lane(lane)
             free = [message for message in messages if not message.is_bound]
+            if self._leave(lane):
+                self._route_again(lane, free)
+            else:
+                lane.give_back(free)
+                self._pause(lane)
             for message in messages:
                 if message.is_bound:
                     self._give_up(message, error.text, lane.partition, error.status)
-            self._route_again(lane, free)
         elif len(messages) > 1:
-            # One of them is to blame, and only sent alone does it get an answer of its own.
-            lane.is_careful = True
+            # One of them is to blame.
+            for message in messages:
+                message.is_suspect = True
             lane.give_back(messages)
         else:
             self._give_up(messages[0], error.text, lane.partition, error.status)
@@ -490,25 +495,29 @@ class Producer:
 
     def _reroute(self, lane: Lane) -> None:
         """The lane's broker is away: what may go elsewhere does, where another broker is there."""
-        topic = lane.partition.topic
-        others = [
-            p for p in self._partitions(topic) if p != lane.partition and self._connection(p) is not None
-        ]
-        if not others:
-            return
-        self._close_lane(lane)
-        self._route_again(lane, lane.drain(only_free=True))
+        if self._leave(lane):
+            self._route_again(lane, lane.drain(only_free=True))
 
-    def _close_lane(self, lane: Lane) -> None:
-        lane.closed_until = self._closed_until = anyio.current_time() + _CLOSED_SECONDS
+    def _leave(self, lane: Lane) -> bool:
+        """Do not choose the partition for a while; tells whether there is another to choose."""
+        now = anyio.current_time()
+        until = lane.closed_until = self._closed_until = now + _CLOSED_SECONDS
+        has_others = False
+        for partition in self._partitions(lane.partition.topic):
+            # Those that are away are left together, or messages would go from each to the next.
+            if self._connection(partition) is None:
+                self._lane(partition).closed_until = until
+            elif (other := self._lanes.get(partition)) is None or other.closed_until <= now:
+                has_others = True
+        return has_others
 
     def _route_again(self, lane: Lane, messages: list[Outgoing]) -> None:
         now = anyio.current_time()
         for message in messages:
             try:
                 other = self._route(message, now)
-            except NoPartitionError as error:
-                self._give_up(message, str(error), lane.partition)
+            except Exception as error:  # noqa: BLE001 - a selector is the application's
+                self._give_up(message, _reason_of(error), lane.partition)
                 continue
             if other is not None and other is not lane:
                 self._pump(other)
@@ -525,6 +534,8 @@ class Producer:
                 self._route(message, now)
             except NoPartitionError:
                 self._parked.append(message)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._give_up(message, _reason_of(error))
         for lane in list(self._lanes.values()):
             if lane.waiting:
                 self._pump(lane)
@@ -581,3 +592,7 @@ class Producer:
             self._room.set()
         if not self._buffered:
             self._drained.set()
+
+
+def _reason_of(error: Exception) -> str:
+    return str(error) if isinstance(error, ClientError) else f"{type(error).__name__}: {error}"

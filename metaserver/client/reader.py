@@ -18,8 +18,9 @@ from metaserver.client.messages import Fetched, Moved
 from metaserver.client.received import decode_messages
 from metaserver.errors import BrokerUnreachableError, ClientError
 from metaserver.logs import get_logger
+from metaserver.message import scan
 from metaserver.names import MAX_OFFSET
-from metaserver.protocol import Value, encode_get
+from metaserver.protocol import Result, Status, Value, encode_get
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,15 +150,10 @@ class PartitionReader:
             return
         around, now = self.around, anyio.current_time()
         replicas = around.network.discovery.cluster.replicas(self.partition)
-        replica = around.choice.choose(self.partition, replicas, now)
+        replica = around.choice.choose(self.partition, replicas, now) or self._reachable(replicas, now)
         if replica is None:
             self.problem = "no replica can be reached" if replicas else "no broker announces it"
-            self._again_in(
-                max(
-                    self._backoff.next_seconds(),
-                    around.choice.returns_at(replicas, self.partition, now) - now if replicas else 0.0,
-                )
-            )
+            self._again_in(self._backoff.next_seconds())
             return
         link = around.network.pool.link(around.network.discovery.cluster.brokers[replica])
         connection = link.usable
@@ -169,6 +165,14 @@ class PartitionReader:
         self._replica = replica
         is_slave = replica.slave_id is not None
         self._ask(connection, replica, around.options.slave_wait_ms if is_slave else around.options.wait_ms)
+
+    def _reachable(self, replicas: Sequence[Replica], now: float) -> Replica | None:
+        """All were left. One that can be reached again is returned to at once: there is nobody else."""
+        network, choice = self.around.network, self.around.choice
+        for replica in replicas:
+            if network.pool.link(network.discovery.cluster.brokers[replica]).usable is not None:
+                choice.is_back(replica)
+        return choice.choose(self.partition, replicas, now)
 
     def _wait_for_connection(self, replica: Replica, problem: str, now: float) -> None:
         if self._replica != replica or self._waited_for is None:
@@ -216,8 +220,8 @@ class PartitionReader:
             self._leave(asked.replica, error.reason)
             self._again_in(0.0)
             return
-        except ClientError as error:
-            self._failed(asked, str(error))
+        except (ClientError, ValueError) as error:
+            self._failed(asked, str(error) or "the answer cannot be read")
             return
         if isinstance(got, Fetched):
             self._received(asked, got)
@@ -247,7 +251,8 @@ class PartitionReader:
             self.around.on_messages(self)
 
     def _undecodable(self, asked: _Question, got: Fetched) -> None:
-        if len(got.data) >= self._size_max and self._size_max < FETCH_BYTES_MAX:
+        is_cut = scan(got.data).fault is None
+        if is_cut and len(got.data) >= self._size_max and self._size_max < FETCH_BYTES_MAX:
             self._size_max *= 2
             self.fetch()
             return
@@ -255,8 +260,8 @@ class PartitionReader:
 
     def _moved(self, asked: _Question, offset: int) -> None:
         is_slave = asked.replica.slave_id is not None
-        if is_slave and offset < asked.offset != MAX_OFFSET:
-            # A slave that was behind the master's retention, or lost its tail: the master decides.
+        if is_slave and asked.offset != MAX_OFFSET and (offset < asked.offset or self._master() is not None):
+            # It lost its tail, or begins later than the master: the master decides.
             self.around.choice.lags(asked.replica, self.partition, anyio.current_time())
             self._again_in(0.0)
             return
@@ -269,27 +274,28 @@ class PartitionReader:
         self.fetch()
 
     def _nothing(self, asked: _Question) -> None:
-        self.end_offset = max(self.end_offset or 0, asked.offset)
-        now = anyio.current_time()
-        waited = now - asked.at
+        if asked.offset != MAX_OFFSET:
+            self.end_offset = max(self.end_offset or 0, asked.offset)
+        waited_seconds = anyio.current_time() - asked.at
+        has_waited = asked.wait_ms > 0 and waited_seconds * 1000 >= asked.wait_ms / 2
         self.problem = ""
-        if asked.replica.slave_id is not None and not asked.is_probe:
-            master = next(
-                (
-                    r
-                    for r in self.around.network.discovery.cluster.replicas(self.partition)
-                    if r.slave_id is None
-                ),
-                None,
-            )
-            if master is not None:
-                connection = self.around.network.pool.link(
-                    self.around.network.discovery.cluster.brokers[master]
-                ).usable
-                if connection is not None:
-                    self._probe(connection, asked.replica)
-                    return
-        if asked.wait_ms and waited * 1000 >= asked.wait_ms / 2:
+        master = None if asked.replica.slave_id is None else self._master()
+        if master is not None:
+            network = self.around.network
+            connection = network.pool.link(network.discovery.cluster.brokers[master]).usable
+            if connection is not None:
+                self._probe(connection, asked.replica, has_waited=has_waited)
+                return
+        self._idle(has_waited=has_waited)
+
+    def _master(self) -> Replica | None:
+        """The partition's master, where one is announced."""
+        replicas = self.around.network.discovery.cluster.replicas(self.partition)
+        return next((replica for replica in replicas if replica.slave_id is None), None)
+
+    def _idle(self, *, has_waited: bool) -> None:
+        """There is nothing: ask again, at once where the broker has waited for us."""
+        if has_waited:
             self._idle_seconds = 0.0
             self.fetch()
             return
@@ -300,7 +306,7 @@ class PartitionReader:
         )
         self._again_in(self._idle_seconds)
 
-    def _probe(self, connection: BrokerConnection, slave: Replica) -> None:
+    def _probe(self, connection: BrokerConnection, slave: Replica, *, has_waited: bool) -> None:
         """The slave has nothing; ask whether the master has."""
         self._is_busy = True
         self._ticket += 1
@@ -313,15 +319,15 @@ class PartitionReader:
             if ticket != self._ticket or not self._is_open:
                 return
             master = attrs.evolve(slave, slave_id=None)
-            asked = _Question(ticket, master, position, 0, anyio.current_time(), timer, is_probe=True)
-            if not isinstance(reply, ClientError) and isinstance(reply, Value):
+            asked = _Question(ticket, master, position, 0, anyio.current_time(), timer)
+            is_moved = isinstance(reply, Result) and reply.status == Status.MOVED
+            if is_moved or isinstance(reply, Value):
                 around.choice.lags(slave, partition, anyio.current_time())
                 self._answered(asked, reply)
                 return
             # Neither has anything, or the master cannot say: wait at the slave again.
             self._is_busy = False
-            self._idle_seconds = min(self._idle_seconds + 0.01, 0.1)
-            self._again_in(self._idle_seconds)
+            self._idle(has_waited=has_waited)
 
         connection.submit(
             lambda opaque: encode_get(
@@ -362,4 +368,3 @@ class _Question:
     wait_ms: int
     at: float
     timer: Timer
-    is_probe: bool = False

@@ -59,12 +59,6 @@ class ReplicaChoice:
             self._next_start += 1
         return candidates[(start + int(now / self.deal_seconds)) % len(candidates)]
 
-    def is_current(
-        self, partition: Partition, replica: Replica, replicas: Sequence[Replica], now: float
-    ) -> bool:
-        """Whether the replica would be chosen now as well."""
-        return self.choose(partition, replicas, now) == replica
-
     def lags(self, replica: Replica, partition: Partition, now: float) -> None:
         """It does not have what another has: leave it, for this partition."""
         self._leave((replica, partition), now)
@@ -79,13 +73,9 @@ class ReplicaChoice:
             self._backoffs.pop((replica, partition), None)
             self._backoffs.pop((replica, None), None)
 
-    def returns_at(self, replicas: Sequence[Replica], partition: Partition, now: float) -> float:
-        """When the first of those who were left may be asked again; now where one may already."""
-        times = [
-            max(self._left.get((replica, partition), now), self._left.get((replica, None), now))
-            for replica in replicas
-        ]
-        return max(now, min(times, default=now))
+    def is_back(self, replica: Replica) -> None:
+        """It can be reached again, and may be asked."""
+        self._left.pop((replica, None), None)
 
     def forget(self, partition: Partition) -> None:
         """The partition is not read any more."""

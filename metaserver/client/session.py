@@ -72,6 +72,8 @@ class Session:
         self.options = options
         discovery = Discovery(servers, options.registry_timeout_seconds, options.root)
         self.network = Network(discovery, BrokerPool(tasks), Timers())
+        self.consumer_class = Consumer
+        """Of the consumers it makes."""
 
     @property
     def cluster(self) -> Cluster:
@@ -151,7 +153,7 @@ class Session:
 
         Iterate over it with ``async for``. It belongs to no group and commits nothing. Raises ClientError.
         """
-        return TopicBrowser(self, topic)
+        return TopicBrowser(lambda: self.partitions(topic), self.fetch)
 
     @asynccontextmanager
     async def _producer(
@@ -197,7 +199,7 @@ class Session:
         if is_broadcast:
             group = f"{group}-{instance_name()}"
             offsets = offsets or FileOffsets()
-        consumer = Consumer(
+        consumer = self.consumer_class(
             group,
             self.network,
             options,

@@ -8,11 +8,15 @@ are merged and the last value of a key counts.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import attrs
 
 from metaserver.config.text import BLANKS, LogicalLine, Problems, excerpt, logical_lines, unescape
 from metaserver.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _OPERATOR = re.compile("[=:]")
 
@@ -36,21 +40,47 @@ class Section:
     entries: dict[str, Entry] = attrs.field(factory=dict)
 
 
-def parse_ini(text: str, problems: Problems, *, lenient: bool) -> dict[str, Section]:
-    """The sections in the order in which their names come first; what cannot be read goes to `problems`."""
-    sections: dict[str, Section] = {}
-    current: Section | None = None
+@attrs.frozen
+class IniLine:
+    """A line that says something: it begins a section, or sets a key of one."""
+
+    first: int
+    last: int
+    """Its first and last line of the file: a backslash may continue it."""
+    section: str
+    """Blank where the name cannot be read."""
+    key: str | None = None
+    """None: it begins the section."""
+    value: str = ""
+
+
+def ini_lines(text: str, problems: Problems, *, lenient: bool) -> Iterator[IniLine]:
+    """What is no comment, in the order of the file; what cannot be read goes to `problems`."""
+    section: str | None = None
     for line in logical_lines(text, comment_marks=";#", right_blanks=BLANKS):
         if line.is_cut_short:
             problems.add(line.number, "", "the file ends within a line that a backslash continues")
         elif line.text.startswith("["):
             # Lines under a name that cannot be read are checked, and belong to no section.
-            name = _section_name(line, problems, lenient=lenient)
-            current = sections.get(name) or Section(name, line.number)
-            if name:
-                sections[name] = current
+            section = _section_name(line, problems, lenient=lenient)
+            yield IniLine(line.number, line.last, section)
         else:
-            _add_entry(current, line, problems, lenient=lenient)
+            entry = _entry(section, line, problems, lenient=lenient)
+            if entry is not None and section is not None:
+                yield IniLine(line.number, line.last, section, *entry)
+
+
+def parse_ini(text: str, problems: Problems, *, lenient: bool) -> dict[str, Section]:
+    """The sections in the order in which their names come first; what cannot be read goes to `problems`."""
+    sections: dict[str, Section] = {}
+    for line in ini_lines(text, problems, lenient=lenient):
+        if not line.section:
+            continue
+        section = sections.get(line.section)
+        if section is None:
+            section = sections[line.section] = Section(line.section, line.first)
+        if line.key is not None:
+            section.entries[line.key] = Entry(line.value, line.first)
     return sections
 
 
@@ -71,27 +101,29 @@ def _section_name(line: LogicalLine, problems: Problems, *, lenient: bool) -> st
     return name
 
 
-def _add_entry(section: Section | None, line: LogicalLine, problems: Problems, *, lenient: bool) -> None:
-    """Put the key and value of a line into its section."""
+def _entry(
+    section: str | None, line: LogicalLine, problems: Problems, *, lenient: bool
+) -> tuple[str, str] | None:
+    """The key and value of a line, or None where there are none to be had."""
     if section is None:
         problems.add(
             line.number, "", f"{excerpt(line.text)} stands before the first section; begin with [system]"
         )
-        return
-    where = f"[{section.name}]" if section.name else ""
+        return None
+    where = f"[{section}]" if section else ""
     operator = _OPERATOR.search(line.text)
     if operator is None:
         problems.add(
             line.number, where, f"{excerpt(line.text)} is no key=value line; a comment begins with ; or #"
         )
-        return
+        return None
     try:
         key = unescape(line.text[: operator.start()], lenient=lenient).strip(BLANKS)
         value = unescape(line.text[operator.end() :], lenient=lenient).strip(BLANKS)
     except ConfigError as error:
         problems.add_all(line.number, f"{where} {line.text[: operator.start()].strip(BLANKS)}".strip(), error)
-        return
+        return None
     if not key:
         problems.add(line.number, where, f"{excerpt(line.text)} has no key before its {operator[0]}")
-        return
-    section.entries[key] = Entry(value, line.number)
+        return None
+    return key, value

@@ -240,8 +240,12 @@ class SlaveConfig:
     slave_group: str
     slave_max_delay_ms: int = 500
     auto_sync_master_config: bool = False
+    slave_max_bytes_per_second: int = 0
+    """Over all partitions, of what the master has held for a while; 0: no limit."""
     master_address: tuple[str, int] | None = None
     """Host and port; None: the registry knows."""
+    registry_address: str | None = None
+    """What ``zk.zkConnect`` is to the slave."""
     server_port: int | None = None
     dashboard_http_port: int | None = None
     host_name: str | None = None

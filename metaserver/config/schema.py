@@ -80,7 +80,7 @@ DEFAULTS_KEYS = _table(
 )
 """Of [system], for topics that say nothing else; fields of TopicConfig."""
 
-SERVER_KEYS = _table(
+_METAQ_SERVER_KEYS = _table(
     (
         Key("brokerId", "broker_id", integer(0, 1023), is_required=True),
         Key("serverPort", "server_port", _PORT),
@@ -101,7 +101,11 @@ SERVER_KEYS = _table(
         Key("flushTxLogAtCommit", "flush_tx_log_at_commit", integer(0, 2)),
         Key("updateConsumerOffsets", "update_consumer_offsets", values.boolean),
         Key("loadMessageStoresInParallel", "load_message_stores_in_parallel", values.boolean),
-        # Ours.
+    )
+)
+
+_OUR_SERVER_KEYS = _table(
+    (
         Key("bindAddress", "bind_address", values.bind_host),
         Key("maxConnections", "max_connections", integer(1, 1_000_000)),
         Key("maxLineBytes", "max_line_bytes", integer(512, _KIB * _KIB)),
@@ -121,7 +125,12 @@ SERVER_KEYS = _table(
         Key("flushThreadCount", "flush_thread_count", integer(1, 256)),
     )
 )
+
+SERVER_KEYS: Mapping[str, Key] = {**_METAQ_SERVER_KEYS, **_OUR_SERVER_KEYS}
 """The rest of [system]; fields of ServerConfig."""
+
+OUR_KEYS = frozenset(_OUR_SERVER_KEYS)
+"""Keys of [system] and of topics that a Java broker refuses: its file cannot have them."""
 
 SYSTEM_KEYS: Mapping[str, Key] = {**SERVER_KEYS, **DEFAULTS_KEYS}
 
@@ -146,7 +155,9 @@ SLAVE_KEYS = _table(
         Key("slaveMaxDelayInMills", "slave_max_delay_ms", _DURATION),
         Key("autoSyncMasterConfig", "auto_sync_master_config", values.boolean),
         # Ours.
+        Key("slaveMaxBytesPerSecond", "slave_max_bytes_per_second", integer(0, LONG_MAX)),
         Key("masterAddress", "master_address", values.host_and_port),
+        Key("registryAddress", "registry_address", values.connect_string),
         Key("serverPort", "server_port", _PORT),
         Key("dashboardHttpPort", "dashboard_http_port", _PORT),
         Key("hostName", "host_name", values.advertised_host),

@@ -60,4 +60,6 @@ def apply_slave(server: ServerConfig, slave: SlaveConfig) -> ServerConfig:
         changes["data_path"] = changes["data_log_path"] = slave.data_path
         changes["defaults"] = attrs.evolve(server.defaults, data_path=slave.data_path)
         changes["topics"] = tuple(attrs.evolve(topic, data_path=slave.data_path) for topic in server.topics)
+    if slave.registry_address is not None:
+        changes["zookeeper"] = attrs.evolve(server.zookeeper, connect=slave.registry_address)
     return attrs.evolve(server, **changes)

@@ -36,6 +36,8 @@ class LogicalLine:
     text: str
     is_cut_short: bool = False
     """It ends with a backslash that asks for a next line, and the file has none."""
+    last: int = attrs.field(default=0, eq=False)
+    """The line of the file it ends with."""
 
 
 @attrs.define
@@ -112,10 +114,10 @@ def logical_lines(text: str, *, comment_marks: str, right_blanks: str) -> Iterat
         if (len(line) - len(line.rstrip("\\"))) % 2:
             joined.append(line[:-1])
             continue
-        yield LogicalLine(first, "".join(joined) + line)
+        yield LogicalLine(first, "".join(joined) + line, last=number)
         joined.clear()
     if joined:
-        yield LogicalLine(first, "".join(joined), is_cut_short=True)
+        yield LogicalLine(first, "".join(joined), is_cut_short=True, last=number)
 
 
 def unescape(text: str, *, lenient: bool) -> str:

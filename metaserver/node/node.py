@@ -37,7 +37,6 @@ from metaserver.broker import (
     make_syncer,
     version_text,
 )
-from metaserver.client import announced_registry_port
 from metaserver.config import adopt_topics, apply_slave, diff_configs, load_server_config
 from metaserver.control.server import serve_control
 from metaserver.errors import ConfigError
@@ -45,10 +44,10 @@ from metaserver.http import HttpSource, serve_http
 from metaserver.logs import get_logger
 from metaserver.metrics import BrokerMetrics
 from metaserver.node.clock import SystemClock, utc_offset_seconds
-from metaserver.node.listening import NodeError, advertised_host, bracketed, listen, own_host
+from metaserver.node.following import UNKNOWN_MASTER, Following, check_slave
+from metaserver.node.listening import advertised_host, listen, own_host
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
-from metaserver.replication import Slave
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
 from metaserver.timers import Timers
 
@@ -96,10 +95,8 @@ async def run_node(
     ``is_lenient``: a reload passes over keys it does not know, as the start did.
     Raises NodeError, StorageError and others of :mod:`metaserver.errors` when the start fails.
     """
-    if slave_config is not None and slave_config.master_address is None:
-        raise NodeError(
-            f"{slave_config.path}: masterAddress is missing; write masterAddress=HOST:PORT of the master"
-        )
+    if slave_config is not None:
+        check_slave(config, slave_config)
     paths.logs_directory.mkdir(parents=True, exist_ok=True)
     sys.setswitchinterval(_SWITCH_SECONDS)
     node = _Node(config, slave_config, paths, on_ready, is_lenient)
@@ -130,7 +127,7 @@ class _Parts:
     committer: Committer
     timers: Timers
     disk: DiskGuard
-    slave: Slave | None
+    following: Following | None
     embedded: EmbeddedRegistry | None
     membership: Membership
     reporter: Reporter
@@ -176,7 +173,10 @@ class _Node:
         disk.check()
         committer = Committer(executor, syncer, timers, self._clock, disk)
         host = advertised_host(config)
-        master = None if slave_config is None else slave_config.master_address
+        master_address = None
+        if slave_config is not None:
+            master = slave_config.master_address
+            master_address = UNKNOWN_MASTER if master is None else f"{master[0]}:{master[1]}"
         broker = Broker(
             config=config,
             store=store,
@@ -187,7 +187,7 @@ class _Node:
             random=SystemRandom(),
             page_cache=KernelPageCache(),
             address=f"{host}:{config.server_port}",
-            master_address=None if master is None else f"{master[0]}:{master[1]}",
+            master_address=master_address,
             version_text=version_text(ground.registry_port),
         )
         embedded = None
@@ -196,21 +196,20 @@ class _Node:
         is_noticed = _always if embedded is None else embedded.has_sessions
         membership = self._membership = Membership.of(broker, slave_config, host, is_noticed)
         broker.on_new_partition = membership.wake
-        slave = None
-        if slave_config is not None and master is not None:
-            slave = Slave(broker, slave_config, self._clock, timers, master[0], master[1])
+        following = None
+        if slave_config is not None:
+            following = Following.of(broker, slave_config, host, membership, timers)
         if embedded is not None:
             membership.follow(f"{own_host(config)}:{embedded.port}")
-        elif slave is not None and config.zookeeper.is_embedded:
-            slave.on_connected = partial(_follow_master, membership, slave.master_host)
         else:
             membership.follow(config.zookeeper.ensemble)
+        slave = None if following is None else following.slave
         reporter = Reporter(broker, store, disk, slave, membership, embedded)
-        return _Parts(broker, committer, timers, disk, slave, embedded, membership, reporter)
+        return _Parts(broker, committer, timers, disk, following, embedded, membership, reporter)
 
     async def _serve(self, ground: _Ground, parts: _Parts) -> None:
         config = self._config
-        broker, embedded, reporter, slave = parts.broker, parts.embedded, parts.reporter, parts.slave
+        broker, embedded, reporter, following = parts.broker, parts.embedded, parts.reporter, parts.following
         server = Server(broker, ground.listener, ground.poller)
         retention = Retention(broker, self._clock, utc_offset_seconds)
         async with trio.open_nursery() as nursery:
@@ -228,8 +227,8 @@ class _Node:
             reporter.http_port = await nursery.start(
                 serve_http, config.bind_address, config.dashboard_http_port, source
             )
-            if slave is not None:
-                stop.replication = await nursery.start(_run_slave, slave)
+            if following is not None:
+                stop.replication = await nursery.start(following.run)
             with _PidFile(self._paths):
                 gc.collect()
                 gc.freeze()
@@ -271,6 +270,7 @@ class _Node:
                 config.max_segment_size_bytes if self._slave_config is None else _SEGMENT_BYTES_OF_A_SLAVE
             ),
             checkpoint_bytes=config.checkpoint_bytes,
+            epoch_origin=SystemRandom().getrandbits(64) if self._slave_config is None else None,
         )
         store = MessageStore.open(RealFileSystem(), self._clock, options, _data_paths(config), owner)
         for report in store.reports:
@@ -389,22 +389,8 @@ class _PidFile:
         self._path.unlink(missing_ok=True)
 
 
-async def _run_slave(
-    slave: Slave, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.CancelScope() as scope:
-        task_status.started(scope)
-        await slave.run()
-
-
 def _always() -> bool:
     return True
-
-
-def _follow_master(membership: Membership, master_host: str, version: str) -> None:
-    """Register in the registry that the master hosts, wherever that is this time."""
-    port = announced_registry_port(version)
-    membership.follow(None if port is None else f"{bracketed(master_host)}:{port}")
 
 
 def _data_paths(config: ServerConfig) -> list[Path]:

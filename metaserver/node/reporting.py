@@ -60,7 +60,10 @@ class Reporter:
         if self._slave is not None:
             report = self._slave.report()
             if not report.is_connected:
-                reasons.append(f"not connected to the master {report.master_address}: {report.problem}")
+                master = " ".join(filter(None, ("the master", report.master_address)))
+                reasons.append(f"not connected to {master}: {report.problem}")
+            if report.search_problem not in ("", report.problem):
+                reasons.append(f"the master's address may be out of date: {report.search_problem}")
             reasons += [
                 f"replication of {replica.name} has stopped: {replica.reason}"
                 for replica in report.partitions
@@ -148,6 +151,7 @@ class Reporter:
             broker_id=broker.config.broker_id,
             role="slave" if broker.is_slave else "master",
             uptime_seconds=self._uptime_seconds,
+            ready=not self.readiness(),
             put_requests=counters.put,
             get_requests=counters.get,
             offset_requests=counters.offset,
@@ -215,6 +219,8 @@ class Reporter:
             lag_messages=report.lag_messages,
             lag_seconds=report.lag_seconds,
             diverged_partitions=sum(r.state is ReplicaState.STOPPED for r in report.partitions),
+            copied_bytes=report.catch_up.copied_bytes,
+            catch_up_seconds=report.estimated_seconds,
         )
 
     def _registry(self) -> RegistrySnapshot | None:
@@ -246,11 +252,18 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
         "master": report.master_address,
         "connected": report.is_connected,
         "problem": report.problem,
+        "search_problem": report.search_problem,
         "lag_bytes": report.lag_bytes,
         "lag_messages": report.lag_messages,
         "lag_seconds": round(report.lag_seconds, 3),
         "partitions": len(report.partitions),
         "stopped": sum(replica.state is ReplicaState.STOPPED for replica in report.partitions),
+        "catch_up": {
+            "left_bytes": report.catch_up.left_bytes,
+            "bytes_per_second": round(report.catch_up.pace.bytes_per_second),
+            "estimated_seconds": report.estimated_seconds,
+            "limit_bytes_per_second": report.catch_up.limit_bytes_per_second,
+        },
     }
     if with_partitions:
         status["requests"] = report.requests

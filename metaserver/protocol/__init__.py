@@ -25,6 +25,7 @@ from metaserver.protocol.commands import (
     OPAQUE_MISSING,
     STORED_TEXT,
     Command,
+    EpochsQuery,
     Get,
     Malformed,
     OffsetQuery,
@@ -45,6 +46,7 @@ from metaserver.protocol.commands import (
 )
 from metaserver.protocol.decoder import CommandDecoder, Limits
 from metaserver.protocol.encoder import (
+    encode_epochs_query,
     encode_get,
     encode_offset_query,
     encode_put,
@@ -63,6 +65,7 @@ __all__ = [
     "STORED_TEXT",
     "Command",
     "CommandDecoder",
+    "EpochsQuery",
     "Get",
     "Limits",
     "Malformed",
@@ -82,6 +85,7 @@ __all__ = [
     "TransactionalPut",
     "Value",
     "Version",
+    "encode_epochs_query",
     "encode_get",
     "encode_offset_query",
     "encode_put",

@@ -100,6 +100,16 @@ class OffsetQuery:
 
 
 @attrs.frozen
+class EpochsQuery:
+    """A replica asks whose bytes a log holds, and says where its own copy ends."""
+
+    topic: str
+    partition: int
+    end_offset: int
+    opaque: int
+
+
+@attrs.frozen
 class Stats:
     """Asks for a statistics report."""
 
@@ -173,6 +183,7 @@ Command: TypeAlias = (
     | TransactionalPut
     | Get
     | OffsetQuery
+    | EpochsQuery
     | Stats
     | Version
     | Quit

@@ -11,6 +11,7 @@ from metaserver.errors import ProtocolError
 from metaserver.message import HEADER_SIZE
 from metaserver.protocol.commands import (
     OPAQUE_MISSING,
+    EpochsQuery,
     Get,
     Malformed,
     OffsetQuery,
@@ -267,6 +268,8 @@ class CommandDecoder:
                 return _parse_get(words)
             case "offset":
                 return _parse_offset_query(words)
+            case "epochs":
+                return _parse_epochs_query(words)
             case "stats":
                 opaque = words[2] if len(words) > 2 else ""
                 item = words[1] if len(words) > 1 else ""
@@ -393,6 +396,15 @@ def _parse_offset_query(words: list[str]) -> OffsetQuery:
     opaque = _opaque(opaque_text)
     return OffsetQuery(
         topic, group, _int32(partition, "partition", opaque), _int64(offset, "offset", opaque), opaque
+    )
+
+
+def _parse_epochs_query(words: list[str]) -> EpochsQuery:
+    _expect(words, 5)
+    _, topic, partition, end_offset, opaque_text = words[:5]
+    opaque = _opaque(opaque_text)
+    return EpochsQuery(
+        topic, _int32(partition, "partition", opaque), _int64(end_offset, "offset", opaque), opaque
     )
 
 

@@ -92,6 +92,11 @@ def encode_replicated(
     return b"replicated %b %d %d %d\r\n%b" % (slave_group.encode(), slave_id, len(body), opaque, body)
 
 
+def encode_epochs_query(topic: str, partition: int, end_offset: int, opaque: int) -> bytes:
+    """An ``epochs`` line: an extension."""
+    return b"epochs %b %d %d %d\r\n" % (topic.encode(), partition, end_offset, opaque)
+
+
 def encode_stats(item: str, opaque: int) -> bytes:
     """A ``stats`` line; without an item it has two spaces, as Java clients send it."""
     return b"stats %b %d\r\n" % (item.encode(), opaque)

@@ -225,8 +225,9 @@ def loop_entrance() -> Enter:
     import asyncio  # noqa: PLC0415 - nor the other way round
 
     loop = asyncio.get_running_loop()
-    # Of another thread's context, anyio would not know on which loop it is.
+    # No task runs the function: without this anyio would know of no loop, unless anyio.run had begun it.
     context = contextvars.copy_context()
+    context.run(sniffio.current_async_library_cvar.set, "asyncio")
 
     def enter_asyncio(function: Callable[[], None]) -> None:
         with suppress(RuntimeError):

@@ -98,9 +98,10 @@ class Nodes:
         return found
 
     async def claim(self, nodes: Mapping[str, bytes]) -> set[str]:
-        """Make ephemeral nodes, with persistent parents; returns the paths that are this session's now.
+        """Make ephemeral nodes, with persistent parents; returns the paths that are the caller's now.
 
-        One that exists, of another session or persistent, is left as it is.
+        One that exists, persistent, of another session or with other data (that of another member in this
+        session), is left as it is.
         """
         client = self._link.connected()
         session = self._link.session
@@ -116,7 +117,11 @@ class Nodes:
                 owned.add(path)
         if taken:
             found = await self.read(taken)
-            owned |= {path for path, node in found.items() if node is not None and node.owner == session}
+            owned |= {
+                path
+                for path, node in found.items()
+                if node is not None and node.owner == session and node.data == nodes[path]
+            }
         return owned
 
     async def write(self, nodes: Mapping[str, tuple[bytes, int | None]]) -> dict[str, int | None]:

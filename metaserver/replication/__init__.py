@@ -5,10 +5,21 @@ each record, and appends them unchanged, at the offset the master has them. It n
 other offset: where the master cannot give the bytes that belong there, the partition stops and says
 why, and what it holds stays readable.
 
-:mod:`progress` decides, without I/O; :mod:`slave` does what it says.
+:mod:`progress` decides, without I/O; :mod:`slave` does what it says. :mod:`master` knows where the master is.
 """
 
+from metaserver.replication.master import FixedPlace, MasterFacts, RegisteredPlace
 from metaserver.replication.progress import ReplicaProgress, ReplicaState
-from metaserver.replication.slave import ReplicaReport, Slave, SlaveReport
+from metaserver.replication.reports import ReplicaReport, SlaveReport
+from metaserver.replication.slave import Slave
 
-__all__ = ["ReplicaProgress", "ReplicaReport", "ReplicaState", "Slave", "SlaveReport"]
+__all__ = [
+    "FixedPlace",
+    "MasterFacts",
+    "RegisteredPlace",
+    "ReplicaProgress",
+    "ReplicaReport",
+    "ReplicaState",
+    "Slave",
+    "SlaveReport",
+]

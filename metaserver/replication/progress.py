@@ -2,11 +2,15 @@
 
 ::
 
-    PROBING ──────▶ CHECKING ──────▶ TAILING ◀─────▶ CAUGHT_UP
-       │                │               │
-       └───────────────▶└──────────────▶└──▶ STOPPED (diverged, behind, damaged, disk)
+    PROBING ──▶ RECONCILING ──▶ CHECKING ──▶ TAILING ◀──▶ CAUGHT_UP
+       │             │              │           │
+       └────────────▶└─────────────▶└──────────▶└──▶ STOPPED (foreign, behind, damaged, disk)
 
 A lost connection leads from any state but STOPPED back to PROBING.
+
+RECONCILING is for masters that know epochs: it finds the offset up to which both histories are one; what
+this replica holds behind it goes into quarantine. With a master that knows none (MetaQ), a replica that is
+ahead stops.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import TypeAlias
 import attrs
 
 from metaserver.message import scan
+from metaserver.storage import EpochChain, LogHistory, common_end
 
 CHECKED_BYTES = 64 * 1024
 """So much of the log's end is compared with the master's before the first append."""
@@ -30,6 +35,8 @@ class ReplicaState(Enum):
 
     PROBING = "probing"
     """The master's range is not known yet, or no longer."""
+    RECONCILING = "reconciling"
+    """Epochs are being compared with the master's, and what only this replica has is put away."""
     CHECKING = "checking"
     """The end of the local log is being compared with the same bytes of the master."""
     TAILING = "tailing"
@@ -76,13 +83,31 @@ class Compare:
 
 
 @attrs.frozen
+class AskEpochs:
+    """Ask the master whose bytes its log holds; tell :meth:`ReplicaProgress.epochs_told`."""
+
+
+@attrs.frozen
+class Reconcile:
+    """Put what only this replica has into quarantine, and take over the master's epochs.
+
+    Tell :meth:`ReplicaProgress.reconciled`, or ``append_failed``.
+    """
+
+    offset: int | None
+    """Everything from here on is cut off; None: there is nothing to give up."""
+    chain: EpochChain
+    reason: str
+
+
+@attrs.frozen
 class Stop:
     """Copy nothing more."""
 
     reason: str
 
 
-Action: TypeAlias = Fetch | Append | Locate | Compare | Stop
+Action: TypeAlias = Fetch | Append | Locate | Compare | AskEpochs | Reconcile | Stop
 
 
 @attrs.define
@@ -110,6 +135,10 @@ class ReplicaProgress:
     master_end: int = 0
     """The greatest end of the master's log heard of; ``local_end`` may run ahead of it for a moment."""
     fetch_bytes: int = FETCH_BYTES
+    chain: EpochChain = attrs.Factory(EpochChain)
+    """Of the local log."""
+    knows_epochs: bool = False
+    """Whether the master does."""
     _checked_to: int = 0
     _located: Append | None = None
     """What is appended when the master has said where its segment begins."""
@@ -125,17 +154,52 @@ class ReplicaProgress:
         self.master_start, self.master_end = start, max(end, self.local_end if self.is_copying else end)
         if self.state is not ReplicaState.PROBING:
             return None
+        if self.knows_epochs:
+            self.state = ReplicaState.RECONCILING
+            return AskEpochs()
         if self.local_end > end:
             return self._stop(
                 f"this slave ends at {self.local_end} and its master at {end}: the master has lost messages "
                 "this slave still holds, or is not the master it followed before"
             )
-        if self.local_end < start:
+        return self._check()
+
+    def epochs_told(self, chain: EpochChain) -> Action:
+        """The master has said whose bytes its log holds."""
+        own = LogHistory(self.chain, self.local_start, self.local_end)
+        masters = LogHistory(chain, self.master_start, self.master_end)
+        if self.local_start == self.local_end:
+            return Reconcile(None, chain, "")
+        common = common_end(own, masters)
+        if common is None or common <= self.local_start:
             return self._stop(
-                f"this slave ends at {self.local_end} and its master begins at {start}: the messages between "
-                "are deleted there. Stop the slave, move this partition's directory away, start it again"
+                f"this slave holds {self.local_start} to {self.local_end} and its master {self.master_start} "
+                f"to {self.master_end}, and no message is common to both: the master is another one, or has "
+                "lost its disk. Promote this slave if it holds the messages you want; else move this "
+                "partition's directory away and start it again"
             )
-        self._checked_to = max(self.local_end - CHECKED_BYTES, self.local_start, start)
+        if common < self.local_end:
+            return Reconcile(
+                common,
+                chain,
+                f"the master's history parts from this one at offset {common}: the bytes from there to "
+                f"{self.local_end} are not, or no longer, the master's",
+            )
+        return Reconcile(None, chain, "")
+
+    def reconciled(self, local_end: int, segment_start: int, chain: EpochChain) -> Action:
+        """What only this replica had is put away, and the master's epochs are its own."""
+        self.local_end, self.segment_start, self.chain = local_end, segment_start, chain
+        return self._check()
+
+    def _check(self) -> Action:
+        if self.local_end < self.master_start:
+            return self._stop(
+                f"this slave ends at {self.local_end} and its master begins at {self.master_start}: the "
+                "messages between are deleted there. Stop the slave, move this partition's directory away, "
+                "start it again"
+            )
+        self._checked_to = max(self.local_end - CHECKED_BYTES, self.local_start, self.master_start)
         if self._checked_to >= self.local_end:
             return self._tail()
         self.state = ReplicaState.CHECKING

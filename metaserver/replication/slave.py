@@ -13,24 +13,31 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from metaserver.broker.replicas import reconcile
 from metaserver.client import BrokerConnection, Fetched, Moved, connect
 from metaserver.client.connection import expect_text, fetch_result
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, PartitionId, Topic, TopicPartition, is_valid_topic
-from metaserver.protocol import encode_get, encode_offset_query, encode_stats
+from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query, encode_stats
+from metaserver.replication.acknowledging import ProgressReports
+from metaserver.replication.catch_up import CatchUp, Reservation
+from metaserver.replication.master import ask_facts, format_place, meet
 from metaserver.replication.progress import (
     Action,
     Append,
+    AskEpochs,
     Compare,
     Fetch,
     Locate,
+    Reconcile,
     ReplicaProgress,
     ReplicaState,
     Stop,
 )
-from metaserver.replication.acknowledging import ProgressReports
+from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
+from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +45,8 @@ if TYPE_CHECKING:
     from metaserver.broker import Broker
     from metaserver.client.connection import Reply
     from metaserver.config import SlaveConfig
-    from metaserver.storage import Clock
+    from metaserver.replication.master import Address, MasterFacts, MasterPlace
+    from metaserver.storage import Clock, FileSystem, QuarantineReport
     from metaserver.timers import Timers
 
 _log = get_logger(__name__)
@@ -57,51 +65,6 @@ _IDLE_POLLS_PER_SECOND = 200
 """With so many partitions that more long polls would end in a second, each waits longer: a new message
 ends it at once all the same."""
 _OFFSETS_WORDS = 7
-
-
-@attrs.frozen
-class ReplicaReport:
-    """One partition of a slave."""
-
-    name: TopicPartition
-    state: ReplicaState
-    reason: str
-    local_start: int
-    local_end: int
-    master_end: int
-    lag_bytes: int
-    lag_messages: int
-    """Estimated from the average size of the messages copied so far."""
-    lag_seconds: float
-    """Age of the newest message copied, while there are newer ones; 0 where there are none."""
-
-
-@attrs.frozen
-class SlaveReport:
-    """All of a slave."""
-
-    master_address: str
-    is_connected: bool
-    problem: str
-    """Why there is no connection."""
-    partitions: tuple[ReplicaReport, ...]
-    requests: int
-    """Fetches in flight."""
-
-    @property
-    def lag_bytes(self) -> int:
-        """Of all partitions."""
-        return sum(partition.lag_bytes for partition in self.partitions)
-
-    @property
-    def lag_messages(self) -> int:
-        """Of all partitions, estimated."""
-        return sum(partition.lag_messages for partition in self.partitions)
-
-    @property
-    def lag_seconds(self) -> float:
-        """Of the partition that is furthest behind."""
-        return max((partition.lag_seconds for partition in self.partitions), default=0.0)
 
 
 @attrs.frozen
@@ -144,34 +107,54 @@ class Slave:
     _config: SlaveConfig
     _clock: Clock
     _timers: Timers
-    master_host: str
-    _master_port: int
+    _master: MasterPlace
     on_connected: Callable[[str], None] | None = None
     """Told the master's version text with each new connection."""
+    on_facts: Callable[[BrokerConnection, MasterFacts], None] | None = None
+    """Told what the master says of itself, with each new connection and with each look at its partitions."""
     _replicas: dict[TopicPartition, _Replica] = attrs.Factory(dict)
     _link: BrokerConnection | None = None
+    _address: Address | None = None
+    """Of the connection."""
     _problem: str = "not connected yet"
     _requests: int = 0
-    _broken: trio.Event = attrs.Factory(trio.Event)
+    _filesystem: FileSystem = attrs.Factory(RealFileSystem)
+    _knows_epochs: bool = False
+    """Whether the master does."""
+    quarantined: list[QuarantineReport] = attrs.Factory(list)
+    """What this slave had to give up since its start."""
+    _look: trio.Event = attrs.Factory(trio.Event)
+    """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
+    _catch_up: CatchUp = attrs.field(init=False)
     _reports: ProgressReports = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        """Nothing is copied yet."""
+        """The limit is that of the configuration."""
+        self._catch_up = CatchUp(self._config.slave_max_bytes_per_second)
         self._reports = ProgressReports(self._broker, self._config, self._timers)
 
     async def run(self) -> None:
         """Connect, copy, and connect again, for ever."""
         pause_seconds = _RECONNECT_SECONDS_MIN
         while True:
+            self._look = trio.Event()
+            address = self._master.address
+            if address is None:
+                self._problem = self._master.problem
+                await self._look.wait()
+                continue
+            self._address = address
             try:
-                async with connect(self.master_host, self._master_port) as link:
+                async with connect(*address) as link:
+                    facts = await meet(link, self._broker.config.broker_id, _SILENCE_SECONDS)
                     _log.info("start subscribe message from master success", master=link.address)
                     pause_seconds = _RECONNECT_SECONDS_MIN
-                    self._link, self._broken, self._problem = link, trio.Event(), ""
+                    self._link, self._problem = link, ""
                     if self.on_connected is not None:
                         self.on_connected(link.version)
                     self._reports.connected(link)
-                    await self._follow(link)
+                    self._knows_epochs = "epochs" in link.extensions
+                    await self._follow(link, address, facts)
             except ClientError as error:
                 if str(error) != self._problem:
                     _log.warning("problem occured in start subscribe message from master", reason=str(error))
@@ -179,21 +162,31 @@ class Slave:
             finally:
                 self._link = None
                 self._reports.disconnected()
+                self._catch_up.interrupted()
                 for replica in self._replicas.values():
                     replica.ticket += 1
                     replica.paused = replica.next_segment = None
                     replica.progress.disconnected()
-            await trio.sleep(pause_seconds)
+            self._look = trio.Event()
+            with trio.move_on_after(pause_seconds):
+                await self._look.wait()
             pause_seconds = min(2 * pause_seconds, _RECONNECT_SECONDS_MAX)
+
+    def wake(self) -> None:
+        """Look at once where the master is, and for its partitions."""
+        self._look.set()
 
     def report(self) -> SlaveReport:
         """How far each partition is."""
+        replicas = tuple(self._report(replica) for replica in self._replicas.values())
         return SlaveReport(
-            f"{self.master_host}:{self._master_port}",
+            format_place(self._master.address if self._link is None else self._address),
             self._link is not None,
             self._problem,
-            tuple(self._report(replica) for replica in self._replicas.values()),
+            self._master.problem,
+            replicas,
             self._requests,
+            self._catch_up.report(left_bytes(replicas), trio.current_time()),
         )
 
     def _report(self, replica: _Replica) -> ReplicaReport:
@@ -219,14 +212,19 @@ class Slave:
 
     # The master's partitions.
 
-    async def _follow(self, link: BrokerConnection) -> None:
-        """Copy over one connection until it breaks (ClientError)."""
-        while True:
+    async def _follow(self, link: BrokerConnection, address: Address, facts: MasterFacts) -> None:
+        """Copy over one connection until it breaks (ClientError), or the master is elsewhere."""
+        while self._master.address in (None, address):
+            self._look = trio.Event()
+            if self.on_facts is not None:
+                self.on_facts(link, facts)
             self._refresh(expect_text(await link.request(_encode_stats_offsets, _SILENCE_SECONDS)))
+            self._catch_up.look(left_bytes(map(self._report, self._replicas.values())), trio.current_time())
             await self._trim()
             self._reports.give_sign_of_life()
             with trio.move_on_after(_REFRESH_SECONDS):
-                await self._broken.wait()
+                await self._look.wait()
+            facts = await ask_facts(link, _SILENCE_SECONDS)
 
     def _refresh(self, offsets: str) -> None:
         """Learn the master's partitions and ranges from its ``stats offsets``."""
@@ -243,6 +241,7 @@ class Slave:
                 continue  # What is on its way to the log cannot be compared yet.
             if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
                 replica.trim = _Trim(start, end)
+            replica.progress.knows_epochs = self._knows_epochs
             action = replica.progress.master_range(start, end)
             if action is not None:
                 self._act(replica, action)
@@ -259,7 +258,13 @@ class Slave:
         segment_bytes_max = 0 if is_internal else self._broker.config.max_segment_size_bytes
         replica = _Replica(
             name,
-            ReplicaProgress(log.start_offset, log.end_offset, log.last_segment_start, segment_bytes_max),
+            ReplicaProgress(
+                log.start_offset,
+                log.end_offset,
+                log.last_segment_start,
+                segment_bytes_max,
+                chain=self._broker.store.epochs[name].chain,
+            ),
         )
         self._replicas[name] = replica
         return replica
@@ -291,6 +296,10 @@ class Slave:
                 self._append(replica, action)
             case Locate():
                 self._locate(replica, action.offset)
+            case AskEpochs():
+                self._ask_epochs(replica)
+            case Reconcile():
+                self._reconcile(replica, action)
             case Compare():
                 is_equal = self._local_bytes(replica.name, action.offset, len(action.data)) == action.data
                 self._act(
@@ -298,6 +307,71 @@ class Slave:
                 )
             case Stop():
                 _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)
+
+    def _ask_epochs(self, replica: _Replica) -> None:
+        if self._link is None:
+            return
+        replica.ticket += 1
+        ticket, name, end = replica.ticket, replica.name, replica.progress.local_end
+
+        def settle(reply: Reply | ClientError) -> None:
+            if ticket != replica.ticket:
+                return
+            if isinstance(reply, ClientError):
+                self._look.set()
+                return
+            try:
+                chain = EpochChain.parse(expect_text(reply))
+            except (ClientError, ValueError) as error:
+                _log.warning("The master does not tell its epochs", partition=str(name), reason=str(error))
+                replica.progress.disconnected()
+                return
+            self._act(replica, replica.progress.epochs_told(chain))
+
+        self._link.submit(lambda opaque: encode_epochs_query(name.topic, name.partition, end, opaque), settle)
+
+    def _reconcile(self, replica: _Replica, action: Reconcile) -> None:
+        """In a worker: copy away what must go, cut, take over the master's epochs."""
+        replica.ticket += 1
+        ticket, name = replica.ticket, replica.name
+        divergence = None
+        if action.offset is not None:
+            _log.error("Replica holds what its master does not", partition=str(name), reason=action.reason)
+            divergence = Divergence(
+                name=name,
+                offset=action.offset,
+                reason=action.reason,
+                own=replica.progress.chain,
+                masters=action.chain,
+                master=format_place(self._address),
+            )
+
+        def done(report: QuarantineReport | None, error: Exception | None) -> None:
+            log = self._broker.store.partitions[name]
+            chain = self._broker.store.epochs[name].chain
+            partition.progressed()  # What is cut off is no longer what the master was told.
+            if report is not None:
+                self.quarantined.append(report)
+                _log.error(
+                    "Put into quarantine",
+                    partition=str(name),
+                    offsets=f"{report.start_offset} to {report.end_offset}",
+                    messages=report.records,
+                )
+            if error is not None:
+                replica.progress.rewind(log.end_offset, log.last_segment_start)
+                self._act(replica, replica.progress.append_failed(str(error)))
+            elif ticket == replica.ticket:
+                self._act(replica, replica.progress.reconciled(log.end_offset, log.last_segment_start, chain))
+            else:
+                # The connection broke meanwhile: the next one begins with what there is now.
+                replica.progress.rewind(log.end_offset, log.last_segment_start)
+                replica.progress.chain = chain
+
+        broker = self._broker
+        partition = broker.partitions[name.topic, name.partition]
+        epochs = broker.store.epochs[name]
+        reconcile(broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
 
     def _fetch(self, replica: _Replica, fetch: Fetch) -> None:
         if replica.progress.is_copying:
@@ -308,12 +382,32 @@ class Slave:
         if self._link is None:
             return
         replica.ticket += 1
+        ticket = replica.ticket
+        known_bytes = replica.progress.master_end - fetch.offset
+        reservation = self._catch_up.reserve(fetch.size_max, known_bytes, trio.current_time())
+        if reservation.wait_seconds <= 0:
+            self._send_fetch(replica, fetch, reservation)
+            return
+
+        def fetch_now() -> None:
+            if ticket == replica.ticket:
+                self._send_fetch(replica, fetch, reservation)
+            else:
+                self._catch_up.used(reservation, 0)
+
+        self._timers.schedule(reservation.wait_seconds, fetch_now)
+
+    def _send_fetch(self, replica: _Replica, fetch: Fetch, reservation: Reservation) -> None:
+        if self._link is None:
+            self._catch_up.used(reservation, 0)
+            return
         ticket, name, wait_ms = replica.ticket, replica.name, self._wait_ms()
         asked = trio.current_time()
         self._requests += 1
 
         def settle(reply: Reply | ClientError) -> None:
             self._requests -= 1
+            self._catch_up.used(reservation, len(reply.data) if isinstance(reply, Value) else 0)
             if ticket == replica.ticket:
                 self._answered(replica, fetch, reply, trio.current_time() - asked)
 
@@ -334,7 +428,7 @@ class Slave:
         self, replica: _Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
     ) -> None:
         if isinstance(reply, ClientError):
-            self._broken.set()
+            self._look.set()
             return
         name, progress = replica.name, replica.progress
         try:
@@ -365,7 +459,7 @@ class Slave:
             if ticket != replica.ticket:
                 return
             if isinstance(reply, ClientError):
-                self._broken.set()
+                self._look.set()
                 return
             try:
                 segment_start = int(expect_text(reply))
@@ -407,6 +501,7 @@ class Slave:
                 replica.failure = replica.failure or outcome
             else:
                 replica.copied_bytes += size
+                self._catch_up.copied_bytes += size
                 replica.copied_messages += append.count
                 replica.last_id = append.last_id
             self._written(replica)

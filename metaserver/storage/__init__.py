@@ -9,6 +9,7 @@ the segment's name plus the position in the file::
     └── orders-0/                             topic "orders", partition 0
         ├── 00000000000000000000.meta         offsets 0 to 43
         ├── 00000000000000000044.meta         offset 44 on; the last segment takes the appends
+        ├── epochs                            whose bytes they are
         └── recovery.checkpoint               how much is known to be good
 
 A record is a 20-byte header and its data (:mod:`metaserver.message`). The message ``hello`` with the
@@ -25,6 +26,7 @@ The package is synchronous; the filesystem and the clock are handed in. ``docs/l
 long form, with the order of writes and what each crash leaves behind.
 """
 
+from metaserver.storage.epochs import Epoch, EpochChain, LogEpochs, LogHistory, common_end
 from metaserver.storage.filesystem import (
     Clock,
     DirectoryLock,
@@ -35,6 +37,7 @@ from metaserver.storage.filesystem import (
 )
 from metaserver.storage.log import PartitionLog, PendingFlush
 from metaserver.storage.options import StoreOptions
+from metaserver.storage.quarantine import Divergence, QuarantineReport, quarantine_tail
 from metaserver.storage.recovery import RecoveryReport
 from metaserver.storage.segment import LogSlice, OffsetRange
 from metaserver.storage.statistics import LogStatistics
@@ -43,8 +46,13 @@ from metaserver.storage.store import MessageStore
 __all__ = [
     "Clock",
     "DirectoryLock",
+    "Divergence",
+    "Epoch",
+    "EpochChain",
     "File",
     "FileSystem",
+    "LogEpochs",
+    "LogHistory",
     "LogSlice",
     "LogStatistics",
     "MessageStore",
@@ -52,7 +60,10 @@ __all__ = [
     "PartitionLog",
     "PendingFlush",
     "Point",
+    "QuarantineReport",
     "RealFileSystem",
     "RecoveryReport",
     "StoreOptions",
+    "common_end",
+    "quarantine_tail",
 ]

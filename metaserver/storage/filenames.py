@@ -3,12 +3,14 @@
 ::
 
     .lock                                   who owns the data directory
+    quarantine/                             what replicas had to give up (quarantine.py)
     TOPIC-PARTITION/
         00000000000000001024.meta           a segment: 20 digits, so that ls sorts by offset
         00000000000000001024.meta.arc       a segment archived by retention
         00000000000000001024.meta.zip       the same, compressed
         00000000000000001024.torn-300       bytes that recovery cut off at position 300
         recovery.checkpoint                 what is known to be good (checkpoint.py)
+        epochs                              whose bytes the log holds (epochs.py)
         *.tmp                               a file being written; means nothing after a crash
 
 Nothing but segments may end with ``.meta``: a Java broker reads every such file as one.
@@ -22,6 +24,9 @@ from metaserver.names import MAX_OFFSET
 
 LOCK_NAME = ".lock"
 CHECKPOINT_NAME = "recovery.checkpoint"
+EPOCHS_NAME = "epochs"
+QUARANTINE_NAME = "quarantine"
+REPORT_NAME = "report.json"
 
 _SEGMENT_SUFFIX = ".meta"
 _SEGMENT = re.compile(r"([0-9]{20})\.meta", re.ASCII)

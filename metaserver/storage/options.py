@@ -13,5 +13,7 @@ class StoreOptions:
     """A segment that has reached this size takes no more appends; files end up to one append larger."""
     checkpoint_bytes: int
     """After this many appended bytes a checkpoint is due: no more than these are verified after a crash."""
+    epoch_origin: int | None = None
+    """64 random bits under which this broker, as a master, writes; None on a slave, which begins no epoch."""
     open_segments_max: int = 512
     """How many segments stay open only because they were read."""

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from metaserver.errors import StorageError
+from metaserver.errors import CorruptLogError, StorageError
 from metaserver.names import TopicPartition
-from metaserver.storage.filenames import LOCK_NAME
-from metaserver.storage.filesystem import Point, make_directories, translate_error
+from metaserver.storage.epochs import EpochChain, LogEpochs, load_epochs
+from metaserver.storage.filenames import EPOCHS_NAME, LOCK_NAME
+from metaserver.storage.filesystem import Point, make_directories, reason_of, translate_error
 from metaserver.storage.log import PartitionLog
 from metaserver.storage.recovery import RecoveryReport, recover
 from metaserver.storage.segment import OpenSegments
@@ -36,6 +37,8 @@ class MessageStore:
     _locks: dict[Path, DirectoryLock] = attrs.Factory(dict)
     partitions: dict[TopicPartition, PartitionLog] = attrs.Factory(dict)
     """Every partition that is open."""
+    epochs: dict[TopicPartition, LogEpochs] = attrs.Factory(dict)
+    """Of every partition that is open."""
     failed: dict[TopicPartition, StorageError] = attrs.Factory(dict)
     """Every partition that was found and could not be opened, and why."""
     reports: list[RecoveryReport] = attrs.Factory(list)
@@ -93,6 +96,8 @@ class MessageStore:
             raise translate_error(
                 self._filesystem, data_path, f"{topic_partition} cannot be created", error
             ) from error
+        self.epochs[topic_partition] = LogEpochs(self._filesystem, directory, EpochChain())
+        self._begin_epoch(topic_partition, log)
         self.partitions[topic_partition] = log
         return log
 
@@ -141,7 +146,12 @@ class MessageStore:
         try:
             if topic_partition in self.partitions:
                 self._refuse_second_place(topic_partition, directory)
+            chain = load_epochs(self._filesystem, directory)
             found = recover(self._filesystem, self._clock, directory, topic_partition)
+        except ValueError:
+            text = "it says whose bytes the log holds; restore it, or move it away to begin a history anew"
+            self.failed[topic_partition] = CorruptLogError(directory / EPOCHS_NAME, 0, text)
+            return
         except StorageError as error:
             self.failed[topic_partition] = error
             return
@@ -154,12 +164,24 @@ class MessageStore:
             return
         recovered, report = found
         log = PartitionLog(self._filesystem, self._options, self._pool, recovered)
+        self.epochs[topic_partition] = LogEpochs(self._filesystem, directory, chain)
+        self._begin_epoch(topic_partition, log)
         self.partitions[topic_partition] = log
         self.reports.append(report)
         if report.highest_message_id is not None:
             self.highest_message_id = max(self.highest_message_id, report.highest_message_id)
         if log.failure is None and (log.checkpoint_due or report.damaged_ranges):
             self._save_progress(log)
+
+    def _begin_epoch(self, topic_partition: TopicPartition, log: PartitionLog) -> None:
+        """A master's log takes no message before its epoch is durable."""
+        origin = self._options.epoch_origin
+        if origin is None or log.failure is not None:
+            return
+        try:
+            self.epochs[topic_partition].begin(origin, log.end_offset)
+        except OSError as error:
+            log.fail(f"its epoch cannot be written: {reason_of(error)}")
 
     def _refuse_second_place(self, topic_partition: TopicPartition, directory: Path) -> NoReturn:
         """Serve neither: whichever was chosen, the messages of the other would be missing."""

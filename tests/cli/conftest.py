@@ -9,14 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 import pytest
 
 from metaserver.cli import main
-from tests.support import ROOT, ZOOKEEPER_SECTION, Wire
+from tests.support import ROOT, ZOOKEEPER_SECTION, Wire, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,6 +147,28 @@ class Home:
     def connect(self) -> Wire:
         return Wire(self.port)
 
+    def wait_registered(self, *role: str) -> None:
+        """Returns when the node stands in the registry."""
+        eventually(
+            lambda: bool(self.status(*role).get("registry", {}).get("registered")),
+            f"the registration of the {role or 'master'}",
+        )
+
+    def wait_announced(self, topic: str) -> None:
+        """Returns when a topic that has just come into being stands in the registry, from all nodes."""
+
+        def is_announced() -> bool:
+            ran = self.run("topics", topic, "--json", "--cluster")
+            if ran.code != 0:
+                return False
+            (found,) = json.loads(ran.out)["topics"]
+            replicas = [replica for part in found["partitions"] for replica in part["replicas"]]
+            return any(replica["role"] == "slave" for replica in replicas) and all(
+                replica["lag_bytes"] == 0 for replica in replicas
+            )
+
+        eventually(is_announced, f"the announcement of {topic}")
+
     def clean_up(self) -> None:
         """For the end of a test, whatever has happened."""
         for role, socket_name in (("slave", ".control-slave.sock"), ("", ".control.sock")):
@@ -155,6 +177,17 @@ class Home:
             if (logs / socket_name).exists() or (logs / f".{pid_file}").exists():
                 with suppress(subprocess.TimeoutExpired):
                     self.run("stop", *filter(None, [role]), "--force", "--timeout", "10")
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that the test ends itself; where it fails before that, it does not wait for ever."""
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def call_in_process(base: Path, arguments: Sequence[str], stdin: bytes) -> tuple[int, bytes, bytes]:
@@ -191,13 +224,21 @@ def home(tmp_path: Path) -> Iterator[Home]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A master and its slave, shared by the tests that only send, read and ask."""
     found = Home(tmp_path_factory.mktemp("pair"))
-    found.configure(topics="[topic=empty]\n\n[topic=two*]\nnumPartitions=2\n\n[topic=t*]\n")
+    found.configure(topics="[topic=empty]\n\n[topic=shared]\n\n[topic=two*]\nnumPartitions=2\n\n[topic=t*]\n")
     try:
         found.start()
         found.start_slave()
         yield found
     finally:
         found.clean_up()
+
+
+@pytest.fixture(scope="session")
+def cluster(pair: Home) -> Home:
+    """The same two, found through the registry that the master hosts."""
+    pair.wait_registered()
+    pair.wait_registered("slave")
+    return pair
 
 
 @pytest.fixture

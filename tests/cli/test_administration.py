@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from metaserver.cli.administration import query_stats
+from metaserver.cli.catch_up import watch
 from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.output import Failure
 from metaserver.cli.target import Address
 from metaserver.errors import BrokerUnreachableError, ReplyError
 from tests.support import eventually
@@ -46,10 +48,46 @@ def test_slave_status_has_metaqs_lines_and_ours(pair: Home, topic: str, call: Ca
     assert "Replicate runner:running" in lines
     assert "Replicate status:yes" in lines
     assert f"master 127.0.0.1:{pair.port}, connected" in lines
+    assert "nothing is left to copy" in lines
     assert any(
         line.split() == [topic, "0", "caught", "up", str(size), str(size), "0", "0", "0.000"]
         for line in lines
     )
+
+
+def status(
+    left: int, rate: int = 0, seconds: float | None = None, limit: int = 0, stopped: int = 0
+) -> dict[str, Any]:
+    catch_up = {
+        "left_bytes": left,
+        "bytes_per_second": rate,
+        "estimated_seconds": seconds,
+        "limit_bytes_per_second": limit,
+    }
+    return {"connected": True, "master": "m:1", "problem": "", "stopped": stopped, "catch_up": catch_up}
+
+
+def test_watching_ends_when_nothing_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    away = status(5) | {"connected": False, "problem": "gone"}
+    answers = [away, status(3 * 2**30, 2**20, 3072.0, 2**20), status(100, 5), status(0)]
+    pauses: list[float] = []
+    watch(lambda: answers.pop(0), pauses.append)
+    assert capsys.readouterr().out.splitlines() == [
+        "not connected to the master m:1: gone",
+        "3.0 GiB left, 1.0 MiB/s, about 51 min 12 s (limit 1.0 MiB/s)",
+        "100 bytes left, 5 bytes/s, it does not become less",
+        "nothing is left to copy",
+    ]
+    assert (answers, pauses) == ([], [1.0] * 3)
+    with pytest.raises(Failure, match="have stopped"):
+        watch(lambda: status(0, stopped=1), pauses.append)
+
+
+def test_watching_a_slave_that_has_everything(pair: Home, call: Call) -> None:
+    eventually(lambda: json.loads(call("slave-status", "--json").out)["lag_bytes"] == 0, "no lag")
+    ran = call("slave-status", "--watch")
+    assert (ran.code, ran.out.splitlines()[-1], ran.err) == (0, "nothing is left to copy", "")
+    assert call("slave-status", "--watch", "--json").code == ExitCode.USAGE
 
 
 def test_stats_over_the_port_as_metaq_has_it(pair: Home, topic: str, call: Call) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Script = Callable[["Peer"], Awaitable[None]]
     Run = Callable[[Callable[[], Awaitable[None]]], None]
 
-VERSION = b"1.4.6.2 metaserver/0.1.0 extensions=long-poll,put-batch,replica-ack"
+VERSION = b"1.4.6.2 metaserver/0.1.0 extensions=long-poll,put-batch,epochs,replica-ack"
 
 
 class Peer:
@@ -80,7 +80,7 @@ async def scripted(script: Script, version: bytes = VERSION) -> AsyncIterator[Br
 def test_what_a_broker_announces_is_known(run: Run) -> None:
     async def test() -> None:
         async with scripted(idle) as broker:
-            assert broker.extensions == {"long-poll", "put-batch", "replica-ack"}
+            assert broker.extensions == {"long-poll", "put-batch", "epochs", "replica-ack"}
         async with scripted(idle, b"1.4.6.2") as broker:
             assert broker.extensions == frozenset()
 
@@ -302,3 +302,35 @@ def test_the_port_of_the_registry_stands_in_the_version() -> None:
         "registry=²",
     ):
         assert announced_registry_port(text) is None
+
+
+def test_every_request_that_waits_for_room_goes_out(run: Run) -> None:
+    async def test() -> None:
+        read_on = anyio.Event()
+        count = 12
+
+        async def script(peer: Peer) -> None:
+            await read_on.wait()
+            for _ in range(count):
+                request = await peer.expect(rb"put t 0 1048576 0 \d+")
+                while len(peer.buffer) < 1024 * 1024:
+                    peer.buffer += await peer.stream.receive()
+                peer.buffer = peer.buffer[1024 * 1024 :]
+                await peer.result(200, b"1 0 0", request)
+
+        async with scripted(script) as broker:
+            taken = []
+
+            async def put() -> None:
+                taken.append(await broker.put("t", 0, bytes(1024 * 1024)))
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(count):
+                    tasks.start_soon(put)
+                await anyio.wait_all_tasks_blocked()
+                # Several wait by now, for the socket takes no more.
+                assert broker.outstanding < count - 1
+                read_on.set()
+            assert len(taken) == count
+
+    run(test)

@@ -12,8 +12,9 @@ import anyio.to_thread
 import attrs
 import pytest
 
-from metaserver.client import ConsumerOptions, Partition, ProducerOptions, open_session
+from metaserver.client import ConfiguredOrder, ConsumerOptions, Partition, ProducerOptions, open_session
 from metaserver.client.local_store import LocalStore
+from metaserver.client.selectors import by_key
 from metaserver.errors import SendUnknownError
 from tests.client.brokers import Brokers, sent_bytes
 
@@ -233,5 +234,42 @@ def test_what_no_broker_takes_waits_in_the_local_store(run: Run, brokers: Broker
         # In the order in which they were sent, each once; the last may have been stored too.
         assert list(dict.fromkeys(sorted(payloads))) == [b"0", b"1", b"2", b"3", b"4"]
         assert Counter(payloads)[b"2"] == 1
+
+    run(test)
+
+
+def test_ordered_messages_wait_for_their_partition_and_nobody_else_does(
+    run: Run, brokers: Brokers, tmp_path: Path
+) -> None:
+    brokers.start()
+
+    async def test() -> None:
+        # Broker 7 is configured and not there: what belongs to it waits, what belongs to broker 0 goes.
+        selector = ConfiguredOrder({"test": "0:4;7:4"})
+        partitions = [Partition("test", broker, number) for broker in (0, 7) for number in range(4)]
+        keys = [b"key %d" % number for number in range(40)]
+        async with (
+            open_session(brokers.servers) as session,
+            LocalStore.open(tmp_path / "ordered") as store,
+            session.producer(selector=selector, store=store) as producer,
+        ):
+            sent = [await producer.send("test", key, key=key) for key in keys]
+            assert any(not one.is_local for one in sent[:1])
+            stored = await store.first(100)
+            assert [message.sorting_key for message in stored] == [message.payload for message in stored]
+            # Everything behind the first that waited went behind it, so that nothing overtakes.
+            first = next(number for number, one in enumerate(sent) if one.is_local)
+            assert all(one.is_local for one in sent[first:])
+            assert {by_key(partitions, key, b"").broker_id for key in keys[:first]} == {0}
+            assert by_key(partitions, keys[first], b"").broker_id == 7
+            # Those of broker 0 leave the store for exactly the partitions their keys mean.
+            while any(by_key(partitions, m.payload, b"").broker_id == 0 for m in await store.first(100)):
+                await anyio.sleep(0.01)
+            found = {message.payload: message.partition async for message in session.browse("test")}
+            assert found == {
+                key: by_key(partitions, key, b"")
+                for key in keys
+                if by_key(partitions, key, b"").broker_id == 0
+            }
 
     run(test)

@@ -89,14 +89,15 @@ def group() -> str:
 
 
 class Stumbles:
-    """A filter that fails on message 1 at first, and passes 0, 2 and 3 or whatever is said."""
+    """A filter that fails on one message at first."""
 
-    def __init__(self, failures: int, wanted: bytes = b"0123") -> None:
+    def __init__(self, failures: int, wanted: bytes = b"0123", stumbles_on: bytes = b"1") -> None:
         self.failures = failures
         self.wanted = wanted
+        self.stumbles_on = stumbles_on
 
     def __call__(self, message: ReceivedMessage) -> bool:
-        if message.payload == b"1" and self.failures:
+        if message.payload == self.stumbles_on and self.failures:
             self.failures -= 1
             raise LookupError(message.payload)
         return message.payload in self.wanted
@@ -173,6 +174,54 @@ def test_a_filter_that_raises_is_a_handler_that_raises(run: Run, servers: str, g
                 with anyio.CancelScope() as scope:
                     await consumer.run(handler)
             assert handled == [b"0", b"1", b"2", b"3"]
+
+    run(test)
+
+
+class Kept:
+    """Dead letters, in memory."""
+
+    def __init__(self) -> None:
+        self.messages: list[ReceivedMessage] = []
+        self.come = anyio.Event()
+
+    async def put(self, group: str, message: ReceivedMessage, reason: str, *, attempts: int) -> None:
+        assert (reason, attempts) == ("LookupError: b'3'", 2)
+        self.messages.append(message)
+        self.come.set()
+
+
+def test_a_message_its_filter_cannot_read_is_a_dead_letter_and_dealt_with(
+    run: Run, servers: str, group: str
+) -> None:
+    async def test() -> None:
+        options, offsets, dead = (
+            ConsumerOptions(attempts_max=2, retry_seconds_min=0.001),
+            MemoryOffsets(),
+            Kept(),
+        )
+        handled: list[bytes] = []
+
+        async def handler(message: ReceivedMessage) -> None:
+            handled.append(message.payload)
+
+        async with (
+            open_session(servers) as session,
+            session.consumer(
+                group,
+                "test",
+                options,
+                offsets=offsets,
+                message_filter=Stumbles(2, stumbles_on=b"3"),
+                dead_letters=dead,
+            ) as consumer,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(consumer.run, handler)
+            await dead.come.wait()
+            tasks.cancel_scope.cancel()
+        assert handled == [b"0", b"1", b"2"]
+        assert [await committed(offsets, group)] == [message.next_offset for message in dead.messages]
 
     run(test)
 

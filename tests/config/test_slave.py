@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,14 +51,15 @@ def test_defaults() -> None:
     found = parse("slaveId=3")
     assert found == SlaveConfig(path=Path("x"), slave_id=3, slave_group="meta-slave-group_3")
     assert (found.slave_max_delay_ms, found.auto_sync_master_config) == (500, False)
+    assert found.slave_max_bytes_per_second == 0
     assert found.master_address is None
     assert found.data_path is None
 
 
 def test_every_key() -> None:
     found = parse(
-        "slaveId=1\nslaveGroup=g\nslaveMaxDelayInMills=5*100\nautoSyncMasterConfig=true\nmasterAddress=[::1]:8123\n"
-        "serverPort 8124\ndashboardHttpPort: 8121\nhostName=slave\nbindAddress=::1\ndataPath=data/slave\n"
+        "slaveId=1\nslaveGroup=g\nslaveMaxDelayInMills=5*100\nautoSyncMasterConfig=true\nslaveMaxBytesPerSecond=10*1024*1024\nmasterAddress=[::1]:8123\n"
+        "registryAddress=zk1:2181, zk2/x\nserverPort 8124\ndashboardHttpPort: 8121\nhostName=slave\nbindAddress=::1\ndataPath=data/slave\n"
     )
     assert found == SlaveConfig(
         path=Path("x"),
@@ -65,7 +67,9 @@ def test_every_key() -> None:
         slave_group="g",
         slave_max_delay_ms=500,
         auto_sync_master_config=True,
+        slave_max_bytes_per_second=10 * 1024 * 1024,
         master_address=("::1", 8123),
+        registry_address="zk1:2181,zk2/x",
         server_port=8124,
         dashboard_http_port=8121,
         host_name="slave",
@@ -118,6 +122,11 @@ def test_what_the_slave_sets_wins() -> None:
     assert topic is not None
     assert topic.data_path == Path("/slave")
     assert found.broker_id == 7
+
+
+def test_the_slave_may_have_a_registry_of_its_own() -> None:
+    found = apply_slave(server(), parse("slaveId=0\nregistryAddress=host:2181"))
+    assert found.zookeeper == attrs.evolve(server().zookeeper, connect="host:2181")
 
 
 def test_what_the_slave_leaves_out_stays() -> None:

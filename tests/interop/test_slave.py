@@ -6,7 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
+from metaserver.client import connect
+from metaserver.client.comparer import Comparer
+from metaserver.client.comparison import Side
 from metaserver.control.client import call
 from tests.support import NO_REGISTRY, WAIT_SECONDS_MAX, BrokerProcess, eventually, put
 
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from metaserver.client.comparison import PartitionComparison
     from tests.interop.conftest import StartBroker
 
 pytestmark = pytest.mark.java
@@ -61,6 +66,15 @@ def files(broker: BrokerProcess, name: str) -> dict[str, bytes]:
     """The segments; not an empty last one, which a slave makes when there is something to write to it."""
     contents = {path.name: path.read_bytes() for path in (broker.data / name).glob("*.meta")}
     return {segment: content for segment, content in contents.items() if content}
+
+
+def compared(master: BrokerProcess, slave: BrokerProcess) -> dict[str, PartitionComparison]:
+    """What `metaServer compare` finds, over the wire of both brokers."""
+    brokers = {Side.MASTER: master, Side.SLAVE: slave}
+    comparer = Comparer({side: partial(connect, "127.0.0.1", one.port) for side, one in brokers.items()})
+    trio.run(comparer.run)
+    assert comparer.partitions is not None
+    return {str(name): found for name, found in comparer.partitions.items()}
 
 
 def is_readable(slave: BrokerProcess, offset: int) -> bool:
@@ -131,6 +145,18 @@ def test_it_begins_at_the_first_offset_of_a_java_master_and_refuses_puts(
     slave = start_slave(master)
     eventually(lambda: is_copied(master, slave), "the copy")
     assert "00000000000000000000.meta" not in files(slave, "orders-0")
+    found = compared(master, slave)["orders-0"]
+    assert found.is_equal
+    assert found.content.compared_bytes == found.compared.size_bytes > 0
+    assert len(found.segments[Side.MASTER]) == len(files(master, "orders-0")) - 1 > 0
+    first = min((slave.data / "orders-0").glob("*.meta"))
+    with first.open("r+b") as file:
+        file.seek(30)
+        old = file.read(1)[0]
+        file.seek(30)
+        file.write(bytes([old ^ 1]))
+    assert compared(master, slave)["orders-0"].content.first is not None
+    assert compared(master, slave)["orders-1"].is_equal
     reply = slave.ask(put("orders", b"hello", 1))
     assert reply.status == 500
     assert "slave" in reply.text

@@ -20,12 +20,16 @@ DIRECTORY = DATA / "orders-0"
 
 
 def options(
-    segment_bytes_max: int = 1000, checkpoint_bytes: int = 10_000, open_segments_max: int = 8
+    segment_bytes_max: int = 1000,
+    checkpoint_bytes: int = 10_000,
+    open_segments_max: int = 8,
+    epoch_origin: int | None = None,
 ) -> StoreOptions:
     return StoreOptions(
         segment_bytes_max=segment_bytes_max,
         checkpoint_bytes=checkpoint_bytes,
         open_segments_max=open_segments_max,
+        epoch_origin=epoch_origin,
     )
 
 

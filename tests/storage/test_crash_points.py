@@ -15,7 +15,8 @@ import pytest
 
 from metaserver.errors import StorageError
 from metaserver.message import encode_record
-from metaserver.storage import Point
+from metaserver.storage import Divergence, EpochChain, Point, quarantine_tail
+from metaserver.storage.filesystem import translate_error
 from tests.storage.faulty_filesystem import CrashedError, Fault, FaultyFileSystem
 from tests.storage.support import DIRECTORY, NAME, open_store, options, readable_records
 
@@ -82,7 +83,7 @@ class Script:
         self.fill(log, 6)
         self.attempt(partial(log.write_checkpoint, clean=False))
         self.fill(log, 15)
-        self.truncate(log, self.boundary(log, 0.6))
+        self.give_up(log, self.boundary(log, 0.6))
         self.fill(log, 10)
         self.filesystem.clock.advance(WEEK_SECONDS)
         self.retain(log, "archive", compress=True)
@@ -97,7 +98,9 @@ class Script:
     def open(self) -> MessageStore | None:
         return self.attempt(
             lambda: open_store(
-                self.filesystem, self.filesystem.clock, options(self.segment_bytes_max, checkpoint_bytes=300)
+                self.filesystem,
+                self.filesystem.clock,
+                options(self.segment_bytes_max, checkpoint_bytes=300, epoch_origin=7),
             )
         )
 
@@ -142,6 +145,29 @@ class Script:
         for removed in [at for at in self.written if at >= log.end_offset]:
             del self.written[removed]
 
+    def give_up(self, log: PartitionLog, offset: int) -> None:
+        """As a replica does whose master does not have these bytes: none of them is cut before it is copied."""
+        if offset == log.end_offset:
+            return
+        divergence = Divergence(
+            name=NAME, offset=offset, reason="a test", own=EpochChain(), masters=EpochChain(), master=""
+        )
+        before = b"".join(
+            record for at, record in sorted(self.written.items()) if offset <= at < log.end_offset
+        )
+        report = self.attempt(
+            partial(
+                _translated,
+                self.filesystem,
+                lambda: quarantine_tail(self.filesystem, DIRECTORY.parent, log, divergence),
+            )
+        )
+        if report is None:
+            return
+        kept = DIRECTORY.parent / "quarantine" / str(NAME) / f"{offset}-{report.end_offset}"
+        assert self.filesystem.read_bytes(kept / f"{offset:020d}.meta") == before
+        self.truncate(log, offset)
+
     def retain(self, log: PartitionLog, action: str, *, compress: bool) -> None:
         last_start = segment_starts(self.filesystem)[-1]
         for removed in [at for at in self.promised if at < last_start]:
@@ -172,6 +198,13 @@ class Script:
         for offset, record in self.written.items():
             if log.start_offset <= offset < log.end_offset:
                 assert encode_record(found[offset].data, found[offset].message_id) == record
+
+
+def _translated(filesystem: FaultyFileSystem, call: Callable[[], Result]) -> Result:
+    try:
+        return call()
+    except OSError as error:
+        raise translate_error(filesystem, DIRECTORY, "quarantine", error) from error
 
 
 def check_after_restart(script: Script) -> None:

@@ -1,0 +1,81 @@
+"""What a broker does for replication beside appending: whose bytes a log holds, and giving some up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metaserver.logs import get_logger
+from metaserver.protocol import Status, encode_result
+from metaserver.storage import quarantine_tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaserver.broker.committer import Committer
+    from metaserver.broker.partition import Partition
+    from metaserver.broker.sink import ReplySink
+    from metaserver.protocol import EpochsQuery
+    from metaserver.storage import (
+        Divergence,
+        EpochChain,
+        FileSystem,
+        LogEpochs,
+        MessageStore,
+        QuarantineReport,
+    )
+
+_log = get_logger(__name__)
+
+
+def answer_epochs(
+    query: EpochsQuery, store: MessageStore, partition: Partition | None, sink: ReplySink
+) -> None:
+    """Say whose bytes the log holds; and say loudly that a replica holds more than its master."""
+    if partition is None:
+        text = f"The topic `{query.topic}` in partition `{query.partition}` is not exists"
+        sink.send(encode_result(Status.NOT_FOUND, text, query.opaque))
+        return
+    end = partition.log.end_offset
+    if query.end_offset > end:
+        _log.error(
+            "A replica holds more than this broker: messages were lost here",
+            partition=str(partition.name),
+            own_end=end,
+            end_of_replica=query.end_offset,
+        )
+    sink.send(encode_result(Status.SUCCESS, str(store.epochs[partition.name].chain), query.opaque))
+
+
+def reconcile(
+    committer: Committer,
+    partition: Partition,
+    epochs: LogEpochs,
+    filesystem: FileSystem,
+    divergence: Divergence | None,
+    chain: EpochChain,
+    done: Callable[[QuarantineReport | None, Exception | None], None],
+) -> None:
+    """Put away what diverges, cut it off, and take over the master's epochs, in this order and durably.
+
+    A crash in between leaves a copy in quarantine, and all of it to be done again. ``done`` follows on the
+    loop; nothing may be appended before.
+    """
+    log = partition.log
+
+    def work() -> QuarantineReport | None:
+        report = None
+        if divergence is not None:
+            report = quarantine_tail(filesystem, log.directory.parent, log, divergence)
+            log.truncate(divergence.offset)
+            # Without the epochs that wrote only what is gone, should a crash come before the next line.
+            epochs.adopt(epochs.chain.until(divergence.offset))
+        epochs.adopt(chain)
+        return report
+
+    def finished(report: QuarantineReport | None, failure: Exception | None) -> None:
+        if divergence is not None:
+            partition.maintain_offset = 0
+            partition.publish(min(partition.readable_offset, log.end_offset))
+        done(report, failure)
+
+    committer.lend(partition, work, finished)

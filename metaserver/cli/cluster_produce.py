@@ -1,0 +1,298 @@
+"""``produce --cluster``: to all partitions of all brokers, found through the registry."""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+import time
+from collections import Counter
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from metaserver.cli.cluster import opened
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
+from metaserver.cli.sending import show_often
+from metaserver.errors import (
+    MetaServerError,
+    NoPartitionError,
+    SendError,
+    SendManyError,
+    SendUnknownError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from metaserver.cli.cluster import Choice
+    from metaserver.cli.sender import Input
+    from metaserver.cli.sending import Show
+    from metaserver.client import OutgoingMessage, Partition, Producer, ProducerOptions, Selector, Session
+    from metaserver.registry.paths import BrokerPartition
+
+    KeyOf = Callable[[bytes], tuple[bytes | None, bytes]]
+    """A message's key, or None, and what is sent of it."""
+
+_RATE_SLICES = 20
+"""With a rate, the messages of a second go out in about this many pieces."""
+_PATIENCE_SECONDS = 5.0
+"""After an interrupt: for what was handed over already."""
+_FAILURES_SHOWN = 3
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """What is to be sent, and how."""
+
+    topic: str
+    partition: BrokerPartition | None
+    """None: all of them, by the key or in turn."""
+    attribute: str | None
+    key_of: KeyOf
+    batch_bytes: int
+    is_batched: bool
+    messages_per_second: float | None
+
+
+@attrs.define
+class Outcome:
+    """What became of the messages, which are numbered from 1."""
+
+    acknowledged: int = 0
+    acknowledged_bytes: int = 0
+    by_broker: Counter[int] = attrs.Factory(Counter)
+    partitions: set[Partition] = attrs.Factory(set)
+    failures: list[tuple[int, SendError]] = attrs.Factory(list)
+    """Of messages that are not, or perhaps not, stored."""
+    unanswered: int = 0
+    """Given up at an interrupt: stored or not."""
+    problem: MetaServerError | OSError | Failure | None = None
+    """Why nothing was sent, or the input ended early."""
+    seconds: float = 0.0
+    is_interrupted: bool = False
+    _next_number: int = 1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that was read was acknowledged."""
+        return not self.failures and not self.unanswered
+
+    def note(self, messages: Sequence[OutgoingMessage], outcomes: Sequence[object]) -> None:
+        """What came of some messages, in the order of the input."""
+        from metaserver.client import Sent
+
+        for number, (message, outcome) in enumerate(zip(messages, outcomes, strict=True), self._next_number):
+            if isinstance(outcome, Sent):
+                self.acknowledged += 1
+                self.acknowledged_bytes += len(message.payload)
+                self.by_broker[outcome.partition.broker_id] += 1
+                self.partitions.add(outcome.partition)
+            elif isinstance(outcome, SendError):
+                self.failures.append((number, outcome))
+        self._next_number += len(messages)
+
+
+def key_function(separator: str | None, regex: str | None) -> KeyOf:
+    """What finds the key of a message; raises Failure."""
+    if separator is not None and regex is not None:
+        raise Failure("a key is found by --key-separator or by --key-regex, not by both", ExitCode.USAGE)
+    if separator is not None:
+        return _by_separator(separator.replace("\\t", "\t").encode())
+    if regex is not None:
+        try:
+            return _by_pattern(re.compile(regex.encode()))
+        except re.error as error:
+            raise Failure(f"--key-regex {regex}: {error}", ExitCode.USAGE) from error
+    return lambda body: (None, body)
+
+
+def _by_separator(separator: bytes) -> KeyOf:
+    if not separator:
+        raise Failure("--key-separator is blank; \\t is a tab", ExitCode.USAGE)
+
+    def key_of(body: bytes) -> tuple[bytes | None, bytes]:
+        key, found, rest = body.partition(separator)
+        return (key, rest) if found else (None, body)
+
+    return key_of
+
+
+def _by_pattern(pattern: re.Pattern[bytes]) -> KeyOf:
+    def key_of(body: bytes) -> tuple[bytes | None, bytes]:
+        found = pattern.search(body)
+        if found is None:
+            return None, body
+        return found[1] if pattern.groups else found[0], body
+
+    return key_of
+
+
+async def produce_in_cluster(choice: Choice, job: Job, source: Input, show: Show) -> Outcome:
+    """Send all of it and wait until the fate of each message is known."""
+    outcome = Outcome()
+    async with trio.open_nursery() as nursery:
+        run = _Run(job, outcome)
+        await nursery.start(_interrupt_with_signal, run)
+        nursery.start_soon(show_often, outcome, show)
+        try:
+            await run.all(choice, source)
+        except (MetaServerError, OSError, Failure) as error:
+            outcome.problem = error
+        nursery.cancel_scope.cancel()
+    show(outcome)
+    return outcome
+
+
+def report(outcome: Outcome) -> None:
+    """Print it; raises SystemExit unless all is well."""
+    seconds, size = max(outcome.seconds, 1e-6), outcome.acknowledged_bytes
+    text = (
+        f"{count_of(outcome.acknowledged, 'message')} acknowledged, {describe_bytes(size)} "
+        f"in {describe_seconds(seconds)}: {outcome.acknowledged / seconds:,.0f} messages/s, "
+        f"{describe_bytes(size / seconds)}/s"
+    )
+    if outcome.by_broker:
+        shares = ", ".join(
+            f"broker {broker}: {count:,}" for broker, count in sorted(outcome.by_broker.items())
+        )
+        text += f"; {count_of(len(outcome.partitions), 'partition')}, {shares}"
+    say(text)
+    for number, error in outcome.failures[:_FAILURES_SHOWN]:
+        complain(f"message {number}: {error}")
+    if len(outcome.failures) > _FAILURES_SHOWN:
+        unknown = sum(isinstance(error, SendUnknownError) for _number, error in outcome.failures)
+        complain(
+            f"{len(outcome.failures):,} messages were not acknowledged; {unknown:,} of them may be stored"
+        )
+    if outcome.unanswered:
+        complain(f"{count_of(outcome.unanswered, 'message')} without a reply: stored or not")
+    if outcome.problem is not None and outcome.is_complete:
+        raise outcome.problem
+    if not outcome.is_complete:
+        raise SystemExit(int(ExitCode.NOT_ACKNOWLEDGED))
+    if outcome.is_interrupted:
+        raise SystemExit(int(ExitCode.INTERRUPTED))
+
+
+@attrs.define(eq=False)
+class _Run:
+    """One job under way."""
+
+    _job: Job
+    _outcome: Outcome
+    _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    _sending: trio.CancelScope | None = None
+
+    def interrupt(self) -> None:
+        """Read nothing more, and wait a little for what was handed over."""
+        self._outcome.is_interrupted = True
+        self._scope.cancel()
+        if self._sending is not None:
+            self._sending.deadline = trio.current_time() + _PATIENCE_SECONDS
+
+    async def all(self, choice: Choice, source: Input) -> None:
+        """Raises ClientError, OSError, FramingError and Failure."""
+        with self._scope:
+            async with opened(choice) as session:
+                options, selector = await self._chosen(session, choice)
+                async with session.producer(options, selector=selector) as producer:
+                    await self._send_all(producer, source)
+
+    async def _chosen(self, session: Session, choice: Choice) -> tuple[ProducerOptions, Selector | None]:
+        """How the producer is to send; raises Failure where nobody takes such messages."""
+        from metaserver.client import Partition, ProducerOptions
+
+        job = self._job
+        options = ProducerOptions() if choice.profile is None else choice.profile.producer
+        options = attrs.evolve(options, batch_bytes_max=job.batch_bytes)
+        if not job.is_batched:
+            options = attrs.evolve(options, batch_messages_max=1)
+        partitions = await session.partitions(job.topic)
+        if not partitions:
+            pattern = next((name for name in await session.topics() if _speaks_for(name, job.topic)), None)
+            if pattern is None:
+                raise Failure(
+                    f"no broker announces topic {job.topic!r} in the registry of "
+                    f"{session.network.discovery.servers.connect}; `metaServer topics --cluster` lists those "
+                    "that are announced"
+                )
+            options = attrs.evolve(options, default_topic=pattern)
+            partitions = await session.partitions(pattern)
+        if job.partition is None:
+            return options, None
+        chosen = Partition(job.topic, job.partition.broker_id, job.partition.partition)
+        names = [str(partition.in_topic) for partition in partitions]
+        if str(chosen.in_topic) not in names:
+            raise Failure(f"topic {job.topic} has no partition {chosen.in_topic}; it has {', '.join(names)}")
+        return options, _only(chosen)
+
+    async def _send_all(self, producer: Producer, source: Input) -> None:
+        started = time.perf_counter()
+        try:
+            async with aclosing(source.batches(self._job.batch_bytes)) as batches:
+                async for bodies in batches:
+                    for piece in self._pieces(bodies):
+                        await self._keep_rate(started)
+                        await self._send(producer, piece)
+                        if not self._outcome.is_complete:
+                            return
+        finally:
+            self._outcome.seconds = time.perf_counter() - started
+
+    def _pieces(self, bodies: list[bytes]) -> Iterator[list[bytes]]:
+        rate = self._job.messages_per_second
+        size = len(bodies) if rate is None else math.ceil(rate / _RATE_SLICES)
+        return (bodies[start : start + size] for start in range(0, len(bodies), size))
+
+    async def _keep_rate(self, started: float) -> None:
+        rate = self._job.messages_per_second
+        if rate is not None:
+            due = started + self._outcome.acknowledged / rate
+            await trio.sleep(max(0.0, due - time.perf_counter()))
+
+    async def _send(self, producer: Producer, bodies: list[bytes]) -> None:
+        from metaserver.client import OutgoingMessage
+
+        job, outcome = self._job, self._outcome
+        messages = [OutgoingMessage(payload, job.attribute, key) for key, payload in map(job.key_of, bodies)]
+        # Once handed over they go their way; a cancellation must not lose what became of them.
+        with trio.CancelScope(shield=True) as self._sending:
+            try:
+                outcome.note(messages, await producer.send_many(job.topic, messages))
+            except SendManyError as error:
+                outcome.note(messages, error.outcomes)
+        if self._sending.cancelled_caught:
+            outcome.unanswered += len(messages)
+        self._sending = None
+
+
+async def _interrupt_with_signal(
+    run: _Run, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            run.interrupt()
+
+
+def _speaks_for(pattern: str, topic: str) -> bool:
+    """Whether a broker announces a section ``a*b`` whose topics come into being with their first message."""
+    return "*" in pattern and re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), topic) is not None
+
+
+def _only(chosen: Partition) -> Selector:
+    def select(
+        topic: str,
+        partitions: Sequence[Partition],
+        key: bytes | None,  # noqa: ARG001 - of the protocol
+        payload: bytes,  # noqa: ARG001
+    ) -> Partition:
+        if chosen not in partitions:
+            raise NoPartitionError(topic, f"{chosen.in_topic} is not there now")
+        return chosen
+
+    return select

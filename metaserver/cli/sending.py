@@ -1,0 +1,83 @@
+"""What both ways of ``produce`` share: where the messages come from, and how the progress is shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from metaserver.cli.output import Failure, count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Show = Callable[["Counts"], None]
+
+_SHOW_SECONDS = 0.1
+
+
+class Counts(Protocol):
+    """How far it has come."""
+
+    acknowledged: int
+    acknowledged_bytes: int
+
+
+async def show_often(counts: Counts, show: Show) -> None:
+    """Until cancelled."""
+    while True:
+        show(counts)
+        await trio.sleep(_SHOW_SECONDS)
+
+
+@contextmanager
+def opened_input(name: str) -> Iterator[int]:
+    """The descriptor of standard input (``-``), or of a file for the length of the block; raises Failure."""
+    if name == "-":
+        yield sys.stdin.fileno()
+        return
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Failure(f"{name}: cannot be read: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def progress(descriptor: int) -> Iterator[Show]:
+    """What shows the progress: a bar where standard error is a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _counts: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.fields[messages]}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=os.fstat(descriptor).st_size or None, messages="")
+
+        def show(counts: Counts) -> None:
+            progress.update(
+                task, completed=counts.acknowledged_bytes, messages=count_of(counts.acknowledged, "message")
+            )
+
+        yield show

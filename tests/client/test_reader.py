@@ -1,0 +1,492 @@
+"""A partition's reader between brokers' answers and the consumer, without a network and in virtual time."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+import trio
+
+from metaserver.client.partition import Partition
+from metaserver.client.reader import PartitionReader, ReadOptions, Surroundings
+from metaserver.client.replica_choice import ReplicaChoice
+from metaserver.message import encode_record
+from metaserver.names import MAX_OFFSET
+from metaserver.registry.paths import Replica
+from tests.client.wires import EXTENSIONS, Wires
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from metaserver.client.replica_choice import ReadFrom
+    from tests.client.wires import Broker, Request
+
+PARTITION = Partition("t", 0, 0)
+MASTER, SLAVE = Replica(0), Replica(0, 0)
+
+
+@attrs.define(eq=False)
+class Place:
+    """A reader, and a log that its brokers may answer from."""
+
+    wires: Wires
+    log: bytes = b"".join(encode_record(b"%d" % number, 1 + number) for number in range(10))
+    told: list[int] = attrs.Factory(list)
+    moves: list[int] = attrs.Factory(list)
+
+    def reader(self, position: int = 0, read_from: ReadFrom = "any", **options: int) -> PartitionReader:
+        around = Surroundings(
+            "g",
+            ReadOptions(**options),
+            self.wires.network,
+            ReplicaChoice(read_from, deal_seconds=1e9, random=random.Random(1)),
+            lambda reader: self.told.append(len(reader.messages)),
+            lambda _reader, offset: self.moves.append(offset),
+        )
+        return PartitionReader(PARTITION, around, position)
+
+    def answer(self, request: Request, end: int | None = None) -> None:
+        """From the log, where it ends there."""
+        log = self.log[:end]
+        if request.offset < len(log):
+            request.value(log[request.offset : request.offset + request.size_max])
+        else:
+            request.result(404, "nothing")
+
+
+@pytest.fixture
+async def wires(nursery: trio.Nursery) -> Wires:
+    found = Wires()
+    nursery.start_soon(found.timers.run)
+    return found
+
+
+@pytest.fixture
+async def place(wires: Wires) -> Place:
+    return Place(wires)
+
+
+async def asked(broker: Broker, seconds: float = 30.0) -> Request:
+    """The next request, which comes within a time."""
+    with trio.move_on_after(seconds):
+        while not broker.is_asked():
+            await trio.sleep(0.01)
+    assert broker.is_asked(), "nothing was asked"
+    return broker.one()
+
+
+def payloads(reader: PartitionReader) -> list[bytes]:
+    return [reader.take().payload for _ in range(len(reader.messages))]
+
+
+async def test_messages_come_in_order_with_one_request_at_a_time(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader(prefetch_bytes=10_000)
+    reader.start()
+    found: list[bytes] = []
+    for cut in (50, 71, 100, len(place.log)):
+        request = broker.one()
+        assert request.offset == len(b"".join(encode_record(payload, 0) for payload in found))
+        assert request.wait_ms == 10_000
+        request.value(place.log[request.offset : cut])
+        found += payloads(reader)
+    assert found == [b"%d" % number for number in range(10)]
+    assert reader.held_bytes == 0
+    assert reader.end_offset == len(place.log)
+    assert place.told == [2, 1, 1, 6]
+
+
+async def test_no_more_is_fetched_than_waits_to_be_taken(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader(prefetch_bytes=84, fetch_bytes=84)
+    reader.start()
+    place.answer(broker.one())
+    assert len(reader.messages) == 4
+    assert not broker.is_asked()
+    reader.take()
+    reader.take()
+    assert not broker.is_asked()
+    reader.take()
+    assert broker.one().offset == 84
+
+
+async def test_the_end_is_waited_for_at_the_broker(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader(position=210)
+    reader.start()
+    for _ in range(5):
+        request = broker.one()
+        await trio.sleep(10.0)
+        request.result(404, "nothing")
+        assert broker.is_asked()
+    assert reader.end_offset == 210
+
+
+async def test_nothing_at_once_is_asked_again_after_growing_pauses(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader(position=210)
+    reader.start()
+    count, began = 0, trio.current_time()
+    while trio.current_time() < began + 60.0:
+        (await asked(broker)).result(404, "no such partition")
+        count += 1
+    assert 60 <= count < 75
+    place.answer(await asked(broker), end=210)
+    broker.one() if broker.is_asked() else None
+    reader.seek(0)
+    place.answer(broker.one())
+    assert len(reader.messages) == 10
+
+
+async def test_a_slave_without_long_poll_is_not_asked_more_often(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    for broker in (master, slave):
+        broker.extensions = frozenset()
+        broker.connect()
+    wires.announce("t")
+    reader = place.reader(position=210, read_from="slave")
+    reader.start()
+    count, began = 0, trio.current_time()
+    while trio.current_time() < began + 60.0:
+        if slave.is_asked():
+            slave.one().result(404, "nothing")
+            master.one().result(404, "nothing")
+            count += 1
+        await trio.sleep(0.01)
+    assert 50 <= count < 75
+
+
+async def test_what_the_slave_has_not_yet_comes_from_the_master(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    wires.announce("t")
+    reader = place.reader(read_from="slave")
+    reader.start()
+    place.answer(slave.one(), end=84)
+    request = slave.one()
+    assert (request.offset, request.wait_ms) == (84, 1000)
+    await trio.sleep(1.0)
+    request.result(404, "nothing")
+    probe = master.one()
+    assert (probe.offset, probe.wait_ms) == (84, 0)
+    place.answer(probe)
+    assert payloads(reader) == [b"%d" % number for number in range(10)]
+    assert reader.served_by == MASTER
+    # It is left for a while, and returned to.
+    assert master.one().offset == 210
+    reader.seek(210)
+    master.one() if master.is_asked() else None
+    await trio.sleep(2.0)
+    reader.seek(210)
+    assert slave.is_asked()
+
+
+async def test_a_slave_that_begins_later_than_the_master_passes_nothing_over(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    wires.announce("t")
+    reader = place.reader(read_from="slave")
+    reader.start()
+    slave.one().result(301, "105")
+    place.answer(await asked(master))
+    assert payloads(reader) == [b"%d" % number for number in range(10)]
+    assert place.moves == []
+    # Alone it is believed: those who have more are gone.
+    reader.stop()
+    wires.announce("t", replicas=[SLAVE])
+    lonely = place.reader(read_from="slave")
+    lonely.start()
+    slave.one() if slave.is_asked() else None
+    lonely.seek(0)
+    slave.one().result(301, "105")
+    assert place.moves == [105]
+    assert slave.one().offset == 105
+
+
+async def test_a_slave_that_sends_back_is_left_for_the_master(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    wires.announce("t")
+    reader = place.reader(position=105, read_from="slave")
+    reader.start()
+    slave.one().result(301, "42")
+    request = await asked(master)
+    assert request.offset == 105
+    place.answer(request)
+    assert payloads(reader) == [b"5", b"6", b"7", b"8", b"9"]
+    assert place.moves == []
+
+
+@pytest.mark.parametrize("to", [42, 147])
+async def test_the_master_decides_where_to_go_on(
+    wires: Wires, place: Place, autojump_clock: MockClock, to: int
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader(position=105)
+    reader.start()
+    broker.one().result(301, str(to))
+    assert place.moves == [to]
+    assert broker.one().offset == to
+
+
+async def test_the_masters_word_counts_also_where_the_slave_has_nothing(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    wires.announce("t")
+    reader = place.reader(position=MAX_OFFSET, read_from="slave")
+    reader.start()
+    slave.one().result(404, "no such partition")
+    assert reader.end_offset is None
+    master.one().result(301, "210")
+    assert (place.moves, reader.position) == ([210], 210)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1 2"])
+async def test_a_move_that_cannot_be_read_is_a_failure(
+    wires: Wires, place: Place, autojump_clock: MockClock, text: str
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    broker.one().result(301, text)
+    assert reader.problem
+    place.answer(await asked(broker))
+    assert (len(reader.messages), reader.problem) == (10, "")
+
+
+async def test_a_move_to_the_same_place_makes_pauses(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    count, began = 0, trio.current_time()
+    while trio.current_time() < began + 60.0:
+        (await asked(broker)).result(301, "0")
+        count += 1
+    assert count < 80
+
+
+async def test_the_size_grows_for_a_large_message_and_shrinks_behind_it(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    place.log = encode_record(bytes(1000), 1) + place.log
+    reader = place.reader(fetch_bytes=300)
+    reader.start()
+    sizes = []
+    for _ in range(4):
+        request = broker.one()
+        sizes.append(request.size_max)
+        place.answer(request)
+        if reader.messages:
+            break
+    assert sizes == [300, 600, 1200]
+    assert reader.messages[0].payload == bytes(1000)
+    assert broker.one().size_max == 300
+
+
+async def test_a_damaged_record_makes_no_fetch_larger_and_is_told(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    damaged = bytearray(encode_record(bytes(1000), 1))
+    damaged[500] ^= 1
+    place.log = bytes(damaged) * 100
+    reader = place.reader(fetch_bytes=3000)
+    reader.start()
+    count, began = 0, trio.current_time()
+    while trio.current_time() < began + 120.0:
+        request = await asked(broker)
+        assert request.size_max == 3000
+        place.answer(request)
+        assert "no whole, valid record" in reader.problem
+        count += 1
+    assert count < 120
+    # Another copy may be sound.
+    place.log = encode_record(b"sound", 1)
+    place.answer(await asked(broker))
+    assert (payloads(reader), reader.problem) == ([b"sound"], "")
+
+
+async def test_a_damaged_replica_is_left_for_a_sound_one(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    wires.announce("t")
+    reader = place.reader(read_from="slave")
+    reader.start()
+    slave.one().value(b"\xff" * 100)
+    place.answer(await asked(master))
+    assert len(reader.messages) == 10
+
+
+@pytest.mark.parametrize("status", [400, 500, 503])
+async def test_an_error_is_asked_about_again_with_pauses(
+    wires: Wires, place: Place, autojump_clock: MockClock, status: int
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    count, began = 0, trio.current_time()
+    while trio.current_time() < began + 60.0:
+        (await asked(broker)).result(status, "no")
+        assert str(status) in reader.problem
+        count += 1
+    assert 4 < count < 60
+
+
+async def test_a_silent_broker_is_connected_to_anew(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader(wait_ms=1000)
+    reader.start()
+    broker.one()
+    await trio.sleep(10.9)
+    assert not broker.is_broken()
+    await trio.sleep(0.2)
+    assert broker.is_broken()
+    broker.connect()
+    place.answer(await asked(broker))
+    assert len(reader.messages) == 10
+
+
+async def test_the_only_replica_is_read_again_as_soon_as_it_is_back(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    broker.one()
+    for away_seconds in (0.1, 5.0, 60.0, 600.0):
+        broker.disconnect("refused")
+        await trio.sleep(away_seconds)
+        assert "refused" in reader.problem or "no replica" in reader.problem
+        broker.connect()
+        await asked(broker, seconds=2.1)
+    reader.stop()
+
+
+async def test_a_replica_that_goes_is_left_at_once_and_returned_to(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = wires.broker(), wires.broker(slave_id=0)
+    wires.announce("t")
+    reader = place.reader(read_from="slave")
+    reader.start()
+    slave.one()
+    slave.disconnect("refused")
+    request = await asked(master, seconds=0.2)
+    slave.connect()
+    place.answer(request)
+    payloads(reader)
+    await trio.sleep(5.0)
+    master.one().result(404, "nothing")
+    assert (await asked(slave, seconds=1.1)).offset == 210
+
+
+async def test_a_replica_nobody_announces_is_waited_for(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    reader = place.reader()
+    reader.start()
+    await trio.sleep(30.0)
+    assert reader.problem == "no broker announces it"
+    wires.announce("t")
+    place.answer(await asked(broker, seconds=2.1))
+    assert reader.problem == ""
+
+
+async def test_paused_it_asks_for_nothing_and_goes_on_where_it_was(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    request = broker.one()
+    reader.is_paused = True
+    request.value(place.log[:42])
+    assert len(reader.messages) == 2
+    await trio.sleep(60.0)
+    assert not broker.is_asked()
+    reader.is_paused = False
+    reader.fetch()
+    assert broker.one().offset == 42
+
+
+async def test_an_answer_from_before_a_seek_is_dropped(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    old = broker.one()
+    reader.seek(84)
+    new = broker.one()
+    place.answer(old)
+    assert (len(reader.messages), reader.held_bytes, reader.position) == (0, 0, 84)
+    place.answer(new)
+    assert payloads(reader)[0] == b"4"
+    await trio.sleep(100.0)
+    assert len(wires.timers._heap) - wires.timers._dead <= 1
+
+
+async def test_stopped_it_drops_what_comes_and_leaves_nothing_behind(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    request = broker.one()
+    reader.stop()
+    place.answer(request)
+    assert (len(reader.messages), place.told) == (0, [])
+    await trio.sleep(100.0)
+    assert not broker.is_asked()
+    assert wires.timers._heap == []
+    assert reader.around.choice._starts == {}
+
+
+async def test_a_broker_without_long_poll_is_not_asked_for_it(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker(is_connected=False)
+    broker.extensions = EXTENSIONS - {"long-poll"}
+    broker.connect()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    assert broker.one().wait_ms == 0

@@ -1,0 +1,174 @@
+"""Two histories: a master that lost its tail, a slave that became master; nothing is dropped without a copy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from metaserver.message import iterate_records
+from tests.client.brokers import free_port
+from tests.support import BrokerProcess, eventually, get, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOPICS = "[topic=orders]\n"
+
+
+class Pair:
+    """Two brokers that change places; each keeps its directory and its port."""
+
+    def __init__(self, base: Path) -> None:
+        self.one = BrokerProcess(base / "one", settings={"serverPort": free_port()}, topics=TOPICS)
+        self.other = BrokerProcess(base / "other", settings={"serverPort": free_port()}, topics=TOPICS)
+        for node in (self.one, self.other):
+            node.port = int(str(node.settings["serverPort"]))
+
+    def start(self, node: BrokerProcess, master: BrokerProcess | None = None) -> None:
+        """As master, or as slave of another."""
+        node.slave_of = None if master is None else master.port
+        node.start()
+
+    def wait_equal(self, master: BrokerProcess, slave: BrokerProcess) -> None:
+        eventually(lambda: contents(master) == contents(slave) != b"", "the slave has what the master has")
+
+
+def contents(node: BrokerProcess) -> bytes:
+    files = sorted((node.data / "orders-0").glob("*.meta"))
+    return b"".join(file.read_bytes() for file in files)
+
+
+def send(node: BrokerProcess, *texts: str) -> None:
+    with node.connect() as wire:
+        for number, text in enumerate(texts):
+            assert wire.ask(put("orders", text.encode(), number + 1)).status == 200
+
+
+def payloads(data: bytes) -> list[str]:
+    return [record.payload.decode() for record in iterate_records(data)]
+
+
+def received(node: BrokerProcess) -> list[str]:
+    return [stored.data.decode() for stored in node.read_all("orders")]
+
+
+def quarantined(node: BrokerProcess) -> list[tuple[dict[str, Any], list[str]]]:
+    """What lies there, with its report."""
+    found = []
+    for report in sorted((node.data / "quarantine").glob("orders-0/*/report.json")):
+        data = b"".join(file.read_bytes() for file in sorted(report.parent.glob("*.meta")))
+        found.append((json.loads(report.read_text(encoding="utf-8")), payloads(data)))
+    return found
+
+
+def names(prefix: str, count: int) -> list[str]:
+    return [f"{prefix} {number}" for number in range(count)]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    found = Pair(tmp_path)
+    yield found
+    for node in (found.one, found.other):
+        node.make_sure_it_is_gone()
+        if (node.base / "output").exists():
+            assert "Traceback" not in node.log
+
+
+def test_an_old_master_rejoins_the_new_one_by_itself(pair: Pair) -> None:
+    pair.start(pair.one)
+    pair.start(pair.other, pair.one)
+    send(pair.one, *names("common", 20))
+    pair.wait_equal(pair.one, pair.other)
+    # The slave is cut off, and the master takes five more before it dies.
+    pair.other.kill()
+    send(pair.one, *names("lost", 5))
+    pair.one.kill()
+    # The slave becomes master, and takes others at the same offsets.
+    pair.start(pair.other)
+    send(pair.other, *names("new", 30))
+    pair.start(pair.one, pair.other)
+    pair.wait_equal(pair.other, pair.one)
+    assert received(pair.one) == received(pair.other) == [*names("common", 20), *names("new", 30)]
+    ((report, kept),) = quarantined(pair.one)
+    assert kept == names("lost", 5)
+    assert (report["topic"], report["partition"], report["records"]) == ("orders", 0, 5)
+    assert report["first_message_id"] < report["last_message_id"]
+    assert "the master's history parts from this one" in report["reason"]
+    # And back again, with nothing more to give up.
+    pair.other.stop()
+    pair.one.stop()
+    pair.start(pair.one)
+    send(pair.one, "again")
+    pair.start(pair.other, pair.one)
+    pair.wait_equal(pair.one, pair.other)
+    assert quarantined(pair.other) == []
+    assert len(quarantined(pair.one)) == 1
+
+
+def test_a_master_that_lost_its_tail_is_followed_again(pair: Pair) -> None:
+    pair.start(pair.one)
+    pair.start(pair.other, pair.one)
+    send(pair.one, *names("kept", 10))
+    pair.wait_equal(pair.one, pair.other)
+    image = pair.one.base / "image"
+    shutil.copytree(pair.one.data, image)
+    send(pair.one, *names("taken", 7))
+    pair.wait_equal(pair.one, pair.other)
+    # The power cut: what the disk has is what it had.
+    pair.one.kill()
+    shutil.rmtree(pair.one.data)
+    image.rename(pair.one.data)
+    pair.start(pair.one)
+    eventually(lambda: len(quarantined(pair.other)) == 1, "the slave gives up what the master lost")
+    ((_report, kept),) = quarantined(pair.other)
+    assert kept == names("taken", 7)
+    assert "A replica holds more than this broker: messages were lost here" in pair.one.log
+    send(pair.one, *names("after", 9))
+    pair.wait_equal(pair.one, pair.other)
+    assert received(pair.other) == [*names("kept", 10), *names("after", 9)]
+
+
+def test_readers_of_the_slave_see_the_end_step_back_and_go_on(pair: Pair) -> None:
+    pair.start(pair.one)
+    pair.start(pair.other, pair.one)
+    send(pair.one, *names("kept", 3))
+    pair.wait_equal(pair.one, pair.other)
+    image = pair.one.base / "image"
+    shutil.copytree(pair.one.data, image)
+    send(pair.one, *names("taken", 3))
+    pair.wait_equal(pair.one, pair.other)
+    end = len(contents(pair.other))
+    pair.one.kill()
+    shutil.rmtree(pair.one.data)
+    image.rename(pair.one.data)
+    with pair.other.connect() as wire:
+        wire.send(get("orders", end, 1000, 1, wait_ms=15_000))
+        pair.start(pair.one)
+        # Who waited at an end that is no more is told that there is nothing, not left waiting.
+        assert wire.reply().status == 404
+    eventually(lambda: received(pair.other) == names("kept", 3), "the slave ends where the master does")
+
+
+def test_a_crash_while_giving_up_is_made_good(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.start(pair.one)
+    pair.start(pair.other, pair.one)
+    send(pair.one, *names("common", 5))
+    pair.wait_equal(pair.one, pair.other)
+    pair.other.kill()
+    send(pair.one, *names("lost", 400))
+    pair.one.kill()
+    pair.start(pair.other)
+    send(pair.other, "new")
+    for _ in range(5):
+        # Killed as soon as the folder is there: in the copying, the cutting, or behind it.
+        pair.start(pair.one, pair.other)
+        pair.one.kill()
+    pair.start(pair.one, pair.other)
+    pair.wait_equal(pair.other, pair.one)
+    ((_report, kept),) = quarantined(pair.one)
+    assert kept == names("lost", 400)
