@@ -9,6 +9,7 @@ import attrs
 
 from metaserver.broker.acknowledgements import WAITING_BYTES_PER_MESSAGE, shortfall_text
 from metaserver.broker.partition import PendingAppend
+from metaserver.broker.records import differ, longest_record
 from metaserver.broker.replica_acks import WaitingPut
 from metaserver.errors import DiskFullError, RefusedError, StorageError
 from metaserver.logs import get_logger
@@ -111,7 +112,7 @@ class PutHandler:
             self._refuse_puts(run.topic, run.partition, refusal, run.opaques, sink)
             return
         checksums = [crc32(body) & CHECKSUM_MASK for body in run.bodies]
-        if _differ(checksums, run.checksums):
+        if differ(checksums, run.checksums):
             self._drop_corrupted(run, checksums, partition, sink)
         bodies, opaques = run.bodies, run.opaques
         if not bodies:
@@ -170,7 +171,7 @@ class PutHandler:
             detail = f"{_CHECKSUM_FAILURE} Record {count} of the batch, at byte {end}: {reason}"
             self._refuse_put(name.topic, name.partition, detail)
         longest = self._broker.config.max_transfer_size_bytes
-        if len(batch.records) > longest and (size := _longest_record(batch.records)) > longest:
+        if len(batch.records) > longest and (size := longest_record(batch.records)) > longest:
             detail = f"A record of {size} bytes is too long: it may have {longest} bytes (maxTransferSize)"
             self._refuse_put(name.topic, name.partition, detail)
 
@@ -334,19 +335,3 @@ class PutHandler:
     def _has_real_time(self, topic: str) -> bool:
         topic_config = self._broker.config.topic_config(topic)
         return topic_config is not None and topic_config.stat
-
-
-def _differ(actual: list[int], given: list[bytes | None]) -> bool:
-    """Whether any given checksum is missing or wrong: the common case costs one C-level comparison."""
-    try:
-        return list(map(int, given)) != actual  # type: ignore[arg-type]
-    except TypeError:
-        return True
-
-
-def _longest_record(records: bytes) -> int:
-    longest = position = 0
-    while position < len(records):
-        size = HEADER_SIZE + int.from_bytes(records[position : position + 4], "big")
-        longest, position = max(longest, size), position + size
-    return longest

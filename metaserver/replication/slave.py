@@ -21,8 +21,8 @@ from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, PartitionId, Topic, TopicPartition, is_valid_topic
 from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query, encode_stats
+from metaserver.replication.acknowledging import ProgressReports
 from metaserver.replication.catch_up import CatchUp, Reservation
-from metaserver.replication.figures import ReplicaReport, SlaveReport, left_bytes
 from metaserver.replication.master import ask_facts, format_place, meet
 from metaserver.replication.progress import (
     Action,
@@ -36,7 +36,7 @@ from metaserver.replication.progress import (
     ReplicaState,
     Stop,
 )
-from metaserver.replication.reports import ProgressReports
+from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
 from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
 if TYPE_CHECKING:
@@ -349,6 +349,7 @@ class Slave:
         def done(report: QuarantineReport | None, error: Exception | None) -> None:
             log = self._broker.store.partitions[name]
             chain = self._broker.store.epochs[name].chain
+            partition.progressed()  # What is cut off is no longer what the master was told.
             if report is not None:
                 self.quarantined.append(report)
                 _log.error(

@@ -13,7 +13,7 @@ from metaserver.config import SlaveConfig
 from metaserver.errors import BrokerUnreachableError
 from metaserver.names import PartitionId, Topic, TopicPartition
 from metaserver.protocol import CommandDecoder, Limits, Replicated, Result, encode_replicated
-from metaserver.replication.reports import ProgressReports
+from metaserver.replication.acknowledging import ProgressReports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
