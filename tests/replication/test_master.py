@@ -172,9 +172,9 @@ def test_a_master_that_moves_while_its_old_address_still_answers(stage: Stage) -
     master, slave = stage.broker("master", registry=NO_REGISTRY), stage.slave()
     master.start()
     slave.start()
+    node = "/meta/brokers/ids/0/master"
     with spying(stage.registry) as spy, Forwarder(master.port) as forwarder:
         for port, name in ((master.port, "orders"), (forwarder.port, "wilderness")):
-            node = "/meta/brokers/ids/0/master"
             if spy.exists(node):
                 spy.set(node, b"meta://127.0.0.1:%d" % port)
             else:
@@ -182,6 +182,12 @@ def test_a_master_that_moves_while_its_old_address_still_answers(stage: Stage) -
             eventually(partial(follows, slave, port), "it connects to the new address")
             fill(master, name, 10)
             eventually(lambda: files(slave) == files(master) != {}, "the copy")
+        # It leaves the registry, as a master seems to whose session has ended, and still answers.
+        spy.delete(node)
+        eventually(partial(says, slave, "has no master of broker 0"), "it says so")
+        fill(master, "orders", 10)
+        eventually(lambda: files(slave) == files(master), "the copy goes on")
+        assert follows(slave, forwarder.port)
 
 
 def follows(slave: BrokerProcess, port: int) -> bool:
@@ -279,6 +285,12 @@ def test_itself_and_another_broker_are_no_master(tmp_path: Path) -> None:
                     "it looks who answers",
                 )
                 assert slave.status()["replication"]["partitions"] == 0
+            told = stage.slave(1, masterAddress=f"127.0.0.1:{other.port}")
+            told.start()
+            eventually(
+                lambda: says(told, "has brokerId 2, and this slave 0"), "also where it was told to look"
+            )
+            assert told.status()["replication"]["partitions"] == 0
         finally:
             stage.end()
 

@@ -1,0 +1,121 @@
+"""When a slave looks for its master and its partitions: the shell alone, with a master of a few words, in no time."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+import trio
+
+from metaserver.config import parse_slave_config
+from metaserver.errors import BrokerUnreachableError
+from metaserver.node.clock import SystemClock
+from metaserver.protocol import Result
+from metaserver.replication import Slave, slave
+from metaserver.timers import Timers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from metaserver.replication.master import Address
+
+
+@attrs.define(eq=False)
+class Place:
+    """Where the master is said to be, and who answers where."""
+
+    address: Address | None = None
+    problem: str = "nobody knows"
+    living: set[Address] = attrs.Factory(set)
+    connected: list[Address] = attrs.Factory(list)
+    looks: int = 0
+
+    @asynccontextmanager
+    async def connect(self, host: str, port: int) -> AsyncIterator[Any]:
+        await trio.lowlevel.checkpoint()
+        if (host, port) not in self.living:
+            raise BrokerUnreachableError(f"{host}:{port}", "nobody answers")
+        self.connected.append((host, port))
+        yield SimpleNamespace(
+            address=f"{host}:{port}", version="1.4.6.2", extensions=frozenset(), request=self._request
+        )
+
+    async def _request(self, encode: Callable[[int], bytes], timeout_seconds: float) -> Result:
+        await trio.lowlevel.checkpoint()
+        self.looks += encode(1) == b"stats offsets 1\r\n"
+        return Result(200, "STATS\r\nbroker_id 0\r\nconfig_checksum 5\r\nEND\r\n", 1)
+
+
+@pytest.fixture
+async def place(monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock) -> Place:
+    place = Place()
+    monkeypatch.setattr(slave, "connect", place.connect)
+    return place
+
+
+@asynccontextmanager
+async def running(place: Place) -> AsyncIterator[Slave]:
+    config = parse_slave_config("slaveId=0", source="s", base_directory=Path("/"))
+    broker: Any = SimpleNamespace(config=SimpleNamespace(broker_id=0))
+    found = Slave(broker, config, SystemClock(), Timers(), place)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+async def woken(found: Slave) -> None:
+    """Returns before any time has passed."""
+    found.wake()
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_it_looks_each_second_and_at_once_when_woken(
+    place: Place, autojump_clock: trio.testing.MockClock
+) -> None:
+    place.address = ("h", 1)
+    place.living.add(("h", 1))
+    async with running(place) as found:
+        assert place.looks == 1
+        await trio.sleep(2.5)
+        assert place.looks == 3
+        await woken(found)
+        assert place.looks == 4
+
+
+async def test_it_goes_where_the_master_is_said_to_be(
+    place: Place, autojump_clock: trio.testing.MockClock
+) -> None:
+    place.living |= {("h", 1), ("h", 2)}
+    async with running(place) as found:
+        assert found.report().problem == "nobody knows"
+        await trio.sleep(100)
+        place.address = ("h", 1)
+        await woken(found)
+        assert place.connected == [("h", 1)]
+        place.address = None
+        await woken(found)
+        assert found.report().is_connected
+        # It is elsewhere, while the connection works.
+        place.address = ("h", 2)
+        await woken(found)
+        await trio.sleep(0.1)
+        assert place.connected == [("h", 1), ("h", 2)]
+        assert found.report().master_address == "h:2"
+
+
+async def test_it_does_not_wait_long_for_a_master_that_was_not_there(
+    place: Place, autojump_clock: trio.testing.MockClock
+) -> None:
+    place.address = ("h", 1)
+    async with running(place) as found:
+        await trio.sleep(10)
+        assert found.report().problem == "broker h:1 cannot be reached: nobody answers"
+        place.living.add(("h", 1))
+        await woken(found)
+        assert place.connected == [("h", 1)]
