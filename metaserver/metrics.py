@@ -144,6 +144,9 @@ class BrokerSnapshot:
     """None on a master."""
     registry: RegistrySnapshot | None = None
     """None where none is hosted."""
+    quarantine_folders: int = 0
+    quarantined_messages: int = 0
+    """Since the start."""
 
 
 @attrs.define(eq=False)
@@ -190,6 +193,7 @@ def metric_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
     """Turn a snapshot into metric families, whose names and units follow Prometheus' conventions."""
     yield from _broker_families(snapshot)
     yield from _storage_families(snapshot)
+    yield from _quarantine_families(snapshot)
     yield from _topic_families(snapshot.topics)
     yield from _partition_families(snapshot.partitions)
     if snapshot.replication is not None:
@@ -249,6 +253,19 @@ def _storage_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
         "recovery_failed_partitions",
         "Partitions the last start could not open.",
         recovery.failed_partitions,
+    )
+
+
+def _quarantine_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
+    yield _gauge(
+        "quarantine_folders",
+        "Stretches of logs in quarantine, because a master did not have them.",
+        snapshot.quarantine_folders,
+    )
+    yield _counter(
+        "quarantined_messages",
+        "Messages put into quarantine since the start.",
+        snapshot.quarantined_messages,
     )
 
 

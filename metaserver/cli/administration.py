@@ -22,7 +22,7 @@ from metaserver.cli.options import (
     plug_in_option,
     server_file_option,
 )
-from metaserver.cli.output import Failure, complain, count_of, describe_lag, say, table
+from metaserver.cli.output import Failure, complain, count_of, describe_lag, describe_quarantine, say, table
 from metaserver.cli.processes import ask
 from metaserver.cli.target import Address, address_of, parse_address, server_option
 from metaserver.config import load_server_config, load_slave_config
@@ -257,6 +257,7 @@ def _describe_replication(status: dict[str, Any]) -> str:
         + (f": {status['problem']}" if status["problem"] else ""),
         f"behind by {describe_lag(status)}",
     ]
+    lines += [line.strip() for line in describe_quarantine(status["quarantine"])]
     if details:
         rows = [["topic", "partition", "state", "offset", "master", "bytes", "messages", "seconds"]]
         rows += [

@@ -16,6 +16,7 @@ from metaserver.cli.output import (
     count_of,
     describe_bytes,
     describe_lag,
+    describe_quarantine,
     describe_seconds,
     say,
 )
@@ -209,6 +210,7 @@ def _describe(installation: Installation, node: FoundNode) -> str:
     if embedded is not None:
         sessions = count_of(embedded["sessions"], "session")
         lines.append(f"  registry       port {embedded['port']}, {sessions}")
+    lines += describe_quarantine(found["quarantine"])
     replication = found.get("replication")
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"

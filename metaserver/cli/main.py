@@ -46,6 +46,9 @@ VERBS = {
     "consume": Verb(
         "consume", "consume TOPIC", "print messages from an offset, the start, the end or a time"
     ),
+    "quarantine": Verb(
+        "quarantine", "quarantine list|show|replay", "what a replica had to give up, and sending it again"
+    ),
     "dump-log": Verb("dump", "dump-log FILE", "print the records of a .meta file, however damaged"),
     "verify": Verb("verify", "verify DIR", "check a data directory without writing to it"),
     "demo": Verb("demo", "demo", "a master, a slave and a crash, in this terminal, in 15 seconds"),

@@ -18,13 +18,14 @@ from metaserver.metrics import (
 )
 from metaserver.names import REGISTRY_TOPIC
 from metaserver.replication import ReplicaState
+from metaserver.storage import RealFileSystem, quarantine_folders
 
 if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
     from metaserver.broker.partition import Partition
     from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.replication import Slave, SlaveReport
-    from metaserver.storage import MessageStore
+    from metaserver.storage import FileSystem, MessageStore, QuarantineReport
 
 
 @attrs.define(eq=False)
@@ -38,6 +39,7 @@ class Reporter:
     _membership: Membership
     _embedded: EmbeddedRegistry | None = None
     http_port: int = 0
+    _filesystem: FileSystem = attrs.Factory(RealFileSystem)
 
     def readiness(self) -> list[str]:
         """Why the node does not do all of its work, a sentence each."""
@@ -88,6 +90,7 @@ class Reporter:
             "bytes": sum(p.log.end_offset - p.log.start_offset for p in partitions.values()),
             "disk_free_bytes": self._disk.free_bytes,
             "problems": self.readiness(),
+            "quarantine": self._quarantine(),
         }
         registration = self._membership.report()
         if registration is not None:
@@ -114,7 +117,10 @@ class Reporter:
 
     def slave_status(self) -> dict[str, object]:
         """Everything about the replication; empty on a master."""
-        return {} if self._slave is None else replication_status(self._slave.report(), with_partitions=True)
+        if self._slave is None:
+            return {}
+        status = replication_status(self._slave.report(), with_partitions=True)
+        return {**status, "quarantine": self._quarantine()}
 
     def topics(self) -> dict[str, object]:
         """Every partition with its offsets."""
@@ -172,7 +178,34 @@ class Reporter:
             ),
             replication=self._replication(),
             registry=self._registry(),
+            quarantine_folders=self._quarantine_folders(),
+            quarantined_messages=sum(report.records for report in self._quarantined),
         )
+
+    def _quarantine(self) -> dict[str, object]:
+        """What lies there, and what was put there since the start."""
+        return {
+            "folders": self._quarantine_folders(),
+            "since_start": [
+                {
+                    "folder": f"{report.topic}-{report.partition}/{report.start_offset}-{report.end_offset}",
+                    "messages": report.records,
+                }
+                for report in self._quarantined
+            ],
+        }
+
+    @property
+    def _quarantined(self) -> list[QuarantineReport]:
+        return [] if self._slave is None else self._slave.quarantined
+
+    def _quarantine_folders(self) -> int:
+        config = self._broker.config
+        paths = dict.fromkeys([config.data_path, *(topic.data_path for topic in config.topics)])
+        try:
+            return sum(len(quarantine_folders(self._filesystem, path)) for path in paths)
+        except OSError:
+            return 0  # Somebody is tidying up there; the next look tells.
 
     def _topics(self) -> tuple[TopicSnapshot, ...]:
         traffic = self._broker.traffic
