@@ -51,6 +51,8 @@ _RECEIVE_BYTES = 256 * 1024
 def slave_status(server_file: Path | None, *, as_json: bool) -> None:
     """Say how far the slave is behind its master, partition by partition."""
     status = ask(find_installation(server_file, is_slave=True), "slave-status")
+    if not status:
+        raise Failure("this node is master since it was promoted: `metaServer status slave` says more")
     say(json.dumps(status, indent=2) if as_json else _describe_replication(status))
 
 

@@ -174,10 +174,18 @@ def _start(
         complain(f"the pid file of an earlier {installation.role} (pid {node.stale_pid}) is stale; going on")
     options = ["--log-format", log_format, *(["--lenient"] if is_lenient else [])]
     ready = launch(installation, options, timeout_seconds)
+    if ready.get("decision"):
+        complain(f"the {installation.role} of {installation.server_file} was {ready['decision']}")
+    say(describe_ready(installation, ready))
+
+
+def describe_ready(installation: Installation, ready: dict[str, Any]) -> str:
+    """The line that tells where a node answers, from what it said when it was ready."""
     host = str(ready["address"]).rpartition(":")[0]
     registry = f"; registry {host}:{ready['registry_port']}" if ready.get("registry_port") else ""
-    say(
-        f"{installation.role} ready at {ready['address']} (pid {ready['pid']}); data {ready['data_path']}; "
+    role = ready.get("role", installation.role)
+    return (
+        f"{role} ready at {ready['address']} (pid {ready['pid']}); data {ready['data_path']}; "
         f"HTTP {host}:{ready['http_port']}{registry}; log {ready['log_file']}"
     )
 
@@ -206,6 +214,8 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         f"  connections    {found['connections']:,}",
         f"  content        {content}",
     ]
+    if found.get("decision") is not None:
+        lines.append(f"  decided        {found['decision']['sentence']}")
     embedded = found.get("embedded_registry")
     if embedded is not None:
         sessions = count_of(embedded["sessions"], "session")

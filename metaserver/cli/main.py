@@ -32,6 +32,8 @@ VERBS = {
     "status": Verb("lifecycle", "status [slave]", "is it running, and how is it"),
     "slave-status": Verb("administration", "slave-status", "how far the slave is behind its master"),
     "reload": Verb("administration", "reload [slave]", "read the topics of server.ini again"),
+    "promote": Verb("promote", "promote [slave]", "the slave becomes master, because its master is gone"),
+    "follow": Verb("follow", "follow HOST:PORT [slave]", "the node becomes a slave of that master"),
     "stats": Verb("administration", "stats [ITEM] [slave]", "statistics over the broker's port; item `help`"),
     "topics": Verb(
         "administration",

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from metaserver.config import ServerConfig, SlaveConfig
     from metaserver.node.paths import NodePaths
+    from metaserver.node.role import Role
 
 _log = get_logger(__name__)
 
@@ -90,10 +91,12 @@ async def run_node(
     on_ready: Callable[[NodeAddresses], None],
     *,
     is_lenient: bool = False,
+    role: Role | None = None,
 ) -> None:
     """Run until SIGTERM, SIGINT or the ``stop`` command; returns after a clean stop.
 
-    ``is_lenient``: a reload passes over keys it does not know, as the start did.
+    ``is_lenient``: a reload passes over keys it does not know, as the start did. ``role``: where the two
+    configurations come from.
     Raises NodeError, StorageError and others of :mod:`metaserver.errors` when the start fails.
     """
     if slave_config is not None and slave_config.master_address is None:
@@ -102,7 +105,7 @@ async def run_node(
         )
     paths.logs_directory.mkdir(parents=True, exist_ok=True)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    node = _Node(config, slave_config, paths, on_ready, is_lenient)
+    node = _Node(config, slave_config, paths, on_ready, is_lenient, role)
     try:
         await node.run()
     except BaseExceptionGroup as group:
@@ -143,6 +146,7 @@ class _Node:
     _paths: NodePaths
     _on_ready: Callable[[NodeAddresses], None]
     _is_lenient: bool
+    _role: Role | None = None
     _membership: Membership | None = None
     _clock: SystemClock = attrs.Factory(SystemClock)
 
@@ -206,6 +210,7 @@ class _Node:
         else:
             membership.follow(config.zookeeper.ensemble)
         reporter = Reporter(broker, store, disk, slave, membership, embedded)
+        reporter.decision = None if self._role is None else self._role.decision
         return _Parts(broker, committer, timers, disk, slave, embedded, membership, reporter)
 
     async def _serve(self, ground: _Ground, parts: _Parts) -> None:
@@ -341,8 +346,9 @@ class _Node:
         _log.info("Reloading topics......")
         load = partial(load_server_config, self._config.path, lenient=self._is_lenient)
         fresh = await trio.to_thread.run_sync(load)
-        if self._slave_config is not None:
-            fresh = apply_slave(fresh, self._slave_config)
+        overlay = self._slave_config if self._role is None else self._role.overlay
+        if overlay is not None:
+            fresh = apply_slave(fresh, overlay)
         if fresh.server_port == 0:
             fresh = attrs.evolve(fresh, server_port=broker.config.server_port)
         difference = diff_configs(broker.config, fresh)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
     from metaserver.broker.partition import Partition
     from metaserver.node.registry import EmbeddedRegistry, Membership
+    from metaserver.node.role import Decision
     from metaserver.replication import Slave, SlaveReport
     from metaserver.storage import FileSystem, MessageStore, QuarantineReport
 
@@ -39,6 +40,8 @@ class Reporter:
     _membership: Membership
     _embedded: EmbeddedRegistry | None = None
     http_port: int = 0
+    decision: Decision | None = None
+    """What makes the node something else than its files say."""
     _filesystem: FileSystem = attrs.Factory(RealFileSystem)
 
     def readiness(self) -> list[str]:
@@ -92,6 +95,8 @@ class Reporter:
             "problems": self.readiness(),
             "quarantine": self._quarantine(),
         }
+        if self.decision is not None:
+            status["decision"] = attrs.asdict(self.decision) | {"sentence": self.decision.sentence}
         registration = self._membership.report()
         if registration is not None:
             status["registry"] = {
@@ -276,6 +281,7 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
         "lag_bytes": report.lag_bytes,
         "lag_messages": report.lag_messages,
         "lag_seconds": round(report.lag_seconds, 3),
+        "heard_seconds": report.heard_wall_seconds,
         "partitions": len(report.partitions),
         "stopped": sum(replica.state is ReplicaState.STOPPED for replica in report.partitions),
     }

@@ -90,6 +90,8 @@ class SlaveReport:
     partitions: tuple[ReplicaReport, ...]
     requests: int
     """Fetches in flight."""
+    heard_wall_seconds: float | None = None
+    """When the master last told its ends, in seconds since 1970; None: it has not yet."""
 
     @property
     def lag_bytes(self) -> int:
@@ -161,6 +163,7 @@ class Slave:
     quarantined: list[QuarantineReport] = attrs.Factory(list)
     """What this slave had to give up since its start."""
     _broken: trio.Event = attrs.Factory(trio.Event)
+    _heard_wall_seconds: float | None = None
 
     async def run(self) -> None:
         """Connect, copy, and connect again, for ever."""
@@ -196,6 +199,7 @@ class Slave:
             self._problem,
             tuple(self._report(replica) for replica in self._replicas.values()),
             self._requests,
+            self._heard_wall_seconds,
         )
 
     def _report(self, replica: _Replica) -> ReplicaReport:
@@ -231,6 +235,7 @@ class Slave:
 
     def _refresh(self, offsets: str) -> None:
         """Learn the master's partitions and ranges from its ``stats offsets``."""
+        self._heard_wall_seconds = self._clock.wall_seconds()
         for line in offsets.splitlines():
             words = line.split(" ")
             if len(words) != _OFFSETS_WORDS or words[1] != "part" or not is_valid_topic(words[0]):
