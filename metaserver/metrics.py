@@ -144,6 +144,7 @@ class BrokerSnapshot:
     """None on a master."""
     registry: RegistrySnapshot | None = None
     """None where none is hosted."""
+    puts_refused: bool = False
     quarantine_folders: int = 0
     quarantined_messages: int = 0
     """Since the start."""
@@ -222,6 +223,11 @@ def _broker_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
     yield _counter("put_failures", "Puts answered with an error.", snapshot.put_failures)
     yield _counter("received_bytes", "Bytes read from client connections.", snapshot.received_bytes)
     yield _counter("sent_bytes", "Bytes written to client connections.", snapshot.sent_bytes)
+    yield _gauge(
+        "puts_refused",
+        "1 while all puts are refused: sealed for a change of masters, or fenced by another master.",
+        float(snapshot.puts_refused),
+    )
     yield _gauge("connections", "Open client connections.", snapshot.connections)
     yield _gauge("inflight_bytes", "Bytes of puts that wait to be written.", snapshot.inflight_bytes)
 

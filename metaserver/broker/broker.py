@@ -14,6 +14,7 @@ from zlib import crc32
 
 import attrs
 
+from metaserver.broker.gate import PutGate
 from metaserver.broker.partition import Partition, PendingAppend, WaitingGet
 from metaserver.broker.records import differ, longest_record
 from metaserver.broker.replicas import answer_epochs
@@ -22,6 +23,7 @@ from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraf
 from metaserver.broker.version import VERSION_TEXT
 from metaserver.errors import (
     DiskFullError,
+    FencedError,
     MetaServerError,
     OffsetInHoleError,
     OffsetOutOfRangeError,
@@ -117,6 +119,7 @@ class Broker:
     master_address: str | None = None
     """Where this broker replicates from; None on a master. A slave refuses puts."""
     version_text: str = VERSION_TEXT
+    gate: PutGate = attrs.Factory(PutGate)
     on_new_partition: Callable[[], None] | None = None
     """Called when a partition has been created."""
     partitions: dict[tuple[str, int], Partition] = attrs.Factory(dict)
@@ -299,11 +302,14 @@ class Broker:
                     other.resume()
 
         def succeed(offset: int) -> None:
+            if self.gate.fenced is not None:
+                fail(self.gate.fenced)
+                return
             sink.send(reply(offset))
             settle()
 
         def fail(error: StorageError) -> None:
-            status = Status.UNAVAILABLE if isinstance(error, DiskFullError) else Status.ERROR
+            status = Status.UNAVAILABLE if isinstance(error, DiskFullError | FencedError) else Status.ERROR
             text = self._failure_text(partition.name.topic, partition.name.partition, str(error))
             self._refuse_puts(
                 partition.name.topic, partition.name.partition, RefusedError(status, text), opaques, sink
@@ -324,6 +330,8 @@ class Broker:
         if self.master_address is not None:
             detail = f"This broker is a slave and takes no messages,send to its master {self.master_address}"
             self._refuse_put(topic, requested, detail)
+        if self.gate.reason:
+            self._refuse_put(topic, requested, self.gate.reason, Status.UNAVAILABLE)
         partition = self.partitions.get((topic, requested))
         if partition is not None and requested < partition.config.partition_count and partition.is_configured:
             return partition

@@ -200,6 +200,8 @@ class _Node:
         is_noticed = _always if embedded is None else embedded.has_sessions
         membership = self._membership = Membership.of(broker, slave_config, host, is_noticed)
         broker.on_new_partition = membership.wake
+        if slave_config is None:
+            membership.on_rival = broker.gate.fence
         slave = None
         if slave_config is not None and master is not None:
             slave = Slave(broker, slave_config, self._clock, timers, master[0], master[1])

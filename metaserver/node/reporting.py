@@ -58,6 +58,8 @@ class Reporter:
             reasons.append(f"the disk is full, puts are refused: {self._disk.free_bytes} bytes are free")
         if self._embedded is not None and self._embedded.failure:
             reasons.append(f"the embedded registry does not serve: {self._embedded.failure}")
+        if self._broker.gate.reason:
+            reasons.append(f"puts are refused: {self._broker.gate.reason}")
         registration = self._membership.report()
         if registration is not None and not (registration.is_registered or registration.is_beginning):
             reasons.append(f"not registered in ZooKeeper: {registration.problem}")
@@ -94,6 +96,8 @@ class Reporter:
             "disk_free_bytes": self._disk.free_bytes,
             "problems": self.readiness(),
             "quarantine": self._quarantine(),
+            "puts_refused": broker.gate.reason,
+            "fenced": broker.gate.fenced is not None,
         }
         if self.decision is not None:
             status["decision"] = attrs.asdict(self.decision) | {"sentence": self.decision.sentence}
@@ -183,6 +187,7 @@ class Reporter:
             ),
             replication=self._replication(),
             registry=self._registry(),
+            puts_refused=bool(broker.gate.reason),
             quarantine_folders=self._quarantine_folders(),
             quarantined_messages=sum(report.records for report in self._quarantined),
         )
