@@ -327,11 +327,11 @@ class Broker:
         if closed and requested in closed:
             detail = f"partition[{self.config.broker_id}-{requested}] has been closed"
             self._refuse_put(topic, requested, detail, Status.FORBIDDEN)
-        if self.master_address is not None:
-            detail = f"This broker is a slave and takes no messages,send to its master {self.master_address}"
-            self._refuse_put(topic, requested, detail)
         if self.gate.reason:
             self._refuse_put(topic, requested, self.gate.reason, Status.UNAVAILABLE)
+        if self.master_address is not None:
+            detail = f"This broker is a slave and takes no messages,send to its master {self.master_address}"
+            self._refuse_put(topic, requested, detail, Status.UNAVAILABLE)
         partition = self.partitions.get((topic, requested))
         if partition is not None and requested < partition.config.partition_count and partition.is_configured:
             return partition

@@ -33,6 +33,7 @@ VERBS = {
     "slave-status": Verb("administration", "slave-status", "how far the slave is behind its master"),
     "reload": Verb("administration", "reload [slave]", "read the topics of server.ini again"),
     "promote": Verb("promote", "promote [slave]", "the slave becomes master, because its master is gone"),
+    "switchover": Verb("switchover", "switchover", "master and slave change places, and nothing is lost"),
     "follow": Verb("follow", "follow HOST:PORT [slave]", "the node becomes a slave of that master"),
     "stats": Verb("administration", "stats [ITEM] [slave]", "statistics over the broker's port; item `help`"),
     "topics": Verb(

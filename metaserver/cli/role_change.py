@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.lifecycle import describe_ready
-from metaserver.cli.output import complain, say
+from metaserver.cli.output import Failure, complain, say
 from metaserver.cli.processes import ask, end, find_node, launch
 from metaserver.config import load_server_config, load_slave_config
 from metaserver.errors import ControlError
@@ -49,8 +51,22 @@ def stop_if_running(installation: Installation, timeout_seconds: float) -> bool:
     """Stop the node in order; whether it was running. Raises Failure where it does not end in time."""
     if not find_node(installation).is_running:
         return False
-    end(installation, timeout_seconds, is_forced=False)
+    try:
+        end(installation, timeout_seconds, is_forced=False)
+    except Failure as error:
+        # It was about to end when it was found, and has since.
+        if error.code != ExitCode.NOT_RUNNING:
+            raise
     return True
+
+
+def stop_at_once(installation: Installation, timeout_seconds: float) -> bool:
+    """Like :func:`stop_if_running`, for a node whose place is taken: it does not wait until others notice."""
+    with suppress(Failure, ControlError):
+        ask(installation, "stop")
+        # The second time is understood as impatience.
+        ask(installation, "stop")
+    return stop_if_running(installation, timeout_seconds)
 
 
 def start_again(installation: Installation, timeout_seconds: float) -> dict[str, Any]:

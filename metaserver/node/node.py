@@ -45,6 +45,7 @@ from metaserver.http import HttpSource, serve_http
 from metaserver.logs import get_logger
 from metaserver.metrics import BrokerMetrics
 from metaserver.node.clock import SystemClock, utc_offset_seconds
+from metaserver.node.handover import Handover
 from metaserver.node.listening import NodeError, advertised_host, bracketed, listen, own_host
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
@@ -228,7 +229,8 @@ class _Node:
                 nursery.start_soon(embedded.run)
                 await embedded.wait_opened()
             await nursery.start(self._handle_signals, stop, broker)
-            handlers = self._control_handlers(stop, broker, reporter)
+            handover = Handover(broker, parts.committer, parts.timers, embedded)
+            handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()
             await nursery.start(serve_control, self._paths.control_socket, handlers)
             metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)
             source = HttpSource(status=reporter.status, metrics=metrics.prepare, readiness=reporter.readiness)

@@ -132,7 +132,7 @@ def test_it_begins_at_the_first_offset_of_a_java_master_and_refuses_puts(
     eventually(lambda: is_copied(master, slave), "the copy")
     assert "00000000000000000000.meta" not in files(slave, "orders-0")
     reply = slave.ask(put("orders", b"hello", 1))
-    assert reply.status == 500
+    assert reply.status == 503
     assert "slave" in reply.text
     assert slave.stop() == 0
     assert master.stop() == 0

@@ -1,0 +1,190 @@
+"""switchover: master and slave of one installation change places, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.follow import decide_to_follow
+from metaserver.cli.installation import find_installation
+from metaserver.cli.options import chosen_node, plug_in_option, server_file_option
+from metaserver.cli.output import Failure, complain, describe_seconds, say
+from metaserver.cli.processes import ask, find_node
+from metaserver.cli.role_change import now_text, role_of, start_again, stop_at_once, wait_registered
+from metaserver.cli.target import parse_address
+from metaserver.errors import ControlError
+from metaserver.node.role import Decision, forget_decision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from metaserver.cli.installation import Installation
+
+_CLOSE_BYTES = 1024 * 1024
+"""The slave is to be no further behind before the master is sealed."""
+_CATCH_UP_SECONDS = 60.0
+_SEAL_SECONDS = 20.0
+"""After that the master takes messages again, should this command have died."""
+_EQUAL_SECONDS = 10.0
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+_REGISTER_SECONDS = 60.0
+_LOOK_SECONDS = 0.01
+
+
+class Pair(NamedTuple):
+    """Who is what now."""
+
+    master: Installation
+    slave: Installation
+
+
+@click.command()
+@server_file_option
+@plug_in_option
+@click.option(
+    "--timeout",
+    "catch_up_seconds",
+    type=float,
+    default=_CATCH_UP_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait until the slave is nearly as far as the master.",
+)
+def switchover(server_file: Path | None, plug_ins: tuple[str, ...], catch_up_seconds: float) -> None:
+    """Let the master and the slave of this installation change places.
+
+    The master takes no more messages (503, which clients try again), the slave copies the rest and
+    starts as master, and the old master as its slave. Both keep their ports, data and names.
+    """
+    pair = find_pair(server_file, plug_ins)
+    _wait_until_close(pair, catch_up_seconds)
+    began = time.monotonic()
+    _seal_and_copy(pair)
+    address = _change_places(pair)
+    paused_seconds = time.monotonic() - began
+    slave_id = _slave_id(pair.slave)
+    stop_at_once(pair.master, _STOP_SECONDS)
+    say("the old master has stopped")
+    decide_to_follow(pair.master, parse_address(address), slave_id)
+    start_again(pair.master, _START_SECONDS)
+    problem = wait_registered(pair.slave, _REGISTER_SECONDS)
+    if problem:
+        raise Failure(f"the new master stands in no registry yet: {problem}", ExitCode.TIMEOUT)
+    say(f"master is {address} now; no messages were taken for {describe_seconds(paused_seconds)}")
+
+
+def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
+    """The two nodes of the installation, both running; raises Failure where that is not what there is."""
+    nodes = [find_installation(server_file), chosen_node("slave", server_file, plug_ins)]
+    roles: dict[str, Installation] = {}
+    for node in nodes:
+        found = find_node(node)
+        if found.status is not None:
+            roles[str(found.status["role"])] = node
+    if roles.keys() != {"master", "slave"}:
+        running = " and ".join(f"a {role}" for role in roles) or "nothing"
+        raise Failure(
+            f"for {nodes[0].server_file} there is {running} running; a switchover is between a master and a "
+            "slave that both run here. Where they are on two machines, see docs/runbook.md",
+            ExitCode.NOT_RUNNING,
+        )
+    pair = Pair(roles["master"], roles["slave"])
+    replication = ask(pair.slave, "slave-status")
+    address = str(ask(pair.master, "status")["address"])
+    if replication["master"].rpartition(":")[2] != address.rpartition(":")[2] or not replication["connected"]:
+        raise Failure(
+            f"the slave follows {replication['master']} and is not connected to the master {address}"
+        )
+    return pair
+
+
+def _wait_until_close(pair: Pair, limit_seconds: float) -> None:
+    def is_close() -> bool:
+        status = ask(pair.slave, "slave-status")
+        stopped = [found for found in status["details"] if found["reason"]]
+        if stopped:
+            name = f"{stopped[0]['topic']}-{stopped[0]['partition']}"
+            raise Failure(f"replication of {name} has stopped: {stopped[0]['reason']}; nothing was changed")
+        return bool(status["connected"]) and status["lag_bytes"] <= _CLOSE_BYTES
+
+    if not _within(limit_seconds, is_close):
+        raise Failure(
+            f"the slave is still far behind after {limit_seconds:g} s; nothing was changed", ExitCode.TIMEOUT
+        )
+
+
+def _seal_and_copy(pair: Pair) -> None:
+    """Returns when the slave has everything, and the master can take nothing more; raises Failure."""
+    ends = ask(pair.master, "seal", seconds=_SEAL_SECONDS)["ends"]
+    if not _within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
+        ask(pair.master, "unseal")
+        raise Failure(
+            f"the slave did not get everything within {_EQUAL_SECONDS:g} s; the master goes on",
+            ExitCode.TIMEOUT,
+        )
+    ends = ask(pair.master, "step-down")["ends"]
+    if not _within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
+        _go_back(pair, "the slave did not get the end of the registry")
+
+
+def _change_places(pair: Pair) -> str:
+    """Start the slave as master while the old one is ending; where it answers."""
+    before = role_of(pair.slave)
+    old = str(ask(pair.master, "status")["address"])
+    host, _, port = old.rpartition(":")
+    ask(pair.master, "stop")
+    stop_at_once(pair.slave, _STOP_SECONDS)
+    report = {"master": old, "switchover": True, "partitions": []}
+    previous = before.decision
+    Decision(role="master", master_host=host, master_port=int(port), time=now_text(), report=report).save(
+        before.config.data_path
+    )
+    try:
+        return str(start_again(pair.slave, _START_SECONDS)["address"])
+    except Failure as error:
+        if previous is None:
+            forget_decision(before.config.data_path)
+        else:
+            previous.save(before.config.data_path)
+        _go_back(pair, f"the slave did not start as master: {error.message}")
+        raise
+
+
+def _go_back(pair: Pair, reason: str) -> None:
+    """The old master again; always raises."""
+    complain(f"{reason}; starting the old master again")
+    stop_at_once(pair.master, _STOP_SECONDS)
+    start_again(pair.master, _START_SECONDS)
+    if not find_node(pair.slave).is_running:
+        start_again(pair.slave, _START_SECONDS)
+    raise Failure("nothing was changed, but the master was away for a moment")
+
+
+def _has_all(slave: Installation, ends: Sequence[dict[str, Any]]) -> bool:
+    """Whether the slave has, safely, everything up to these ends."""
+    try:
+        status = ask(slave, "slave-status")
+    except ControlError:
+        return False
+    own = {(found["topic"], found["partition"]): found["end_offset"] for found in status["details"]}
+    return all(own.get((end["topic"], end["partition"]), 0) == end["end_offset"] for end in ends)
+
+
+def _slave_id(slave: Installation) -> int:
+    """The number of the slave that is one no more: the old master's, from now on."""
+    overlay = role_of(slave).overlay
+    return 0 if overlay is None else overlay.slave_id
+
+
+def _within(limit_seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + limit_seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
