@@ -10,6 +10,7 @@ import click
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.formats import time_text
+from metaserver.cli.handover import wait_for_handover
 from metaserver.cli.installation import Installation, find_installation
 from metaserver.cli.options import chosen_node, json_option, node_arguments
 from metaserver.cli.output import Failure, complain, count_of, describe_bytes, say, table
@@ -19,7 +20,7 @@ from metaserver.cli.role_change import (
     now_text,
     role_of,
     start_again,
-    stop_if_running,
+    stop_at_once,
     wait_registered,
 )
 from metaserver.cli.target import Address
@@ -34,11 +35,18 @@ if TYPE_CHECKING:
 _STOP_SECONDS = 30.0
 _START_SECONDS = 60.0
 _REGISTER_SECONDS = 90.0
+_HANDOVER_SECONDS = 600.0
 
 
 @click.command()
 @node_arguments
 @click.option("--force", "forces", is_flag=True, help="Also while the master answers, or may be there.")
+@click.option(
+    "--after-handover",
+    "is_handover",
+    is_flag=True,
+    help="Wait until the master, on another machine, hands over its place with `switchover --to`.",
+)
 @click.option(
     "--register-timeout",
     "register_seconds",
@@ -55,6 +63,7 @@ def promote(
     server_file: Path | None,
     plug_ins: tuple[str, ...],
     forces: bool,
+    is_handover: bool,
     register_seconds: float,
     as_json: bool,
 ) -> None:
@@ -67,12 +76,23 @@ def promote(
     installation = chosen_slave(role, server_file, plug_ins)
     before = role_of(installation)
     report = loss_report(installation, before)
-    check_master_is_gone(report, forces=forces)
-    say(json.dumps(report, indent=2) if as_json else describe_loss(report))
+    if is_handover:
+        _wait_for_handover(installation, str(report["master"]))
+        report = {"master": report["master"], "switchover": True, "partitions": []}
+    else:
+        check_master_is_gone(report, forces=forces)
+        say(json.dumps(report, indent=2) if as_json else describe_loss(report))
     problem = take_over(installation, before, report, register_seconds)
     if problem:
         text = f"it is master and takes messages, but stands in no registry yet: {problem}; it goes on trying"
         raise Failure(text, ExitCode.TIMEOUT)
+
+
+def _wait_for_handover(installation: Installation, master: str) -> None:
+    own = str(ask(installation, "status")["address"])
+    complain(f"waiting for {master}; type on its machine: metaServer switchover --to {own}")
+    host, _, port = master.rpartition(":")
+    wait_for_handover(Address(host.strip("[]"), int(port)), _HANDOVER_SECONDS)
 
 
 def chosen_slave(role: str, server_file: Path | None, plug_ins: tuple[str, ...]) -> Installation:
@@ -93,7 +113,7 @@ def take_over(
     In this order a crash in between leaves a slave that is stopped, or a master that is stopped.
     """
     host, _, port = str(report["master"]).rpartition(":")
-    if stop_if_running(installation, _STOP_SECONDS):
+    if stop_at_once(installation, _STOP_SECONDS):
         say("slave stopped")
     decision = Decision(
         role="master", master_host=host, master_port=int(port), time=now_text(), report=report

@@ -9,8 +9,9 @@ import click
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.follow import decide_to_follow
+from metaserver.cli.handover import hand_over_to, within
 from metaserver.cli.installation import find_installation
-from metaserver.cli.options import chosen_node, plug_in_option, server_file_option
+from metaserver.cli.options import chosen_node, node_arguments
 from metaserver.cli.output import Failure, complain, describe_seconds, say
 from metaserver.cli.processes import ask, find_node
 from metaserver.cli.role_change import now_text, role_of, start_again, stop_at_once, wait_registered
@@ -19,7 +20,7 @@ from metaserver.errors import ControlError
 from metaserver.node.role import Decision, forget_decision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from metaserver.cli.installation import Installation
@@ -33,7 +34,6 @@ _EQUAL_SECONDS = 10.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _REGISTER_SECONDS = 60.0
-_LOOK_SECONDS = 0.01
 
 
 class Pair(NamedTuple):
@@ -44,8 +44,7 @@ class Pair(NamedTuple):
 
 
 @click.command()
-@server_file_option
-@plug_in_option
+@node_arguments
 @click.option(
     "--timeout",
     "catch_up_seconds",
@@ -55,12 +54,40 @@ class Pair(NamedTuple):
     metavar="SECONDS",
     help="Longest wait until the slave is nearly as far as the master.",
 )
-def switchover(server_file: Path | None, plug_ins: tuple[str, ...], catch_up_seconds: float) -> None:
+@click.option(
+    "--to",
+    "to_address",
+    metavar="HOST:PORT",
+    help="The slave, where it runs on another machine: type `promote --after-handover` there before.",
+)
+@click.option(
+    "--slave-id",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="With --to: the old master's number among the slaves of the new one.",
+)
+def switchover(
+    *,
+    role: str,
+    server_file: Path | None,
+    plug_ins: tuple[str, ...],
+    catch_up_seconds: float,
+    to_address: str | None,
+    slave_id: int,
+) -> None:
     """Let the master and the slave of this installation change places.
 
     The master takes no more messages (503, which clients try again), the slave copies the rest and
-    starts as master, and the old master as its slave. Both keep their ports, data and names.
+    starts as master, and the old master as its slave. Both keep their ports, data and names. With --to
+    it is one node that hands its place over, the master or, with `slave`, a promoted slave.
     """
+    if to_address is not None:
+        hand_over_to(chosen_node(role, server_file, plug_ins), parse_address(to_address), slave_id)
+        return
+    if role:
+        raise Failure(f"{role!r} is for --to: here both nodes change places", ExitCode.USAGE)
     pair = find_pair(server_file, plug_ins)
     _wait_until_close(pair, catch_up_seconds)
     began = time.monotonic()
@@ -90,7 +117,8 @@ def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
         running = " and ".join(f"a {role}" for role in roles) or "nothing"
         raise Failure(
             f"for {nodes[0].server_file} there is {running} running; a switchover is between a master and a "
-            "slave that both run here. Where they are on two machines, see docs/runbook.md",
+            "slave that both run here. On two machines: `metaServer promote --after-handover` on the "
+            "slave's, then `metaServer switchover --to HOST:PORT` on the master's",
             ExitCode.NOT_RUNNING,
         )
     pair = Pair(roles["master"], roles["slave"])
@@ -112,7 +140,7 @@ def _wait_until_close(pair: Pair, limit_seconds: float) -> None:
             raise Failure(f"replication of {name} has stopped: {stopped[0]['reason']}; nothing was changed")
         return bool(status["connected"]) and status["lag_bytes"] <= _CLOSE_BYTES
 
-    if not _within(limit_seconds, is_close):
+    if not within(limit_seconds, is_close):
         raise Failure(
             f"the slave is still far behind after {limit_seconds:g} s; nothing was changed", ExitCode.TIMEOUT
         )
@@ -121,14 +149,14 @@ def _wait_until_close(pair: Pair, limit_seconds: float) -> None:
 def _seal_and_copy(pair: Pair) -> None:
     """Returns when the slave has everything, and the master can take nothing more; raises Failure."""
     ends = ask(pair.master, "seal", seconds=_SEAL_SECONDS)["ends"]
-    if not _within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
+    if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
         ask(pair.master, "unseal")
         raise Failure(
             f"the slave did not get everything within {_EQUAL_SECONDS:g} s; the master goes on",
             ExitCode.TIMEOUT,
         )
     ends = ask(pair.master, "step-down")["ends"]
-    if not _within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
+    if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
         _go_back(pair, "the slave did not get the end of the registry")
 
 
@@ -179,12 +207,3 @@ def _slave_id(slave: Installation) -> int:
     """The number of the slave that is one no more: the old master's, from now on."""
     overlay = role_of(slave).overlay
     return 0 if overlay is None else overlay.slave_id
-
-
-def _within(limit_seconds: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + limit_seconds
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_LOOK_SECONDS)
-    return True

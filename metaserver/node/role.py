@@ -16,6 +16,7 @@ from metaserver.errors import MetaServerError
 from metaserver.storage import RealFileSystem
 from metaserver.storage.documents import load_document, remove_document, save_document
 from metaserver.storage.filenames import ROLE_NAME
+from metaserver.storage.filesystem import make_directories
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,9 +66,11 @@ class Decision:
         return f"told at {self.time} to follow {self.master}: it is its slave"
 
     def save(self, data_path: Path) -> None:
-        """Durable when it returns. Raises OSError."""
+        """Durable when it returns, also where the directory is new. Raises OSError."""
         text = json.dumps(attrs.asdict(self), indent=2) + "\n"
-        save_document(RealFileSystem(), data_path / ROLE_NAME, text.encode())
+        filesystem = RealFileSystem()
+        make_directories(filesystem, data_path)
+        save_document(filesystem, data_path / ROLE_NAME, text.encode())
 
 
 def load_decision(data_path: Path) -> Decision | None:
