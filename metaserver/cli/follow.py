@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.options import chosen_node, node_arguments
-from metaserver.cli.output import Failure, complain, say
-from metaserver.cli.role_change import ask_version, now_text, role_of, start_again, stop_if_running
+from metaserver.cli.output import Failure, complain, count_of, say
+from metaserver.cli.processes import ask
+from metaserver.cli.role_change import (
+    ask_version,
+    now_text,
+    role_of,
+    start_again,
+    stop_if_running,
+    within,
+)
 from metaserver.cli.target import Address, parse_address
 from metaserver.node.role import Decision, forget_decision
 
@@ -20,6 +28,9 @@ if TYPE_CHECKING:
 
 _STOP_SECONDS = 30.0
 _START_SECONDS = 60.0
+_CLEAR_SECONDS = 10.0
+_UNCLEAR = ("probing", "reconciling", "checking")
+"""States of a partition in which more of it may be given up."""
 
 
 @click.command()
@@ -61,6 +72,25 @@ def follow(
         say(f"{installation.role} stopped")
     decide_to_follow(installation, address, slave_id)
     start_again(installation, _START_SECONDS)
+    _tell_what_was_given_up(installation)
+
+
+def _tell_what_was_given_up(installation: Installation) -> None:
+    """Wait a while until every partition has been compared with the master, and say what that has not."""
+    found: list[dict[str, Any]] = []
+
+    def is_clear() -> bool:
+        status = ask(installation, "slave-status")
+        found[:] = status["quarantine"]["since_start"]
+        unclear = [replica for replica in status["details"] if replica["state"] in _UNCLEAR]
+        return status["heard_seconds"] is not None and bool(status["connected"]) and not unclear
+
+    if not within(_CLEAR_SECONDS, is_clear):
+        complain("it has not compared everything with its master yet: see `metaServer slave-status`")
+    for folder in found:
+        say(f"the master does not have {count_of(folder['messages'], 'message')}: {folder['folder']}")
+    if found:
+        say("they are in quarantine: see `metaServer quarantine`")
 
 
 def decide_to_follow(installation: Installation, master: Address, slave_id: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import sys
 from contextlib import suppress
 from functools import partial
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     from metaserver.node.role import Role
 
 _log = get_logger(__name__)
+
+
+def wait_for_the_word(descriptor: int) -> bool:
+    """Say that everything is loaded, and wait; whether to go on: not, where whoever wanted it is gone."""
+    with socket.socket(fileno=descriptor) as word:
+        word.sendall(b".")
+        return bool(word.recv(1))
 
 
 def run_in_foreground(

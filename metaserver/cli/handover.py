@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from metaserver.cli.administration import query_stats
@@ -10,12 +9,12 @@ from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.follow import decide_to_follow
 from metaserver.cli.output import Failure, say
 from metaserver.cli.processes import ask
-from metaserver.cli.role_change import ask_version, start_again, stop_at_once
+from metaserver.cli.role_change import ask_version, start_again, stop_if_running, within
 from metaserver.errors import ClientError
 from metaserver.node.handover import HANDED_OVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from metaserver.cli.installation import Installation
     from metaserver.cli.target import Address
@@ -25,17 +24,6 @@ _EQUAL_SECONDS = 10.0
 _TAKE_OVER_SECONDS = 120.0
 _STOP_SECONDS = 30.0
 _START_SECONDS = 60.0
-_LOOK_SECONDS = 0.01
-
-
-def within(limit_seconds: float, condition: Callable[[], bool]) -> bool:
-    """Look until it is so; False where it is not in time."""
-    deadline = time.monotonic() + limit_seconds
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_LOOK_SECONDS)
-    return True
 
 
 def hand_over_to(master: Installation, slave: Address, slave_id: int) -> None:
@@ -66,7 +54,7 @@ def hand_over_to(master: Installation, slave: Address, slave_id: int) -> None:
             "command there, and `metaServer follow` here; or `metaServer restart` here, to be master again",
             ExitCode.TIMEOUT,
         )
-    stop_at_once(master, _STOP_SECONDS)
+    stop_if_running(master, _STOP_SECONDS, is_hurried=True)
     say("the old master has stopped")
     decide_to_follow(master, slave, slave_id)
     start_again(master, _START_SECONDS)

@@ -63,6 +63,7 @@ def _timeout_option(default: float, text: str) -> Callable[[_Function], _Functio
 @lenient_option
 @_timeout_option(_START_SECONDS, "Longest wait until it is ready.")
 @click.option("--ready-descriptor", type=int, hidden=True)
+@click.option("--hold-descriptor", type=int, hidden=True)
 def start(
     *,
     role: str,
@@ -73,6 +74,7 @@ def start(
     lenient: bool,
     timeout_seconds: float,
     ready_descriptor: int | None,
+    hold_descriptor: int | None,
 ) -> None:
     """Start a node: the master, with `slave` the slave.
 
@@ -82,9 +84,11 @@ def start(
     if foreground:
         # What imports make stays: looking for garbage in it would take a twentieth of the start.
         gc.disable()
-        from metaserver.cli.foreground import run_in_foreground
+        from metaserver.cli.foreground import run_in_foreground, wait_for_the_word
 
         gc.enable()
+        if hold_descriptor is not None and not wait_for_the_word(hold_descriptor):
+            return
         run_in_foreground(
             installation, log_format=log_format, is_lenient=lenient, ready_descriptor=ready_descriptor
         )

@@ -18,9 +18,10 @@ from metaserver.cli.processes import ask, find_node
 from metaserver.cli.role_change import (
     ask_version,
     now_text,
+    prepare,
     role_of,
     start_again,
-    stop_at_once,
+    stop_if_running,
     wait_registered,
 )
 from metaserver.cli.target import Address
@@ -30,6 +31,7 @@ from metaserver.node.role import Decision
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from metaserver.cli.processes import Launch
     from metaserver.node.role import Role
 
 _STOP_SECONDS = 30.0
@@ -76,23 +78,30 @@ def promote(
     installation = chosen_slave(role, server_file, plug_ins)
     before = role_of(installation)
     report = loss_report(installation, before)
+    prepared = None
     if is_handover:
-        _wait_for_handover(installation, str(report["master"]))
+        prepared = _wait_for_handover(installation, str(report["master"]))
         report = {"master": report["master"], "switchover": True, "partitions": []}
     else:
         check_master_is_gone(report, forces=forces)
         say(json.dumps(report, indent=2) if as_json else describe_loss(report))
-    problem = take_over(installation, before, report, register_seconds)
+    problem = take_over(installation, before, report, register_seconds, prepared)
     if problem:
         text = f"it is master and takes messages, but stands in no registry yet: {problem}; it goes on trying"
         raise Failure(text, ExitCode.TIMEOUT)
 
 
-def _wait_for_handover(installation: Installation, master: str) -> None:
+def _wait_for_handover(installation: Installation, master: str) -> Launch:
     own = str(ask(installation, "status")["address"])
     complain(f"waiting for {master}; type on its machine: metaServer switchover --to {own}")
     host, _, port = master.rpartition(":")
-    wait_for_handover(Address(host.strip("[]"), int(port)), _HANDOVER_SECONDS)
+    prepared = prepare(installation)
+    try:
+        wait_for_handover(Address(host.strip("[]"), int(port)), _HANDOVER_SECONDS)
+    except BaseException:
+        prepared.cancel()
+        raise
+    return prepared
 
 
 def chosen_slave(role: str, server_file: Path | None, plug_ins: tuple[str, ...]) -> Installation:
@@ -106,20 +115,24 @@ def chosen_slave(role: str, server_file: Path | None, plug_ins: tuple[str, ...])
 
 
 def take_over(
-    installation: Installation, before: Role, report: dict[str, Any], register_seconds: float
+    installation: Installation,
+    before: Role,
+    report: dict[str, Any],
+    register_seconds: float,
+    prepared: Launch | None,
 ) -> str:
     """Stop the slave, decide, start the master; why it is not registered, blank where it is.
 
     In this order a crash in between leaves a slave that is stopped, or a master that is stopped.
     """
     host, _, port = str(report["master"]).rpartition(":")
-    if stop_at_once(installation, _STOP_SECONDS):
+    if stop_if_running(installation, _STOP_SECONDS, is_hurried=True):
         say("slave stopped")
     decision = Decision(
         role="master", master_host=host, master_port=int(port), time=now_text(), report=report
     )
     decision.save(before.config.data_path)
-    start_again(installation, _START_SECONDS)
+    start_again(installation, _START_SECONDS, prepared)
     problem = wait_registered(installation, register_seconds)
     if not problem:
         registry = ask(installation, "status").get("registry")

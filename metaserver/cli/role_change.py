@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.lifecycle import describe_ready
 from metaserver.cli.output import Failure, complain, say
-from metaserver.cli.processes import ask, end, find_node, launch
+from metaserver.cli.processes import Ending, Launch, ask
 from metaserver.config import load_server_config, load_slave_config
 from metaserver.errors import ControlError
 from metaserver.node.role import Role, find_role
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from metaserver.cli.installation import Installation
     from metaserver.cli.target import Address
 
 VERSION_SECONDS = 3.0
 """For an answer to ``version`` on a fresh connection."""
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.01
+_PREPARE_SECONDS = 10.0
+_OPTIONS = ("--log-format", "text")
 
 
 def role_of(installation: Installation) -> Role:
@@ -30,6 +33,16 @@ def role_of(installation: Installation) -> Role:
     server = load_server_config(installation.server_file, lenient=True)
     slave_file = installation.slave_file
     return find_role(server, None if slave_file is None else load_slave_config(slave_file, lenient=True))
+
+
+def within(limit_seconds: float, condition: Callable[[], bool]) -> bool:
+    """Look until it is so; False where it is not in time."""
+    deadline = time.monotonic() + limit_seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
 
 
 def now_text() -> str:
@@ -47,31 +60,33 @@ def ask_version(address: Address, limit_seconds: float = VERSION_SECONDS) -> str
     return reply.partition(b"\r\n")[2].decode(errors="replace")
 
 
-def stop_if_running(installation: Installation, timeout_seconds: float) -> bool:
-    """Stop the node in order; whether it was running. Raises Failure where it does not end in time."""
-    if not find_node(installation).is_running:
-        return False
+def stop_if_running(installation: Installation, timeout_seconds: float, *, is_hurried: bool = False) -> bool:
+    """Stop the node in order; whether it was running. Raises Failure where it does not end in time.
+
+    Hurried, for a node whose place is taken at once, it does not wait until others have noticed.
+    """
     try:
-        end(installation, timeout_seconds, is_forced=False)
+        ending = Ending(installation, is_hurried=is_hurried)
     except Failure as error:
-        # It was about to end when it was found, and has since.
         if error.code != ExitCode.NOT_RUNNING:
             raise
+        return False
+    ending.wait(timeout_seconds)
     return True
 
 
-def stop_at_once(installation: Installation, timeout_seconds: float) -> bool:
-    """Like :func:`stop_if_running`, for a node whose place is taken: it does not wait until others notice."""
-    with suppress(Failure, ControlError):
-        ask(installation, "stop")
-        # The second time is understood as impatience.
-        ask(installation, "stop")
-    return stop_if_running(installation, timeout_seconds)
+def prepare(installation: Installation) -> Launch:
+    """A process for :func:`start_again` that has loaded everything, so that the change itself is short."""
+    prepared = Launch(installation, _OPTIONS, is_held=True)
+    prepared.wait_held(_PREPARE_SECONDS)
+    return prepared
 
 
-def start_again(installation: Installation, timeout_seconds: float) -> dict[str, Any]:
+def start_again(
+    installation: Installation, timeout_seconds: float, prepared: Launch | None = None
+) -> dict[str, Any]:
     """Start the node as what it is now, and say where it answers; what it said. Raises Failure."""
-    ready = launch(installation, ["--log-format", "text"], timeout_seconds)
+    ready = (prepared or Launch(installation, _OPTIONS)).wait_ready(timeout_seconds)
     say(describe_ready(installation, ready))
     return ready
 

@@ -9,12 +9,20 @@ import click
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.follow import decide_to_follow
-from metaserver.cli.handover import hand_over_to, within
+from metaserver.cli.handover import hand_over_to
 from metaserver.cli.installation import find_installation
 from metaserver.cli.options import chosen_node, node_arguments
 from metaserver.cli.output import Failure, complain, describe_seconds, say
-from metaserver.cli.processes import ask, find_node
-from metaserver.cli.role_change import now_text, role_of, start_again, stop_at_once, wait_registered
+from metaserver.cli.processes import Ending, ask, find_node
+from metaserver.cli.role_change import (
+    now_text,
+    prepare,
+    role_of,
+    start_again,
+    stop_if_running,
+    wait_registered,
+    within,
+)
 from metaserver.cli.target import parse_address
 from metaserver.errors import ControlError
 from metaserver.node.role import Decision, forget_decision
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metaserver.cli.installation import Installation
+    from metaserver.cli.processes import Launch
 
 _CLOSE_BYTES = 1024 * 1024
 """The slave is to be no further behind before the master is sealed."""
@@ -41,6 +50,8 @@ class Pair(NamedTuple):
 
     master: Installation
     slave: Installation
+    address: str
+    """Of the master."""
 
 
 @click.command()
@@ -90,12 +101,18 @@ def switchover(
         raise Failure(f"{role!r} is for --to: here both nodes change places", ExitCode.USAGE)
     pair = find_pair(server_file, plug_ins)
     _wait_until_close(pair, catch_up_seconds)
-    began = time.monotonic()
-    _seal_and_copy(pair)
-    address = _change_places(pair)
+    prepared = prepare(pair.slave)
+    try:
+        began = time.monotonic()
+        _seal_and_copy(pair)
+    except BaseException:
+        prepared.cancel()
+        raise
+    ending = Ending(pair.master, is_hurried=True)
+    address = _change_places(pair, prepared, ending)
     paused_seconds = time.monotonic() - began
     slave_id = _slave_id(pair.slave)
-    stop_at_once(pair.master, _STOP_SECONDS)
+    ending.wait(_STOP_SECONDS)
     say("the old master has stopped")
     decide_to_follow(pair.master, parse_address(address), slave_id)
     start_again(pair.master, _START_SECONDS)
@@ -121,9 +138,9 @@ def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
             "slave's, then `metaServer switchover --to HOST:PORT` on the master's",
             ExitCode.NOT_RUNNING,
         )
-    pair = Pair(roles["master"], roles["slave"])
+    address = str(ask(roles["master"], "status")["address"])
+    pair = Pair(roles["master"], roles["slave"], address)
     replication = ask(pair.slave, "slave-status")
-    address = str(ask(pair.master, "status")["address"])
     if replication["master"].rpartition(":")[2] != address.rpartition(":")[2] or not replication["connected"]:
         raise Failure(
             f"the slave follows {replication['master']} and is not connected to the master {address}"
@@ -157,36 +174,34 @@ def _seal_and_copy(pair: Pair) -> None:
         )
     ends = ask(pair.master, "step-down")["ends"]
     if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
-        _go_back(pair, "the slave did not get the end of the registry")
+        _go_back(pair, Ending(pair.master, is_hurried=True), "the slave did not get the end of the registry")
 
 
-def _change_places(pair: Pair) -> str:
+def _change_places(pair: Pair, prepared: Launch, ending: Ending) -> str:
     """Start the slave as master while the old one is ending; where it answers."""
     before = role_of(pair.slave)
-    old = str(ask(pair.master, "status")["address"])
-    host, _, port = old.rpartition(":")
-    ask(pair.master, "stop")
-    stop_at_once(pair.slave, _STOP_SECONDS)
-    report = {"master": old, "switchover": True, "partitions": []}
+    stop_if_running(pair.slave, _STOP_SECONDS, is_hurried=True)
+    host, _, port = pair.address.rpartition(":")
+    report = {"master": pair.address, "switchover": True, "partitions": []}
     previous = before.decision
     Decision(role="master", master_host=host, master_port=int(port), time=now_text(), report=report).save(
         before.config.data_path
     )
     try:
-        return str(start_again(pair.slave, _START_SECONDS)["address"])
+        return str(start_again(pair.slave, _START_SECONDS, prepared)["address"])
     except Failure as error:
         if previous is None:
             forget_decision(before.config.data_path)
         else:
             previous.save(before.config.data_path)
-        _go_back(pair, f"the slave did not start as master: {error.message}")
+        _go_back(pair, ending, f"the slave did not start as master: {error.message}")
         raise
 
 
-def _go_back(pair: Pair, reason: str) -> None:
+def _go_back(pair: Pair, ending: Ending, reason: str) -> None:
     """The old master again; always raises."""
     complain(f"{reason}; starting the old master again")
-    stop_at_once(pair.master, _STOP_SECONDS)
+    ending.wait(_STOP_SECONDS)
     start_again(pair.master, _START_SECONDS)
     if not find_node(pair.slave).is_running:
         start_again(pair.slave, _START_SECONDS)

@@ -103,9 +103,10 @@ def test_master_lost(machines: Machines) -> None:
     send(master, ["three"])
     kill(machines.master)
     assert machines.slave.run("start", "slave").code == 0
-    promoted, status, _follow, listed, would, replayed = machines.type("Master lost", "test-0/46-71")
+    promoted, status, followed, listed, would, replayed = machines.type("Master lost", "test-0/46-71")
     assert "what the master had taken is not known, because the slave has never reached it" in promoted.out
     assert status.out.startswith("master running")
+    assert "the master does not have 1 message: test-0/46-71" in followed.out
     assert "test-0/46-71" in listed.out
     assert "would send 1 message" in would.out
     assert "sent 1 message" in replayed.out
