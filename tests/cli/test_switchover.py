@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from metaserver.cli import handover, switchover
 from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.installation import find_installation
+from metaserver.cli.target import Address
 from metaserver.client import ProducerOptions, Sent, open_session
 from metaserver.control.client import call
 from metaserver.errors import ControlError, SendError
@@ -113,6 +116,35 @@ def test_a_sealed_master_takes_messages_again(home: Home) -> None:
     assert status_of_put() == 503
     with pytest.raises(ControlError, match="is a slave"):
         call(home.base / "logs" / ".control-slave.sock", "seal", WAIT_SECONDS_MAX)
+
+
+ENDS = [
+    {"topic": "a", "partition": 0, "end_offset": 100},
+    {"topic": "a", "partition": 1, "end_offset": 0},
+    {"topic": "__registry", "partition": 0, "end_offset": 7},
+]
+
+
+@pytest.mark.parametrize(
+    ("own", "has_all"),
+    [
+        pytest.param({("a", 0): 100, ("__registry", 0): 7}, True, id="an empty partition need not be there"),
+        pytest.param({("a", 0): 99, ("__registry", 0): 7}, False, id="a byte is missing"),
+        pytest.param({("a", 0): 100}, False, id="a partition is missing"),
+        pytest.param({("a", 0): 101, ("__registry", 0): 7}, False, id="more than the master has"),
+    ],
+)
+def test_the_slave_has_everything_only_when_every_end_is_equal(
+    monkeypatch: pytest.MonkeyPatch, own: dict[tuple[str, int], int], *, has_all: bool
+) -> None:
+    """Under load a slave is nearly always equal a moment later: here it is not."""
+    details = [{"topic": topic, "partition": n, "end_offset": end} for (topic, n), end in own.items()]
+    monkeypatch.setattr(switchover, "ask", lambda *_: {"details": details})
+    here = find_installation(None, is_slave=True)
+    assert switchover._has_all(here, ENDS) is has_all
+    lines = [f"{topic} part {n} min_offset 0 max_offset {end}" for (topic, n), end in own.items()]
+    monkeypatch.setattr(handover, "query_stats", lambda *_: "\r\n".join(["STATS", *lines, "END"]))
+    assert handover._has_all(Address("host", 1), ENDS) is has_all
 
 
 def test_nothing_is_lost_and_nothing_is_there_twice(home: Home) -> None:
