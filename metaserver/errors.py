@@ -170,6 +170,20 @@ class DivergedLogError(StorageError):
 
 
 @attrs.define
+class FencedError(StorageError):
+    """Another broker is registered in this one's place, so it takes no more messages."""
+
+    rival: str
+
+    def __str__(self) -> str:
+        """For producers and for operators."""
+        return (
+            f"This broker is no longer the master: {self.rival}. It takes no messages until it is restarted,"
+            "send to the other"
+        )
+
+
+@attrs.define
 class DirectoryLockedError(StorageError):
     """Another broker owns the data directory."""
 

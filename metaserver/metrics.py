@@ -178,6 +178,10 @@ class BrokerSnapshot:
     """None on a master."""
     registry: RegistrySnapshot | None = None
     """None where none is hosted."""
+    puts_refused: bool = False
+    quarantine_folders: int = 0
+    quarantined_messages: int = 0
+    """Since the start."""
 
 
 @attrs.define(eq=False)
@@ -224,6 +228,7 @@ def metric_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
     """Turn a snapshot into metric families, whose names and units follow Prometheus' conventions."""
     yield from _broker_families(snapshot)
     yield from _storage_families(snapshot)
+    yield from _quarantine_families(snapshot)
     yield from _topic_families(snapshot.topics)
     yield from _partition_families(snapshot.partitions)
     yield from _acknowledgement_families(snapshot.acknowledgements)
@@ -254,6 +259,11 @@ def _broker_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
     yield _counter("put_failures", "Puts answered with an error.", snapshot.put_failures)
     yield _counter("received_bytes", "Bytes read from client connections.", snapshot.received_bytes)
     yield _counter("sent_bytes", "Bytes written to client connections.", snapshot.sent_bytes)
+    yield _gauge(
+        "puts_refused",
+        "1 while all puts are refused: sealed for a change of masters, or fenced by another master.",
+        float(snapshot.puts_refused),
+    )
     yield _gauge("connections", "Open client connections.", snapshot.connections)
     yield _gauge("inflight_bytes", "Bytes of puts that wait to be written.", snapshot.inflight_bytes)
 
@@ -285,6 +295,19 @@ def _storage_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
         "recovery_failed_partitions",
         "Partitions the last start could not open.",
         recovery.failed_partitions,
+    )
+
+
+def _quarantine_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
+    yield _gauge(
+        "quarantine_folders",
+        "Stretches of logs in quarantine, because a master did not have them.",
+        snapshot.quarantine_folders,
+    )
+    yield _counter(
+        "quarantined_messages",
+        "Messages put into quarantine since the start.",
+        snapshot.quarantined_messages,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from metaserver.broker.acknowledgements import Acknowledgements
+from metaserver.broker.gate import PutGate
 from metaserver.broker.gets import GetHandler
 from metaserver.broker.partition import Partition, PendingAppend
 from metaserver.broker.puts import PutHandler
@@ -81,6 +82,7 @@ class Broker:
     master_address: str | None = None
     """Where this broker replicates from; None on a master. A slave refuses puts."""
     version_text: str = VERSION_TEXT
+    gate: PutGate = attrs.Factory(PutGate)
     on_new_partition: Callable[[], None] | None = None
     """Called when a partition has been created."""
     partitions: dict[tuple[str, int], Partition] = attrs.Factory(dict)

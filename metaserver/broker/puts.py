@@ -11,7 +11,7 @@ from metaserver.broker.acknowledgements import WAITING_BYTES_PER_MESSAGE, shortf
 from metaserver.broker.partition import PendingAppend
 from metaserver.broker.records import differ, longest_record
 from metaserver.broker.replica_acks import WaitingPut
-from metaserver.errors import DiskFullError, RefusedError, StorageError
+from metaserver.errors import DiskFullError, FencedError, RefusedError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import (
     CHECKSUM_MASK,
@@ -78,7 +78,11 @@ class _TakenPut:
             self._handler.wait_for_slaves(self, self.rule)
 
     def confirmed(self) -> None:
-        self.sink.send(self._reply(self.offset))
+        fenced = self._handler.fenced
+        if fenced is None:
+            self.sink.send(self._reply(self.offset))
+        else:
+            self._handler.refuse_failed(self, fenced)
         self._handler.hold(-self.waiting_bytes, self.sink)
 
     def missed(self, confirmed_count: int) -> None:
@@ -96,6 +100,11 @@ class PutHandler:
     """A broker's answers to puts."""
 
     _broker: Broker
+
+    @property
+    def fenced(self) -> FencedError | None:
+        """What every put is answered since another broker has this one's place; None while none has."""
+        return self._broker.gate.fenced
 
     def put(self, run: Puts, sink: ReplySink) -> None:
         """Append a run, or refuse it."""
@@ -212,7 +221,7 @@ class PutHandler:
     def refuse_failed(self, put: _TakenPut, error: StorageError) -> None:
         """The disk did not take it."""
         name = put.partition.name
-        status = Status.UNAVAILABLE if isinstance(error, DiskFullError) else Status.ERROR
+        status = Status.UNAVAILABLE if isinstance(error, DiskFullError | FencedError) else Status.ERROR
         text = self._broker.failure_text(name.topic, name.partition, str(error))
         self._refuse_puts(name.topic, name.partition, RefusedError(status, text), put.opaques, put.sink)
 
@@ -240,9 +249,11 @@ class PutHandler:
         if closed and requested in closed:
             detail = f"partition[{self._broker.config.broker_id}-{requested}] has been closed"
             self._refuse_put(topic, requested, detail, Status.FORBIDDEN)
+        if reason := self._broker.gate.reason:
+            self._refuse_put(topic, requested, reason, Status.UNAVAILABLE)
         if (master := self._broker.master_address) is not None:
             detail = f"This broker is a slave and takes no messages,send to its master {master}"
-            self._refuse_put(topic, requested, detail)
+            self._refuse_put(topic, requested, detail, Status.UNAVAILABLE)
         partition = self._broker.partitions.get((topic, requested))
         if partition is not None and requested < partition.config.partition_count and partition.is_configured:
             return partition

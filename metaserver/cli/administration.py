@@ -23,7 +23,16 @@ from metaserver.cli.options import (
     plug_in_option,
     server_file_option,
 )
-from metaserver.cli.output import Failure, complain, count_of, describe_config_sync, describe_lag, say, table
+from metaserver.cli.output import (
+    Failure,
+    complain,
+    count_of,
+    describe_config_sync,
+    describe_lag,
+    describe_quarantine,
+    say,
+    table,
+)
 from metaserver.cli.processes import ask
 from metaserver.cli.target import Address, address_of, parse_address, server_option
 from metaserver.config import load_server_config, load_slave_config
@@ -59,6 +68,8 @@ def slave_status(server_file: Path | None, *, as_json: bool, is_watching: bool) 
         watch(partial(ask, installation, "slave-status"))
         return
     status = ask(installation, "slave-status")
+    if not status:
+        raise Failure("this node is master since it was promoted: `metaServer status slave` says more")
     say(json.dumps(status, indent=2) if as_json else _describe_replication(status))
 
 
@@ -270,6 +281,7 @@ def _describe_replication(status: dict[str, Any]) -> str:
     ]
     if (sync := status.get("config_sync")) is not None:
         lines.append(f"server.ini {describe_config_sync(sync)}")
+    lines += [line.strip() for line in describe_quarantine(status["quarantine"])]
     if details:
         rows = [["topic", "partition", "state", "offset", "master", "bytes", "messages", "seconds"]]
         rows += [

@@ -15,7 +15,7 @@ from metaserver.cli.segment_file import Damage, Placed, open_for_reading, walk
 from metaserver.message import checksum
 from metaserver.storage.filenames import parse_segment_name
 
-_TITLE = f"{'offset':>12}  {'id':<19}  {'time':<24}  flag  {'length':>8}  checksum  payload"
+TITLE = f"{'offset':>12}  {'id':<19}  {'time':<24}  flag  {'length':>8}  checksum  payload"
 _LINES_AT_A_TIME = 1000
 """Printed one by one, the lines of a large file would take minutes."""
 
@@ -47,9 +47,9 @@ def dump_log(
     except OSError as error:
         raise Failure(f"{path}: cannot be read: {error.strerror}") from error
     base = parse_segment_name(path.name) or 0
-    show = _json_line if as_json else _text_line
+    show = json_line if as_json else text_line
     records = damages = 0
-    lines = [] if as_json else [_TITLE]
+    lines = [] if as_json else [TITLE]
     try:
         for found in walk(file, 0, end):
             if isinstance(found, Damage):
@@ -74,7 +74,8 @@ def dump_log(
         context.exit(int(ExitCode.DAMAGE))
 
 
-def _text_line(found: Placed | Damage, base: int, preview_bytes: int) -> str:
+def text_line(found: Placed | Damage, base: int, preview_bytes: int) -> str:
+    """A record, or a stretch that is none, for a person; ``base`` is the offset of the file's first byte."""
     if isinstance(found, Damage):
         kind = "torn tail" if found.is_tail else "damaged"
         return (
@@ -92,7 +93,8 @@ def _text_line(found: Placed | Damage, base: int, preview_bytes: int) -> str:
     )
 
 
-def _json_line(found: Placed | Damage, base: int, preview_bytes: int) -> str:
+def json_line(found: Placed | Damage, base: int, preview_bytes: int) -> str:
+    """The same for a machine."""
     if isinstance(found, Damage):
         return json.dumps(
             {

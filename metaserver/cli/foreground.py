@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import sys
 from contextlib import suppress
 from functools import partial
@@ -16,10 +17,11 @@ import trio
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.output import Failure
 from metaserver.cli.processes import paths_of
-from metaserver.config import apply_slave, load_server_config, load_slave_config
+from metaserver.config import load_server_config, load_slave_config
 from metaserver.errors import ConfigError, MetaServerError
 from metaserver.logs import LoggingSettings, configure_logging, get_logger, parse_logging_settings
 from metaserver.node.node import run_node
+from metaserver.node.role import find_role
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +30,16 @@ if TYPE_CHECKING:
     from metaserver.logs import LogFormat
     from metaserver.node.node import NodeAddresses
     from metaserver.node.paths import NodePaths
+    from metaserver.node.role import Role
 
 _log = get_logger(__name__)
+
+
+def wait_for_the_word(descriptor: int) -> bool:
+    """Say that everything is loaded, and wait; whether to go on: not, where whoever wanted it is gone."""
+    with socket.socket(fileno=descriptor) as word:
+        word.sendall(b".")
+        return bool(word.recv(1))
 
 
 def run_in_foreground(
@@ -46,13 +56,17 @@ def run_in_foreground(
     try:
         settings = _logging_settings(installation.server_file.parent / "logging.toml")
         _configure_logging(log_format, settings, paths, is_background=ready_descriptor is not None)
-        config = load_server_config(installation.server_file, lenient=is_lenient)
-        slave = None
-        if installation.slave_file is not None:
-            slave = load_slave_config(installation.slave_file, lenient=is_lenient)
-            config = apply_slave(config, slave)
-        ready = partial(announcer.ready, config.data_path)
-        trio.run(partial(run_node, config, slave, paths, ready, is_lenient=is_lenient))
+        server = load_server_config(installation.server_file, lenient=is_lenient)
+        slave_file = installation.slave_file
+        slave = None if slave_file is None else load_slave_config(slave_file, lenient=is_lenient)
+        role = find_role(server, slave)
+        if role.decision is not None:
+            _log.warning("Not what the configuration says", reason=role.decision.sentence)
+        ready = partial(announcer.ready, role)
+        run = partial(
+            run_node, role.config, role.slave_config, paths, ready, is_lenient=is_lenient, role=role
+        )
+        trio.run(run)
     except MetaServerError as error:
         code = ExitCode.CONFIGURATION if isinstance(error, ConfigError) else ExitCode.FAILED
         _log.error("Start metamorphosis server failed", reason=str(error))
@@ -71,14 +85,16 @@ class _Announcer:
     _descriptor: int | None
     _paths: NodePaths
 
-    def ready(self, data_path: Path, addresses: NodeAddresses) -> None:
+    def ready(self, role: Role, addresses: NodeAddresses) -> None:
         self._write(
             pid=os.getpid(),
+            role="master" if role.slave_config is None else "slave",
+            decision=None if role.decision is None else role.decision.sentence,
             address=addresses.address,
             port=addresses.port,
             http_port=addresses.http_port,
             registry_port=addresses.registry_port,
-            data_path=str(data_path),
+            data_path=str(role.config.data_path),
             log_file=str(self._paths.log_file),
         )
 

@@ -17,6 +17,7 @@ from metaserver.cli.output import (
     describe_bytes,
     describe_config_sync,
     describe_lag,
+    describe_quarantine,
     describe_seconds,
     say,
 )
@@ -63,6 +64,7 @@ def _timeout_option(default: float, text: str) -> Callable[[_Function], _Functio
 @lenient_option
 @_timeout_option(_START_SECONDS, "Longest wait until it is ready.")
 @click.option("--ready-descriptor", type=int, hidden=True)
+@click.option("--hold-descriptor", type=int, hidden=True)
 def start(
     *,
     role: str,
@@ -73,6 +75,7 @@ def start(
     lenient: bool,
     timeout_seconds: float,
     ready_descriptor: int | None,
+    hold_descriptor: int | None,
 ) -> None:
     """Start a node: the master, with `slave` the slave.
 
@@ -82,9 +85,11 @@ def start(
     if foreground:
         # What imports make stays: looking for garbage in it would take a twentieth of the start.
         gc.disable()
-        from metaserver.cli.foreground import run_in_foreground
+        from metaserver.cli.foreground import run_in_foreground, wait_for_the_word
 
         gc.enable()
+        if hold_descriptor is not None and not wait_for_the_word(hold_descriptor):
+            return
         run_in_foreground(
             installation, log_format=log_format, is_lenient=lenient, ready_descriptor=ready_descriptor
         )
@@ -174,10 +179,18 @@ def _start(
         complain(f"the pid file of an earlier {installation.role} (pid {node.stale_pid}) is stale; going on")
     options = ["--log-format", log_format, *(["--lenient"] if is_lenient else [])]
     ready = launch(installation, options, timeout_seconds)
+    if ready.get("decision"):
+        complain(f"the {installation.role} of {installation.server_file} was {ready['decision']}")
+    say(describe_ready(installation, ready))
+
+
+def describe_ready(installation: Installation, ready: dict[str, Any]) -> str:
+    """The line that tells where a node answers, from what it said when it was ready."""
     host = str(ready["address"]).rpartition(":")[0]
     registry = f"; registry {host}:{ready['registry_port']}" if ready.get("registry_port") else ""
-    say(
-        f"{installation.role} ready at {ready['address']} (pid {ready['pid']}); data {ready['data_path']}; "
+    role = ready.get("role", installation.role)
+    return (
+        f"{role} ready at {ready['address']} (pid {ready['pid']}); data {ready['data_path']}; "
         f"HTTP {host}:{ready['http_port']}{registry}; log {ready['log_file']}"
     )
 
@@ -206,6 +219,8 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         f"  connections    {found['connections']:,}",
         f"  content        {content}",
     ]
+    if found.get("decision") is not None:
+        lines.append(f"  decided        {found['decision']['sentence']}")
     embedded = found.get("embedded_registry")
     if embedded is not None:
         sessions = count_of(embedded["sessions"], "session")
@@ -215,6 +230,7 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         f"  slave {slave['slave_id']:<9}{_describe_step(slave)}"
         for slave in found.get("registered_slaves", [])
     ]
+    lines += describe_quarantine(found["quarantine"])
     replication = found.get("replication")
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"

@@ -32,6 +32,9 @@ VERBS = {
     "status": Verb("lifecycle", "status [slave]", "is it running, and how is it"),
     "slave-status": Verb("administration", "slave-status", "how far the slave is behind its master"),
     "reload": Verb("administration", "reload [slave]", "read the topics of server.ini again"),
+    "promote": Verb("promote", "promote [slave]", "the slave becomes master, because its master is gone"),
+    "switchover": Verb("switchover", "switchover", "master and slave change places, and nothing is lost"),
+    "follow": Verb("follow", "follow HOST:PORT [slave]", "the node becomes a slave of that master"),
     "stats": Verb("administration", "stats [ITEM] [slave]", "statistics over the broker's port; item `help`"),
     "topics": Verb(
         "administration",
@@ -48,6 +51,9 @@ VERBS = {
     ),
     "dead-letters": Verb(
         "dead_letters", "dead-letters WHAT", "list, show, replay or remove what a group could not deal with"
+    ),
+    "quarantine": Verb(
+        "quarantine", "quarantine list|show|replay", "what a replica had to give up, and sending it again"
     ),
     "dump-log": Verb("dump", "dump-log FILE", "print the records of a .meta file, however damaged"),
     "verify": Verb("verify", "verify DIR", "check a data directory without writing to it"),

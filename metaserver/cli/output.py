@@ -75,6 +75,16 @@ def describe_lag(replication: dict[str, Any]) -> str:
     )
 
 
+def describe_quarantine(quarantine: dict[str, Any]) -> list[str]:
+    """A line, where anything lies there."""
+    folders = quarantine["folders"]
+    if not folders:
+        return []
+    fresh = sum(report["messages"] for report in quarantine["since_start"])
+    since = f"; {count_of(fresh, 'message')} since the start" if fresh else ""
+    return [f"  quarantine     {count_of(folders, 'folder')}{since}: see `metaServer quarantine`"]
+
+
 def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
     """Columns as wide as their widest cell; those in ``right`` are aligned to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,40 +98,82 @@ def launch(installation: Installation, options: Sequence[str], timeout_seconds: 
 
     Raises Failure with the node's reason and the last lines of its log.
     """
-    paths = paths_of(installation)
-    try:
-        paths.logs_directory.mkdir(parents=True, exist_ok=True)
-        log = paths.log_file.open("ab")
-    except OSError as error:
-        raise Failure(f"{error.filename}: cannot be made: {error.strerror}") from error
-    with log:
-        log_start = log.tell()
-        readable, writable = os.pipe()
+    return Launch(installation, options).wait_ready(timeout_seconds)
+
+
+class Launch:
+    """A node in the background that is starting, or, where it is held, waits for the word to.
+
+    Held, it has everything in memory that takes time to load, and has read nothing of its configuration.
+    """
+
+    def __init__(self, installation: Installation, options: Sequence[str], *, is_held: bool = False) -> None:
+        """Begin; raises Failure where there is no place for its log."""
+        self._role = installation.role
+        self._log_file = paths_of(installation).log_file
+        self._word: socket.socket | None = None
         try:
-            process = _spawn(installation, [*options, "--ready-descriptor", str(writable)], log, writable)
+            self._log_file.parent.mkdir(parents=True, exist_ok=True)
+            log = self._log_file.open("ab")
+        except OSError as error:
+            raise Failure(f"{error.filename}: cannot be made: {error.strerror}") from error
+        with log:
+            self._log_start = log.tell()
+            self._readable, writable = os.pipe()
+            words = [*options, "--ready-descriptor", str(writable)]
+            theirs: socket.socket | None = None
+            try:
+                if is_held:
+                    self._word, theirs = socket.socketpair()
+                    words += ["--hold-descriptor", str(theirs.fileno())]
+                descriptors = (writable,) if theirs is None else (writable, theirs.fileno())
+                self._process = _spawn(installation, words, log, descriptors)
+            finally:
+                os.close(writable)
+                if theirs is not None:
+                    theirs.close()
+
+    def wait_held(self, timeout_seconds: float) -> None:
+        """Returns when it is there and waits, or has ended, or the time is over."""
+        if self._word is not None:
+            self._word.settimeout(timeout_seconds)
+            with suppress(OSError):
+                self._word.recv(1)
+
+    def wait_ready(self, timeout_seconds: float) -> dict[str, Any]:
+        """Let it go on, and wait until it is ready; what it says of itself. Raises Failure."""
+        process, log_file = self._process, self._log_file
+        try:
+            if self._word is not None:
+                with self._word, suppress(OSError):
+                    self._word.sendall(b".")
+            line = _read_line(self._readable, timeout_seconds)
+            message = json.loads(line) if line else {}
+        except TimeoutError:
+            _end_child(process)
+            text = f"the {self._role} was not ready within {timeout_seconds:g} s and was ended again"
+            raise Failure(text + _log_tail(log_file, self._log_start), ExitCode.TIMEOUT) from None
+        except BaseException:
+            _end_child(process)
+            raise
         finally:
-            os.close(writable)
-    try:
-        line = _read_line(readable, timeout_seconds)
-        message = json.loads(line) if line else {}
-    except TimeoutError:
-        _end_child(process)
-        text = f"the {installation.role} was not ready within {timeout_seconds:g} s and was ended again"
-        raise Failure(text + _log_tail(paths.log_file, log_start), ExitCode.TIMEOUT) from None
-    except BaseException:
-        _end_child(process)
-        raise
-    finally:
-        os.close(readable)
-    if "pid" in message:
-        # It lives on without us: nobody will wait for it.
-        process.returncode = 0
-        return dict(message)
-    process.wait()
-    reason = message.get("error") or f"the process ended with {_describe_end(process.returncode)}"
-    code = ExitCode(message.get("exit_code", ExitCode.FAILED))
-    tail = "" if code == ExitCode.CONFIGURATION else _log_tail(paths.log_file, log_start)
-    raise Failure(f"the {installation.role} does not start: {reason}{tail}", code)
+            os.close(self._readable)
+        if "pid" in message:
+            # It lives on without us: nobody will wait for it.
+            process.returncode = 0
+            return dict(message)
+        process.wait()
+        reason = message.get("error") or f"the process ended with {_describe_end(process.returncode)}"
+        code = ExitCode(message.get("exit_code", ExitCode.FAILED))
+        tail = "" if code == ExitCode.CONFIGURATION else _log_tail(log_file, self._log_start)
+        raise Failure(f"the {self._role} does not start: {reason}{tail}", code)
+
+    def cancel(self) -> None:
+        """A held one is not needed after all."""
+        if self._word is not None:
+            self._word.close()
+        _end_child(self._process)
+        os.close(self._readable)
 
 
 def end(installation: Installation, timeout_seconds: float, *, is_forced: bool) -> int:
@@ -138,32 +181,56 @@ def end(installation: Installation, timeout_seconds: float, *, is_forced: bool) 
 
     Raises Failure where none runs, or where it does not end in time and may not be killed.
     """
-    node = find_node(installation)
-    if node.pid is None:
-        raise not_running(installation)
-    try:
-        process = os.pidfd_open(node.pid)
-    except ProcessLookupError:
-        return node.pid
-    try:
+    return Ending(installation).wait(timeout_seconds, is_forced=is_forced)
+
+
+class Ending:
+    """A running node that has been asked to stop.
+
+    Its process is held on to from before the question: near its end it can no longer be found, and still
+    has its data directory.
+    """
+
+    def __init__(self, installation: Installation, *, is_hurried: bool = False) -> None:
+        """Ask; hurried, it does not wait until others have noticed. Raises Failure where none runs."""
+        self._role = installation.role
+        node = find_node(installation)
+        if node.pid is None:
+            raise not_running(installation)
+        self.pid = node.pid
+        self._process: int | None = None
+        try:
+            self._process = os.pidfd_open(node.pid)
+        except ProcessLookupError:
+            return
         if node.status is None or not _ask_to_stop(installation):
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGTERM)
-        if _has_ended(process, timeout_seconds):
-            return node.pid
-        if not is_forced:
-            text = (
-                f"the {installation.role} (pid {node.pid}) has not ended within {timeout_seconds:g} s; "
-                "look into its log, wait longer with --timeout, or kill it with --force"
-            )
-            raise Failure(text, ExitCode.TIMEOUT)
-        complain(f"pid {node.pid} has not ended within {timeout_seconds:g} s: killing it")
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-        _has_ended(process, _KILL_SECONDS)
-        return node.pid
-    finally:
-        os.close(process)
+                signal.pidfd_send_signal(self._process, signal.SIGTERM)
+        elif is_hurried:
+            # Asked a second time, a node understands that somebody is in a hurry.
+            _ask_to_stop(installation)
+
+    def wait(self, timeout_seconds: float, *, is_forced: bool = False) -> int:
+        """Its process id, when it is gone. Raises Failure where it is not in time and may not be killed."""
+        process, self._process = self._process, None
+        if process is None:
+            return self.pid
+        try:
+            if _has_ended(process, timeout_seconds):
+                return self.pid
+            if not is_forced:
+                text = (
+                    f"the {self._role} (pid {self.pid}) has not ended within {timeout_seconds:g} s; "
+                    "look into its log, wait longer with --timeout, or kill it with --force"
+                )
+                raise Failure(text, ExitCode.TIMEOUT)
+            complain(f"pid {self.pid} has not ended within {timeout_seconds:g} s: killing it")
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+            _has_ended(process, _KILL_SECONDS)
+            return self.pid
+        finally:
+            os.close(process)
 
 
 def _ask_to_stop(installation: Installation) -> bool:
@@ -209,7 +276,7 @@ def _spawn(
     installation: Installation,
     options: Sequence[str],
     log: IO[bytes],
-    ready_descriptor: int,
+    descriptors: tuple[int, ...],
 ) -> subprocess.Popen[bytes]:
     package_parent = str(Path(__file__).resolve().parents[2])
     search_path = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -223,7 +290,7 @@ def _spawn(
         stdout=log,
         stderr=log,
         start_new_session=True,
-        pass_fds=(ready_descriptor,),
+        pass_fds=descriptors,
         cwd=installation.base_directory,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path)},
     )

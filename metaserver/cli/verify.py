@@ -30,6 +30,8 @@ from metaserver.storage.filenames import (
     CHECKPOINT_NAME,
     EPOCHS_NAME,
     LOCK_NAME,
+    QUARANTINE_NAME,
+    ROLE_NAME,
     claims_to_be_segment,
     parse_segment_name,
     segment_name,
@@ -92,7 +94,8 @@ def _find_partitions(directory: Path) -> tuple[list[Path], list[str]]:
     partitions = [
         child for child in children if child.is_dir() and TopicPartition.parse(child.name) is not None
     ]
-    known = {LOCK_NAME, _TRANSACTIONS_NAME, *(partition.name for partition in partitions)}
+    known = {LOCK_NAME, QUARANTINE_NAME, ROLE_NAME, _TRANSACTIONS_NAME}
+    known |= {*(partition.name for partition in partitions)}
     return partitions, [
         f"{child.name} belongs to no partition" for child in children if child.name not in known
     ]

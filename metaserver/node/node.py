@@ -45,6 +45,7 @@ from metaserver.logs import get_logger
 from metaserver.metrics import BrokerMetrics
 from metaserver.node.clock import SystemClock, utc_offset_seconds
 from metaserver.node.following import UNKNOWN_MASTER, Following, check_slave, sync_before_start
+from metaserver.node.handover import Handover
 from metaserver.node.listening import advertised_host, listen, own_host
 from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
     from metaserver.config import ServerConfig, SlaveConfig
     from metaserver.node.paths import NodePaths
+    from metaserver.node.role import Role
 
 _log = get_logger(__name__)
 
@@ -90,10 +92,12 @@ async def run_node(
     on_ready: Callable[[NodeAddresses], None],
     *,
     is_lenient: bool = False,
+    role: Role | None = None,
 ) -> None:
     """Run until SIGTERM, SIGINT or the ``stop`` command; returns after a clean stop.
 
-    ``is_lenient``: a reload passes over keys it does not know, as the start did.
+    ``is_lenient``: a reload passes over keys it does not know, as the start did. ``role``: where the two
+    configurations come from.
     Raises NodeError, StorageError and others of :mod:`metaserver.errors` when the start fails.
     """
     if slave_config is not None:
@@ -102,7 +106,7 @@ async def run_node(
             config = await sync_before_start(config, slave_config, paths, is_lenient=is_lenient)
     paths.logs_directory.mkdir(parents=True, exist_ok=True)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    node = _Node(config, slave_config, paths, on_ready, is_lenient)
+    node = _Node(config, slave_config, paths, on_ready, is_lenient, role)
     try:
         await node.run()
     except BaseExceptionGroup as group:
@@ -143,6 +147,7 @@ class _Node:
     _paths: NodePaths
     _on_ready: Callable[[NodeAddresses], None]
     _is_lenient: bool
+    _role: Role | None = None
     _membership: Membership | None = None
     _clock: SystemClock = attrs.Factory(SystemClock)
 
@@ -204,6 +209,8 @@ class _Node:
             reload = partial(self._reload_own, broker)
             own = OwnConfig(slave_config, self._paths, self._is_lenient, lambda: broker.config, reload)
             following = Following.of(broker, slave_config, own, host, membership, timers)
+        else:
+            membership.on_rival = broker.gate.fence
         if embedded is not None:
             membership.follow(f"{own_host(config)}:{embedded.port}")
         else:
@@ -211,6 +218,7 @@ class _Node:
         slave = None if following is None else following.slave
         sync = None if following is None else following.config_sync
         reporter = Reporter(broker, store, disk, slave, membership, embedded, sync)
+        reporter.decision = None if self._role is None else self._role.decision
         return _Parts(broker, committer, timers, disk, following, embedded, membership, reporter)
 
     async def _serve(self, ground: _Ground, parts: _Parts) -> None:
@@ -226,7 +234,8 @@ class _Node:
                 nursery.start_soon(embedded.run)
                 await embedded.wait_opened()
             await nursery.start(self._handle_signals, stop, broker)
-            handlers = self._control_handlers(stop, broker, reporter)
+            handover = Handover(broker, parts.committer, parts.timers, embedded)
+            handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()
             await nursery.start(serve_control, self._paths.control_socket, handlers)
             metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)
             source = HttpSource(status=reporter.status, metrics=metrics.prepare, readiness=reporter.readiness)
@@ -346,8 +355,9 @@ class _Node:
         _log.info("Reloading topics......")
         load = partial(load_server_config, self._config.path, lenient=self._is_lenient)
         fresh = await trio.to_thread.run_sync(load)
-        if self._slave_config is not None:
-            fresh = apply_slave(fresh, self._slave_config)
+        overlay = self._slave_config if self._role is None else self._role.overlay
+        if overlay is not None:
+            fresh = apply_slave(fresh, overlay)
         if fresh.server_port == 0:
             fresh = attrs.evolve(fresh, server_port=broker.config.server_port)
         difference = diff_configs(broker.config, fresh)

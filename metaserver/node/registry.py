@@ -132,6 +132,8 @@ class Membership:
     """Whether there is somebody to notice that the node leaves."""
     merged_checksum: Callable[[], int | None] = lambda: None
     """Of a slave: what it announces of its configuration."""
+    on_rival: Callable[[str], None] | None = None
+    """Told of another broker in the place of this one, which it has held."""
     _servers: str | None = None
     """``HOST:PORT,HOST:PORT/PATH``; None: not known, or there is none."""
     _registrar: Registrar | None = None
@@ -221,7 +223,9 @@ class Membership:
         # kazoo takes a while to import: not before the node is ready, and not on the loop.
         make = await trio.to_thread.run_sync(_registrar_factory)
         config = attrs.evolve(self._broker.config.zookeeper, connect=servers)
-        return make(config, self._wanted, SystemRandom(), self._is_noticed)
+        registrar = make(config, self._wanted, SystemRandom(), self._is_noticed)
+        registrar.on_rival = self.on_rival
+        return registrar
 
     def _wanted(self) -> Registration:
         config, partitions = self._broker.config, self._broker.partitions.values()

@@ -20,13 +20,15 @@ from metaserver.names import REGISTRY_TOPIC
 from metaserver.node.slaves import acknowledgement_snapshot, slaves_status, unconfirmed_bytes
 from metaserver.replication import ReplicaState
 from metaserver.replication.master import format_place
+from metaserver.storage import RealFileSystem, quarantine_folders
 
 if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
     from metaserver.broker.partition import Partition
     from metaserver.node.registry import EmbeddedRegistry, Membership
+    from metaserver.node.role import Decision
     from metaserver.replication import ConfigSync, ConfigSyncReport, Slave, SlaveReport
-    from metaserver.storage import MessageStore
+    from metaserver.storage import FileSystem, MessageStore, QuarantineReport
 
 
 @attrs.define(eq=False)
@@ -41,6 +43,9 @@ class Reporter:
     _embedded: EmbeddedRegistry | None = None
     _config_sync: ConfigSync | None = None
     http_port: int = 0
+    decision: Decision | None = None
+    """What makes the node something else than its files say."""
+    _filesystem: FileSystem = attrs.Factory(RealFileSystem)
 
     def readiness(self) -> list[str]:
         """Why the node does not do all of its work, a sentence each."""
@@ -56,6 +61,8 @@ class Reporter:
             reasons.append(f"the disk is full, puts are refused: {self._disk.free_bytes} bytes are free")
         if self._embedded is not None and self._embedded.failure:
             reasons.append(f"the embedded registry does not serve: {self._embedded.failure}")
+        if self._broker.gate.reason:
+            reasons.append(f"puts are refused: {self._broker.gate.reason}")
         registration = self._membership.report()
         if registration is not None and not (registration.is_registered or registration.is_beginning):
             reasons.append(f"not registered in ZooKeeper: {registration.problem}")
@@ -96,7 +103,12 @@ class Reporter:
             "bytes": sum(p.log.end_offset - p.log.start_offset for p in partitions.values()),
             "disk_free_bytes": self._disk.free_bytes,
             "problems": self.readiness(),
+            "quarantine": self._quarantine(),
+            "puts_refused": broker.gate.reason,
+            "fenced": broker.gate.fenced is not None,
         }
+        if self.decision is not None:
+            status["decision"] = attrs.asdict(self.decision) | {"sentence": self.decision.sentence}
         registration = self._membership.report()
         if registration is not None:
             status["registry"] = {
@@ -148,7 +160,7 @@ class Reporter:
         status = replication_status(self._slave.report(), with_partitions=True)
         if self._config_sync is not None:
             status["config_sync"] = _config_sync_status(self._config_sync.report())
-        return status
+        return {**status, "quarantine": self._quarantine()}
 
     def topics(self) -> dict[str, object]:
         """Every partition with its offsets."""
@@ -210,7 +222,35 @@ class Reporter:
             acknowledgements=acknowledgement_snapshot(broker),
             replication=self._replication(),
             registry=self._registry(),
+            puts_refused=bool(broker.gate.reason),
+            quarantine_folders=self._quarantine_folders(),
+            quarantined_messages=sum(report.records for report in self._quarantined),
         )
+
+    def _quarantine(self) -> dict[str, object]:
+        """What lies there, and what was put there since the start."""
+        return {
+            "folders": self._quarantine_folders(),
+            "since_start": [
+                {
+                    "folder": f"{report.topic}-{report.partition}/{report.start_offset}-{report.end_offset}",
+                    "messages": report.records,
+                }
+                for report in self._quarantined
+            ],
+        }
+
+    @property
+    def _quarantined(self) -> list[QuarantineReport]:
+        return [] if self._slave is None else self._slave.quarantined
+
+    def _quarantine_folders(self) -> int:
+        config = self._broker.config
+        paths = dict.fromkeys([config.data_path, *(topic.data_path for topic in config.topics)])
+        try:
+            return sum(len(quarantine_folders(self._filesystem, path)) for path in paths)
+        except OSError:
+            return 0  # Somebody is tidying up there; the next look tells.
 
     def _topics(self) -> tuple[TopicSnapshot, ...]:
         traffic = self._broker.traffic
@@ -295,6 +335,7 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
         "lag_bytes": report.lag_bytes,
         "lag_messages": report.lag_messages,
         "lag_seconds": round(report.lag_seconds, 3),
+        "heard_seconds": report.heard_wall_seconds,
         "partitions": len(report.partitions),
         "stopped": sum(replica.state is ReplicaState.STOPPED for replica in report.partitions),
         "catch_up": {

@@ -74,14 +74,18 @@ class _RivalError(ZooKeeperError):
     replica: Replica
     rival: ExistingNode
 
+    @property
+    def who(self) -> str:
+        """Where it answers."""
+        address = parse_uri(self.rival.data)
+        return f"{address[0]}:{address[1]}" if address else repr(self.rival.data)
+
     def __str__(self) -> str:
         """Whose place, by whom, and what ends it."""
-        address = parse_uri(self.rival.data)
-        who = f"{address[0]}:{address[1]}" if address else repr(self.rival.data)
         until = (
             "until its session ends" if self.rival.owner else "until its node, a persistent one, is deleted"
         )
-        return f"another broker, {who}, is registered as {_role(self.replica)}; waiting {until}"
+        return f"another broker, {self.who}, is registered as {_role(self.replica)}; waiting {until}"
 
 
 @attrs.define(eq=False)
@@ -99,6 +103,10 @@ class Registrar:
     _open_tree: Callable[[Callable[[], None]], NodeTree]
     _is_noticed: Callable[[], bool] = _always
     """Whether there is somebody to notice that the broker has left."""
+    on_rival: Callable[[str], None] | None = None
+    """Where set, a broker that was registered and finds another in its place says so here, and never
+    registers again: that other one is what clients have been told of since."""
+    _lost_to: _RivalError | None = None
     _tree: NodeTree | None = None
     _session: int | None = None
     """The session that everything below belongs to."""
@@ -262,6 +270,9 @@ class Registrar:
         now = trio.current_time()
         is_news = str(error) != self._problem
         if isinstance(error, _RivalError):
+            if self.on_rival is not None and self._first_registered.is_set():
+                self._lost_to = error
+                self.on_rival(f"{error.who} is registered as {_role(error.replica)}")
             if is_news or now >= self._reminder_time:
                 _log.error("Cannot register: the name is taken", reason=str(error))
                 self._reminder_time = now + _REMIND_SECONDS
@@ -279,6 +290,8 @@ class Registrar:
             self._session, self._claim = session, None
             self._is_complete, self._problem = False, "registering in a new session"
             self._audit_time = 0.0
+        if self._lost_to is not None:
+            raise self._lost_to
         wanted = self._wanted()
         if trio.current_time() >= self._audit_time:
             self._registered.clear()

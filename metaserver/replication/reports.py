@@ -47,6 +47,8 @@ class SlaveReport:
     requests: int
     """Fetches in flight."""
     catch_up: CatchUpReport
+    heard_wall_seconds: float | None = None
+    """When the master last told its ends, in seconds since 1970; None: it has not yet."""
 
     @property
     def estimated_seconds(self) -> float | None:

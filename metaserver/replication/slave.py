@@ -125,6 +125,7 @@ class Slave:
     """What this slave had to give up since its start."""
     _look: trio.Event = attrs.Factory(trio.Event)
     """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
+    _heard_wall_seconds: float | None = None
     _catch_up: CatchUp = attrs.field(init=False)
     _reports: ProgressReports = attrs.field(init=False)
 
@@ -187,6 +188,7 @@ class Slave:
             replicas,
             self._requests,
             self._catch_up.report(left_bytes(replicas), trio.current_time()),
+            self._heard_wall_seconds,
         )
 
     def _report(self, replica: _Replica) -> ReplicaReport:
@@ -228,6 +230,7 @@ class Slave:
 
     def _refresh(self, offsets: str) -> None:
         """Learn the master's partitions and ranges from its ``stats offsets``."""
+        self._heard_wall_seconds = self._clock.wall_seconds()
         for line in offsets.splitlines():
             words = line.split(" ")
             if len(words) != _OFFSETS_WORDS or words[1] != "part" or not is_valid_topic(words[0]):

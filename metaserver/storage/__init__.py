@@ -37,7 +37,12 @@ from metaserver.storage.filesystem import (
 )
 from metaserver.storage.log import PartitionLog, PendingFlush
 from metaserver.storage.options import StoreOptions
-from metaserver.storage.quarantine import Divergence, QuarantineReport, quarantine_tail
+from metaserver.storage.quarantine import (
+    Divergence,
+    QuarantineReport,
+    quarantine_folders,
+    quarantine_tail,
+)
 from metaserver.storage.recovery import RecoveryReport
 from metaserver.storage.segment import LogSlice, OffsetRange
 from metaserver.storage.statistics import LogStatistics
@@ -65,5 +70,6 @@ __all__ = [
     "RecoveryReport",
     "StoreOptions",
     "common_end",
+    "quarantine_folders",
     "quarantine_tail",
 ]

@@ -3,6 +3,7 @@
 ::
 
     .lock                                   who owns the data directory
+    role.json                               what its node is now, whatever its files say (node/role.py)
     quarantine/                             what replicas had to give up (quarantine.py)
     TOPIC-PARTITION/
         00000000000000001024.meta           a segment: 20 digits, so that ls sorts by offset
@@ -27,6 +28,8 @@ CHECKPOINT_NAME = "recovery.checkpoint"
 EPOCHS_NAME = "epochs"
 QUARANTINE_NAME = "quarantine"
 REPORT_NAME = "report.json"
+REPLAYED_NAME = "replayed.json"
+ROLE_NAME = "role.json"
 
 _SEGMENT_SUFFIX = ".meta"
 _SEGMENT = re.compile(r"([0-9]{20})\.meta", re.ASCII)

@@ -5,6 +5,7 @@
     DATA/quarantine/TOPIC-PARTITION/START-END/
         00000000000000001024.meta       the bytes from that offset on, as they lay in the log
         report.json                     whose they were, which messages, and why they are here
+        replayed.json                   where they went, once somebody has sent them again
 
 The folder is complete when its report is there. Its name is made from the offsets, so that the same work done
 again after a crash leaves the same folder. Nothing is ever removed from it by a broker.
@@ -77,6 +78,26 @@ class Divergence:
     own: EpochChain
     masters: EpochChain
     master: str
+
+
+def quarantine_folders(filesystem: FileSystem, data_path: Path) -> list[Path]:
+    """The complete folders below a data directory, by partition and offset. Raises OSError."""
+    root = data_path / QUARANTINE_NAME
+    if not filesystem.is_directory(root):
+        return []
+    folders = []
+    for name in sorted(filesystem.list_directory(root)):
+        if not filesystem.is_directory(root / name):
+            continue
+        found = [
+            (int(start), folder)
+            for folder in filesystem.list_directory(root / name)
+            if (start := folder.partition("-")[0]).isdigit()
+            and filesystem.is_directory(root / name / folder)
+            and REPORT_NAME in filesystem.list_directory(root / name / folder)
+        ]
+        folders += [root / name / folder for _start, folder in sorted(found)]
+    return folders
 
 
 def quarantine_tail(

@@ -176,3 +176,44 @@ def test_a_refusal_is_no_failure(peer: Peer) -> None:
     peer.broker.close_partitions("test", 0, 0)
     assert peer.ask(put("test", b"x", 1))[0] == 403
     assert (peer.broker.counters.put, peer.broker.counters.put_failed) == (1, 0)
+
+
+def test_a_sealed_broker_takes_no_puts_until_it_is_unsealed(peer: Peer) -> None:
+    broker = peer.broker
+    assert peer.ask(put("test", b"x", 1))[0] == 200
+    broker.gate.seal("the place is handed over")
+    refused = (503, PREFIX.format(0) + "Detail:the place is handed over")
+    assert peer.ask(put("test", b"x", 2)) == refused
+    assert peer.ask(put_batch("test", record(b"x"), 3)) == refused
+    assert peer.ask(put("test", b"x", 4, partition=2))[0] == 503
+    assert ("test", 2) not in broker.partitions, "what is handed over no longer changes"
+    assert peer.ask(get("test", 0, 100, 5)) == (None, "21 bytes")
+    broker.gate.unseal()
+    assert peer.ask(put("test", b"x", 6))[0] == 200
+
+
+def test_a_fenced_broker_acknowledges_nothing_that_still_waits_for_the_disk(peer: Peer) -> None:
+    held: list[Callable[[OSError | None], None]] = []
+
+    class Slow(AtOnce):
+        def sync(self, file: File, done: Callable[[OSError | None], None]) -> None:
+            held.append(done)
+
+    broker = peer.broker
+    broker.committer._syncer = Slow()
+    for command in CommandDecoder(Limits()).feed(put("test", b"x", 1)):
+        broker.handle(command, peer)
+    assert not peer.received
+    broker.gate.fence("host:2 is registered as master of broker 7")
+    (synced,) = held
+    synced(None)
+    (reply,) = ReplyDecoder().feed(bytes(peer.received))
+    peer.received.clear()
+    assert isinstance(reply, Result)
+    assert reply.status == 503
+    assert "host:2 is registered as master of broker 7" in reply.text
+    # Neither the end of a seal nor another rival changes that.
+    broker.gate.seal("the place is handed over")
+    broker.gate.unseal()
+    broker.gate.fence("host:3")
+    assert "host:2" in peer.ask(put("test", b"x", 2))[1]

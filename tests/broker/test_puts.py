@@ -286,7 +286,7 @@ def test_a_slave_refuses_puts_and_names_its_master(broker: BrokerProcess, start_
             (put("nobody", b"x", 1), 0),
         ):
             reply = wire.ask(request)
-            assert reply.status == 500
+            assert reply.status == 503
             topic = request.split(b" ")[1].decode()
             assert reply.text == f"{failed(slave, topic, partition)}Detail:{detail}"
         assert wire.ask(b"version 2\r\n").status == 200

@@ -158,7 +158,7 @@ def test_it_begins_at_the_first_offset_of_a_java_master_and_refuses_puts(
     assert compared(master, slave)["orders-0"].content.first is not None
     assert compared(master, slave)["orders-1"].is_equal
     reply = slave.ask(put("orders", b"hello", 1))
-    assert reply.status == 500
+    assert reply.status == 503
     assert "slave" in reply.text
     assert slave.stop() == 0
     assert master.stop() == 0

@@ -1,0 +1,110 @@
+"""follow: a node becomes the slave of a master, whatever it was before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.options import chosen_node, node_arguments
+from metaserver.cli.output import Failure, complain, count_of, say
+from metaserver.cli.processes import ask
+from metaserver.cli.role_change import (
+    ask_version,
+    now_text,
+    role_of,
+    start_again,
+    stop_if_running,
+    within,
+)
+from metaserver.cli.target import Address, parse_address
+from metaserver.node.role import Decision, forget_decision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from metaserver.cli.installation import Installation
+
+_STOP_SECONDS = 30.0
+_START_SECONDS = 60.0
+_CLEAR_SECONDS = 10.0
+_UNCLEAR = ("probing", "reconciling", "checking")
+"""States of a partition in which more of it may be given up."""
+
+
+@click.command()
+@click.argument("master", metavar="HOST:PORT")
+@node_arguments
+@click.option(
+    "--slave-id",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of a node that was a master: its number among the slaves of the new one.",
+)
+@click.option("--force", "forces", is_flag=True, help="Also where no broker answers there now.")
+def follow(
+    *,
+    master: str,
+    role: str,
+    server_file: Path | None,
+    plug_ins: tuple[str, ...],
+    slave_id: int,
+    forces: bool,
+) -> None:
+    """Make a node the slave of the master at HOST:PORT, and keep it that over restarts.
+
+    For an old master that comes back, and for a promoted slave that steps back (`slave`). It keeps its
+    ports and its data; what the master does not have of it goes into quarantine.
+    """
+    installation = chosen_node(role, server_file, plug_ins)
+    address = parse_address(master)
+    try:
+        ask_version(address)
+    except OSError as error:
+        text = f"no broker answers at {master}: {error}"
+        if not forces:
+            raise Failure(f"{text}; --force goes on all the same", ExitCode.UNREACHABLE) from error
+        complain(f"{text}; going on, as --force says")
+    if stop_if_running(installation, _STOP_SECONDS):
+        say(f"{installation.role} stopped")
+    decide_to_follow(installation, address, slave_id)
+    start_again(installation, _START_SECONDS)
+    _tell_what_was_given_up(installation)
+
+
+def _tell_what_was_given_up(installation: Installation) -> None:
+    """Wait a while until every partition has been compared with the master, and say what that has not."""
+    found: list[dict[str, Any]] = []
+
+    def is_clear() -> bool:
+        status = ask(installation, "slave-status")
+        found[:] = status["quarantine"]["since_start"]
+        unclear = [replica for replica in status["details"] if replica["state"] in _UNCLEAR]
+        return status["heard_seconds"] is not None and bool(status["connected"]) and not unclear
+
+    if not within(_CLEAR_SECONDS, is_clear):
+        complain("it has not compared everything with its master yet: see `metaServer slave-status`")
+    for folder in found:
+        say(f"the master does not have {count_of(folder['messages'], 'message')}: {folder['folder']}")
+    if found:
+        say("they are in quarantine: see `metaServer quarantine`")
+
+
+def decide_to_follow(installation: Installation, master: Address, slave_id: int) -> None:
+    """Note it in the data directory of a node that is stopped; nothing, where its files say the same."""
+    before = role_of(installation)
+    data_path = before.config.data_path
+    named = before.overlay
+    if installation.is_slave and named is not None and named.master_address == (master.host, master.port):
+        forget_decision(data_path)
+        return
+    Decision(
+        role="slave",
+        master_host=master.host,
+        master_port=master.port,
+        time=now_text(),
+        slave_id=slave_id,
+    ).save(data_path)

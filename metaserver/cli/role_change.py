@@ -1,0 +1,111 @@
+"""What promote, follow and switchover have in common: asking a broker, stopping a node, starting it anew."""
+
+from __future__ import annotations
+
+import socket
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.lifecycle import describe_ready
+from metaserver.cli.output import Failure, complain, say
+from metaserver.cli.processes import Ending, Launch, ask
+from metaserver.config import load_server_config, load_slave_config
+from metaserver.errors import ControlError
+from metaserver.node.role import Role, find_role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaserver.cli.installation import Installation
+    from metaserver.cli.target import Address
+
+VERSION_SECONDS = 3.0
+"""For an answer to ``version`` on a fresh connection."""
+_LOOK_SECONDS = 0.01
+_PREPARE_SECONDS = 10.0
+_OPTIONS = ("--log-format", "text")
+
+
+def role_of(installation: Installation) -> Role:
+    """What a node is when it is started. Raises ConfigError and RoleError."""
+    server = load_server_config(installation.server_file, lenient=True)
+    slave_file = installation.slave_file
+    return find_role(server, None if slave_file is None else load_slave_config(slave_file, lenient=True))
+
+
+def within(limit_seconds: float, condition: Callable[[], bool]) -> bool:
+    """Look until it is so; False where it is not in time."""
+    deadline = time.monotonic() + limit_seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
+
+
+def now_text() -> str:
+    """This moment, as a decision notes it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def ask_version(address: Address, limit_seconds: float = VERSION_SECONDS) -> str:
+    """The version a broker tells on a fresh connection; raises OSError where it does not answer in time."""
+    with socket.create_connection((address.host, address.port), timeout=limit_seconds) as connection:
+        connection.sendall(b"version 1\r\n")
+        reply = connection.recv(1024)
+    if not reply:
+        raise ConnectionResetError("the connection was closed without an answer")
+    return reply.partition(b"\r\n")[2].decode(errors="replace")
+
+
+def stop_if_running(installation: Installation, timeout_seconds: float, *, is_hurried: bool = False) -> bool:
+    """Stop the node in order; whether it was running. Raises Failure where it does not end in time.
+
+    Hurried, for a node whose place is taken at once, it does not wait until others have noticed.
+    """
+    try:
+        ending = Ending(installation, is_hurried=is_hurried)
+    except Failure as error:
+        if error.code != ExitCode.NOT_RUNNING:
+            raise
+        return False
+    ending.wait(timeout_seconds)
+    return True
+
+
+def prepare(installation: Installation) -> Launch:
+    """A process for :func:`start_again` that has loaded everything, so that the change itself is short."""
+    prepared = Launch(installation, _OPTIONS, is_held=True)
+    prepared.wait_held(_PREPARE_SECONDS)
+    return prepared
+
+
+def start_again(
+    installation: Installation, timeout_seconds: float, prepared: Launch | None = None
+) -> dict[str, Any]:
+    """Start the node as what it is now, and say where it answers; what it said. Raises Failure."""
+    ready = (prepared or Launch(installation, _OPTIONS)).wait_ready(timeout_seconds)
+    say(describe_ready(installation, ready))
+    return ready
+
+
+def wait_registered(installation: Installation, limit_seconds: float) -> str:
+    """Wait until the node stands in the registry; why it does not, blank where it does or is in none."""
+    deadline = time.monotonic() + limit_seconds
+    told = ""
+    while True:
+        try:
+            registry = ask(installation, "status").get("registry")
+        except ControlError as error:
+            return str(error)
+        if registry is None or registry["registered"]:
+            return ""
+        problem = str(registry["problem"])
+        if problem != told and "another broker" in problem:
+            complain(f"waiting for the registry: {problem}")
+            told = problem
+        if time.monotonic() >= deadline:
+            return problem
+        time.sleep(_LOOK_SECONDS)

@@ -1,0 +1,224 @@
+"""switchover: master and slave of one installation change places, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.follow import decide_to_follow
+from metaserver.cli.handover import hand_over_to
+from metaserver.cli.installation import find_installation
+from metaserver.cli.options import chosen_node, node_arguments
+from metaserver.cli.output import Failure, complain, describe_seconds, say
+from metaserver.cli.processes import Ending, ask, find_node
+from metaserver.cli.role_change import (
+    now_text,
+    prepare,
+    role_of,
+    start_again,
+    stop_if_running,
+    wait_registered,
+    within,
+)
+from metaserver.cli.target import parse_address
+from metaserver.errors import ControlError
+from metaserver.node.role import Decision, forget_decision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from metaserver.cli.installation import Installation
+    from metaserver.cli.processes import Launch
+
+_CLOSE_BYTES = 1024 * 1024
+"""The slave is to be no further behind before the master is sealed."""
+_CATCH_UP_SECONDS = 60.0
+_SEAL_SECONDS = 20.0
+"""After that the master takes messages again, should this command have died."""
+_EQUAL_SECONDS = 10.0
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+_REGISTER_SECONDS = 60.0
+
+
+class Pair(NamedTuple):
+    """Who is what now."""
+
+    master: Installation
+    slave: Installation
+    address: str
+    """Of the master."""
+
+
+@click.command()
+@node_arguments
+@click.option(
+    "--timeout",
+    "catch_up_seconds",
+    type=float,
+    default=_CATCH_UP_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait until the slave is nearly as far as the master.",
+)
+@click.option(
+    "--to",
+    "to_address",
+    metavar="HOST:PORT",
+    help="The slave, where it runs on another machine: type `promote --after-handover` there before.",
+)
+@click.option(
+    "--slave-id",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="With --to: the old master's number among the slaves of the new one.",
+)
+def switchover(
+    *,
+    role: str,
+    server_file: Path | None,
+    plug_ins: tuple[str, ...],
+    catch_up_seconds: float,
+    to_address: str | None,
+    slave_id: int,
+) -> None:
+    """Let the master and the slave of this installation change places.
+
+    The master takes no more messages (503, which clients try again), the slave copies the rest and
+    starts as master, and the old master as its slave. Both keep their ports, data and names. With --to
+    it is one node that hands its place over, the master or, with `slave`, a promoted slave.
+    """
+    if to_address is not None:
+        hand_over_to(chosen_node(role, server_file, plug_ins), parse_address(to_address), slave_id)
+        return
+    if role:
+        raise Failure(f"{role!r} is for --to: here both nodes change places", ExitCode.USAGE)
+    pair = find_pair(server_file, plug_ins)
+    _wait_until_close(pair, catch_up_seconds)
+    prepared = prepare(pair.slave)
+    try:
+        began = time.monotonic()
+        _seal_and_copy(pair)
+    except BaseException:
+        prepared.cancel()
+        raise
+    ending = Ending(pair.master, is_hurried=True)
+    address = _change_places(pair, prepared, ending)
+    paused_seconds = time.monotonic() - began
+    slave_id = _slave_id(pair.slave)
+    ending.wait(_STOP_SECONDS)
+    say("the old master has stopped")
+    decide_to_follow(pair.master, parse_address(address), slave_id)
+    start_again(pair.master, _START_SECONDS)
+    problem = wait_registered(pair.slave, _REGISTER_SECONDS)
+    if problem:
+        raise Failure(f"the new master stands in no registry yet: {problem}", ExitCode.TIMEOUT)
+    say(f"master is {address} now; no messages were taken for {describe_seconds(paused_seconds)}")
+
+
+def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
+    """The two nodes of the installation, both running; raises Failure where that is not what there is."""
+    nodes = [find_installation(server_file), chosen_node("slave", server_file, plug_ins)]
+    roles: dict[str, Installation] = {}
+    for node in nodes:
+        found = find_node(node)
+        if found.status is not None:
+            roles[str(found.status["role"])] = node
+    if roles.keys() != {"master", "slave"}:
+        running = " and ".join(f"a {role}" for role in roles) or "nothing"
+        raise Failure(
+            f"for {nodes[0].server_file} there is {running} running; a switchover is between a master and a "
+            "slave that both run here. On two machines: `metaServer promote --after-handover` on the "
+            "slave's, then `metaServer switchover --to HOST:PORT` on the master's",
+            ExitCode.NOT_RUNNING,
+        )
+    address = str(ask(roles["master"], "status")["address"])
+    pair = Pair(roles["master"], roles["slave"], address)
+    replication = ask(pair.slave, "slave-status")
+    if replication["master"].rpartition(":")[2] != address.rpartition(":")[2] or not replication["connected"]:
+        raise Failure(
+            f"the slave follows {replication['master']} and is not connected to the master {address}"
+        )
+    return pair
+
+
+def _wait_until_close(pair: Pair, limit_seconds: float) -> None:
+    def is_close() -> bool:
+        status = ask(pair.slave, "slave-status")
+        stopped = [found for found in status["details"] if found["reason"]]
+        if stopped:
+            name = f"{stopped[0]['topic']}-{stopped[0]['partition']}"
+            raise Failure(f"replication of {name} has stopped: {stopped[0]['reason']}; nothing was changed")
+        return bool(status["connected"]) and status["lag_bytes"] <= _CLOSE_BYTES
+
+    if not within(limit_seconds, is_close):
+        raise Failure(
+            f"the slave is still far behind after {limit_seconds:g} s; nothing was changed", ExitCode.TIMEOUT
+        )
+
+
+def _seal_and_copy(pair: Pair) -> None:
+    """Returns when the slave has everything, and the master can take nothing more; raises Failure."""
+    ends = ask(pair.master, "seal", seconds=_SEAL_SECONDS)["ends"]
+    if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
+        ask(pair.master, "unseal")
+        raise Failure(
+            f"the slave did not get everything within {_EQUAL_SECONDS:g} s; the master goes on",
+            ExitCode.TIMEOUT,
+        )
+    ends = ask(pair.master, "step-down")["ends"]
+    if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
+        _go_back(pair, Ending(pair.master, is_hurried=True), "the slave did not get the end of the registry")
+
+
+def _change_places(pair: Pair, prepared: Launch, ending: Ending) -> str:
+    """Start the slave as master while the old one is ending; where it answers."""
+    before = role_of(pair.slave)
+    stop_if_running(pair.slave, _STOP_SECONDS, is_hurried=True)
+    host, _, port = pair.address.rpartition(":")
+    report = {"master": pair.address, "switchover": True, "partitions": []}
+    previous = before.decision
+    Decision(role="master", master_host=host, master_port=int(port), time=now_text(), report=report).save(
+        before.config.data_path
+    )
+    try:
+        return str(start_again(pair.slave, _START_SECONDS, prepared)["address"])
+    except Failure as error:
+        if previous is None:
+            forget_decision(before.config.data_path)
+        else:
+            previous.save(before.config.data_path)
+        _go_back(pair, ending, f"the slave did not start as master: {error.message}")
+        raise
+
+
+def _go_back(pair: Pair, ending: Ending, reason: str) -> None:
+    """The old master again; always raises."""
+    complain(f"{reason}; starting the old master again")
+    ending.wait(_STOP_SECONDS)
+    start_again(pair.master, _START_SECONDS)
+    if not find_node(pair.slave).is_running:
+        start_again(pair.slave, _START_SECONDS)
+    raise Failure("nothing was changed, but the master was away for a moment")
+
+
+def _has_all(slave: Installation, ends: Sequence[dict[str, Any]]) -> bool:
+    """Whether the slave has, safely, everything up to these ends."""
+    try:
+        status = ask(slave, "slave-status")
+    except ControlError:
+        return False
+    own = {(found["topic"], found["partition"]): found["end_offset"] for found in status["details"]}
+    return all(own.get((end["topic"], end["partition"]), 0) == end["end_offset"] for end in ends)
+
+
+def _slave_id(slave: Installation) -> int:
+    """The number of the slave that is one no more: the old master's, from now on."""
+    overlay = role_of(slave).overlay
+    return 0 if overlay is None else overlay.slave_id

@@ -1,0 +1,127 @@
+"""What a node is: what its files say, unless it was promoted or told to follow since.
+
+Such a decision lies in the data directory, because it belongs to the bytes there: it outlives restarts, and
+goes where the directory goes. The files of the configuration stay as somebody wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from metaserver.config import SlaveConfig, apply_slave
+from metaserver.errors import MetaServerError
+from metaserver.storage import RealFileSystem
+from metaserver.storage.documents import load_document, remove_document, save_document
+from metaserver.storage.filenames import ROLE_NAME
+from metaserver.storage.filesystem import make_directories
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from metaserver.config import ServerConfig
+
+
+@attrs.define
+class RoleError(MetaServerError):
+    """What was decided for a node cannot be read."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        """What to do."""
+        return (
+            f"{self.path}: {self.reason}; it says whether this node is master or slave: restore it, or "
+            "remove it, and the configuration decides"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Decision:
+    """What somebody has decided the node of a data directory to be."""
+
+    role: Literal["master", "slave"]
+    master_host: str
+    """Of a slave, whom it follows; of a master, whose place it took."""
+    master_port: int
+    time: str
+    """When, ISO 8601."""
+    slave_id: int = 0
+    report: dict[str, Any] = attrs.Factory(dict)
+    """Of a promotion: what may be missing."""
+
+    @property
+    def master(self) -> str:
+        """``HOST:PORT``."""
+        return f"{self.master_host}:{self.master_port}"
+
+    @property
+    def sentence(self) -> str:
+        """For whoever starts the node, or asks how it is."""
+        if self.role == "master":
+            return f"promoted at {self.time} in place of {self.master}: it is master"
+        return f"told at {self.time} to follow {self.master}: it is its slave"
+
+    def save(self, data_path: Path) -> None:
+        """Durable when it returns, also where the directory is new. Raises OSError."""
+        text = json.dumps(attrs.asdict(self), indent=2) + "\n"
+        filesystem = RealFileSystem()
+        make_directories(filesystem, data_path)
+        save_document(filesystem, data_path / ROLE_NAME, text.encode())
+
+
+def load_decision(data_path: Path) -> Decision | None:
+    """What was decided for a data directory; None where nothing was. Raises RoleError."""
+    path = data_path / ROLE_NAME
+    try:
+        data = load_document(RealFileSystem(), path)
+        if data is None:
+            return None
+        decision = Decision(**json.loads(data))
+    except (OSError, ValueError, TypeError) as error:
+        raise RoleError(path, f"cannot be read: {error}") from error
+    if decision.role not in ("master", "slave"):
+        raise RoleError(path, f"{decision.role!r} is no role")
+    return decision
+
+
+def forget_decision(data_path: Path) -> None:
+    """What the files say holds again. Raises OSError."""
+    remove_document(RealFileSystem(), data_path / ROLE_NAME)
+
+
+@attrs.frozen(kw_only=True)
+class Role:
+    """A node as it is to be started."""
+
+    config: ServerConfig
+    slave_config: SlaveConfig | None
+    """None: it is a master."""
+    overlay: SlaveConfig | None
+    """What replaces values of ``server.ini``, now and after a reload; also on a promoted slave."""
+    decision: Decision | None
+    """Where it makes the node something else than the files say."""
+
+
+def find_role(server: ServerConfig, slave: SlaveConfig | None) -> Role:
+    """From the files, and what was decided since. Raises RoleError."""
+    config = server if slave is None else apply_slave(server, slave)
+    decision = load_decision(config.data_path)
+    if decision is None or (decision.role == "master" and slave is None):
+        return Role(config=config, slave_config=slave, overlay=slave, decision=None)
+    if decision.role == "master":
+        return Role(config=config, slave_config=None, overlay=slave, decision=decision)
+    address = (decision.master_host, decision.master_port)
+    if slave is None:
+        slave = SlaveConfig(
+            path=server.path,
+            slave_id=decision.slave_id,
+            slave_group=f"meta-slave-group_{decision.slave_id}",
+            master_address=address,
+        )
+    else:
+        slave = attrs.evolve(slave, master_address=address)
+    return Role(config=config, slave_config=slave, overlay=slave, decision=decision)

@@ -1,0 +1,211 @@
+"""promote and follow: a slave takes over and says what is missing; both keep their roles over restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from kazoo.client import KazooClient
+
+from metaserver.cli.exit_codes import ExitCode
+from tests.client.brokers import free_port
+from tests.support import Wire, eventually, get, parse_records, put
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.cli.conftest import Home
+
+RECORD_BYTES = 20 + 9
+"""Of ``message N``."""
+
+
+def send(port: int, texts: Sequence[str]) -> None:
+    with Wire(port) as wire:
+        for number, text in enumerate(texts, 1):
+            assert wire.ask(put("test", text.encode(), number)).status == 200
+
+
+def received(port: int) -> list[str]:
+    with Wire(port) as wire:
+        reply = wire.ask(get("test", 0, 1 << 20, 1))
+    return [] if reply.status == 404 else [found.data.decode() for found in parse_records(reply.body)]
+
+
+def texts(first: int, last: int) -> list[str]:
+    return [f"message {number}" for number in range(first, last)]
+
+
+def kill(home: Home, *role: str) -> None:
+    os.kill(home.status(*role)["pid"], signal.SIGKILL)
+    eventually(lambda: not home.status(*role)["running"], "the end of the node")
+
+
+def address(home: Home, *role: str) -> str:
+    return str(home.status(*role)["address"])
+
+
+def port_of(home: Home, *role: str) -> int:
+    return int(address(home, *role).rpartition(":")[2])
+
+
+def start_pair(home: Home) -> None:
+    """Both on ports that stay theirs."""
+    home.configure(serverPort=free_port())
+    home.start()
+    home.configure_slave()
+    text = home.slave_file.read_text(encoding="utf-8").replace("serverPort=0", f"serverPort={free_port()}")
+    home.slave_file.write_text(text, encoding="utf-8")
+    assert home.run("start", "slave").code == 0
+    home.slave_port = port_of(home, "slave")
+
+
+def wait_copied(home: Home, end: int) -> None:
+    def is_copied() -> bool:
+        details = json.loads(home.run("slave-status", "--json").out)["details"]
+        return any(found["topic"] == "test" and found["end_offset"] == end for found in details)
+
+    eventually(is_copied, "the copy")
+
+
+def test_no_second_master_beside_a_living_one(home: Home) -> None:
+    start_pair(home)
+    ran = home.run("promote")
+    assert ran.code == ExitCode.FAILED
+    assert f"the slave is connected to its master 127.0.0.1:{home.port}" in ran.err
+    assert f"the master 127.0.0.1:{home.port} answers" in ran.err
+    assert home.status("slave")["role"] == "slave"
+    assert not (home.base / "data" / "slave" / "role.json").exists()
+    assert home.run("promote", "local").code == ExitCode.FAILED
+    forced = home.run("promote", "--force")
+    assert forced.code == 0, forced.err
+    assert "going on, as --force says" in forced.err
+    assert home.status("slave")["role"] == "master"
+
+
+def test_a_slave_takes_over_and_the_old_master_rejoins(home: Home) -> None:
+    start_pair(home)
+    slave = home.slave_port
+    send(home.port, texts(0, 5))
+    wait_copied(home, 5 * RECORD_BYTES)
+    # The slave is away while the master takes three more.
+    kill(home, "slave")
+    send(home.port, texts(5, 8))
+    kill(home)
+    never_ran = home.run("promote", "slave")
+    assert never_ran.code == 0, never_ran.err
+    assert "what the master had taken is not known, because the slave was not running" in never_ran.out
+    assert "registered as master in" in never_ran.out
+    assert port_of(home, "slave") == slave
+    send(slave, ["new"])
+
+    assert home.run("stop", "slave").code == 0
+    started = home.run("start", "slave")
+    assert started.out.startswith(f"master ready at 127.0.0.1:{slave} ")
+    assert f"in place of 127.0.0.1:{home.port}: it is master" in started.err
+    assert "  decided        promoted at" in home.run("status", "slave").out
+    assert home.run("slave-status").code == ExitCode.FAILED
+    assert home.run("reload", "slave").out == "reloaded; nothing has changed\n"
+
+    followed = home.run("follow", f"127.0.0.1:{slave}")
+    assert followed.code == 0, followed.err
+    assert followed.out.startswith(f"slave ready at 127.0.0.1:{home.port} ")
+    eventually(
+        lambda: received(home.port) == [*texts(0, 5), "new"], "the old master has what the new one has"
+    )
+    shown = home.run("quarantine", "show", f"test-0/{5 * RECORD_BYTES}-{8 * RECORD_BYTES}").out
+    assert [line.split()[-1] for line in shown.splitlines()[3:6]] == ["5", "6", "7"]
+    assert home.run("restart").out.count("slave ready") == 1
+    assert home.status()["role"] == "slave"
+
+    # And back: the promoted one steps back, and its files say again what it is.
+    assert home.run("stop").code == 0
+    assert home.run("promote", "local").code == ExitCode.FAILED
+    assert home.run("stop", "slave").code == 0
+    back = home.run("promote", "local")
+    assert back.code == 0, back.err
+    assert home.run("follow", f"127.0.0.1:{home.port}", "slave").code == 0
+    assert not (home.base / "data" / "slave" / "role.json").exists()
+    assert home.status("slave")["role"] == "slave"
+    send(home.port, ["again"])
+    eventually(lambda: received(slave) == [*texts(0, 5), "new", "again"], "the slave follows again")
+
+
+def test_what_is_missing_is_told_exactly(home: Home) -> None:
+    home.configure(serverPort=free_port())
+    home.start()
+    send(home.port, texts(0, 10))
+    # The slave copies up to a damaged record, and knows how much more there is.
+    (segment,) = (home.base / "data" / "master" / "test-0").glob("*.meta")
+    with segment.open("r+b") as file:
+        file.seek(6 * RECORD_BYTES + 20)
+        file.write(b"M")
+    home.start_slave()
+    wait_copied(home, 6 * RECORD_BYTES)
+    kill(home)
+    eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
+    ran = home.run("promote")
+    assert ran.code == 0, ran.err
+    (row,) = [line.split() for line in ran.out.splitlines() if line.startswith("test ")]
+    assert row == ["test", "0", str(6 * RECORD_BYTES), str(10 * RECORD_BYTES), str(4 * RECORD_BYTES), "~4"]
+    assert "missing of what was known: 116 bytes, about 4 messages, in 1 of 2 partitions" in ran.out
+    assert "last heard from the master at 20" in ran.out
+    decision = json.loads((home.base / "data" / "slave" / "role.json").read_text(encoding="utf-8"))
+    assert (decision["role"], decision["master_port"]) == ("master", home.port)
+    (noted,) = [found for found in decision["report"]["partitions"] if found["topic"] == "test"]
+    assert noted["missing_messages"] == 4
+
+
+def test_the_registry_comes_along(home: Home) -> None:
+    start_pair(home)
+    home.wait_registered("slave")
+    registry = home.status()["embedded_registry"]["port"]
+    client = KazooClient(f"127.0.0.1:{registry}")
+    client.start()
+    client.create("/meta/consumers/group/offsets/test/0-0", b"-1-145", makepath=True)
+    client.stop()
+    client.close()
+
+    copy = home.base / "data" / "slave" / "__registry-0"
+
+    def is_copied() -> bool:
+        return any(b"-1-145" in segment.read_bytes() for segment in copy.glob("*.meta"))
+
+    eventually(is_copied, "the copy of the registry")
+    kill(home)
+    eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
+    assert home.run("promote").code == 0
+    client = KazooClient(f"127.0.0.1:{home.status('slave')['embedded_registry']['port']}")
+    client.start()
+    assert client.get("/meta/consumers/group/offsets/test/0-0")[0] == b"-1-145"
+    assert client.get("/meta/brokers/ids/0/master")[0] == b"meta://127.0.0.1:%d" % home.slave_port
+    client.stop()
+    client.close()
+
+
+def test_a_restart_without_slave_is_enough_as_in_metaq(home: Home) -> None:
+    # As MetaQ has it the slave lives in a folder of its own, with the data path of its server.ini.
+    home.configure(serverPort=free_port(), dataPath="data/slave")
+    home.port = free_port()
+    home.slave_file.write_text(f"slaveId=0\nmasterAddress=127.0.0.1:{home.port}\n", encoding="utf-8")
+    assert home.run("start", "slave").code == 0
+    assert home.run("stop", "slave").code == 0
+    assert home.run("restart").code == 0
+    send(port_of(home), ["taken"])
+
+
+def test_a_decision_that_cannot_be_read_stops_the_start(home: Home) -> None:
+    data = home.base / "data" / "master"
+    data.mkdir(parents=True)
+    (data / "role.json").write_text("{", encoding="utf-8")
+    ran = home.run("start")
+    assert ran.code == ExitCode.FAILED
+    assert "it says whether this node is master or slave" in ran.err
+
+
+def test_who_is_to_be_followed_must_answer(home: Home) -> None:
+    port = free_port()
+    assert home.run("follow", f"127.0.0.1:{port}").code == ExitCode.UNREACHABLE
+    assert home.run("follow", "nowhere").code == ExitCode.USAGE

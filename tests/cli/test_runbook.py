@@ -1,0 +1,197 @@
+"""What docs/runbook.md tells an operator to type, typed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from metaserver.cli.exit_codes import ExitCode
+from tests.cli.conftest import COMMAND_SECONDS_MAX, Home
+from tests.client.brokers import free_port
+from tests.support import ROOT, Wire, eventually, get, parse_records, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tests.cli.conftest import Ran
+
+PAGE = ROOT / "docs" / "runbook.md"
+_COMMAND = re.compile(r" *(master|slave)\$ metaServer (.+)")
+
+
+@attrs.define(eq=False)
+class Machines:
+    """One with the master, one with its slave."""
+
+    master: Home
+    slave: Home
+
+    def __attrs_post_init__(self) -> None:
+        for machine in (self.master, self.slave):
+            machine.port = free_port()
+            machine.configure(serverPort=machine.port, dataPath="data")
+        self.slave.slave_file.write_text(
+            f"slaveId=0\nmasterAddress=127.0.0.1:{self.master.port}\n", encoding="utf-8"
+        )
+
+    def start(self) -> None:
+        assert self.master.run("start").code == 0
+        assert self.slave.run("start", "slave").code == 0
+
+    def words(self, command: str, folder: str) -> list[str]:
+        """What a shell would make of a line, with the names of this place."""
+        for name, machine in (("MASTER:8123", self.master), ("SLAVE:8124", self.slave)):
+            command = command.replace(name, f"127.0.0.1:{machine.port}")
+        return command.replace("FOLDER", folder).split()
+
+    def type(self, section: str, folder: str = "") -> list[Ran]:
+        """Every command of a section, in order; each must succeed."""
+        found = commands(section)
+        assert found, f"the page has no commands in {section}"
+        ran = []
+        for machine, command in found:
+            home = self.master if machine == "master" else self.slave
+            ran.append(home.run(*self.words(command, folder)))
+            assert ran[-1].code == 0, (command, ran[-1])
+        return ran
+
+
+def commands(section: str) -> list[tuple[str, str]]:
+    (text,) = (part for part in PAGE.read_text(encoding="utf-8").split("\n## ") if part.startswith(section))
+    return [(found[1], found[2]) for line in text.splitlines() if (found := _COMMAND.fullmatch(line))]
+
+
+def send(port: int, texts: Sequence[str]) -> None:
+    with Wire(port) as wire:
+        for number, text in enumerate(texts, 1):
+            assert wire.ask(put("test", text.encode(), number)).status == 200
+
+
+def received(port: int) -> list[str]:
+    with Wire(port) as wire:
+        reply = wire.ask(get("test", 0, 1 << 20, 1))
+    return [] if reply.status == 404 else [found.data.decode() for found in parse_records(reply.body)]
+
+
+def kill(home: Home, *role: str) -> None:
+    os.kill(home.status(*role)["pid"], signal.SIGKILL)
+    eventually(lambda: not home.status(*role)["running"], "the end of the node")
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    found = Machines(Home(tmp_path / "one"), Home(tmp_path / "two"))
+    yield found
+    found.slave.clean_up()
+    found.master.clean_up()
+
+
+def test_master_lost(machines: Machines) -> None:
+    machines.start()
+    master, slave = machines.master.port, machines.slave.port
+    send(master, ["one", "two"])
+    eventually(lambda: received(slave) == ["one", "two"], "the copy")
+    kill(machines.slave, "slave")
+    send(master, ["three"])
+    kill(machines.master)
+    assert machines.slave.run("start", "slave").code == 0
+    promoted, status, followed, listed, would, replayed = machines.type("Master lost", "test-0/46-71")
+    assert "what the master had taken is not known, because the slave has never reached it" in promoted.out
+    assert status.out.startswith("master running")
+    assert "the master does not have 1 message: test-0/46-71" in followed.out
+    assert "test-0/46-71" in listed.out
+    assert "would send 1 message" in would.out
+    assert "sent 1 message" in replayed.out
+    eventually(lambda: received(master) == received(slave) == ["one", "two", "three"], "all is well again")
+    for ran, role in zip(machines.type("Is all well again"), ("master", "slave"), strict=True):
+        assert ran.out.startswith(f"{role} running")
+
+
+def test_slave_lost(machines: Machines) -> None:
+    machines.start()
+    send(machines.master.port, ["one"])
+    kill(machines.slave, "slave")
+    send(machines.master.port, ["two"])
+    machines.type("Slave lost")
+    eventually(lambda: received(machines.slave.port) == ["one", "two"], "it goes on where it was")
+
+
+def test_disk_of_the_master_lost(machines: Machines) -> None:
+    machines.start()
+    send(machines.master.port, ["one"])
+    eventually(lambda: received(machines.slave.port) == ["one"], "the copy")
+    kill(machines.master)
+    shutil.rmtree(machines.master.base / "data")
+    eventually(lambda: not machines.slave.status("slave")["replication"]["connected"], "the slave notices")
+    machines.type("Disk lost")
+    eventually(lambda: received(machines.master.port) == ["one"], "the old master has everything again")
+    assert machines.slave.status("slave")["role"] == "master"
+
+
+def test_both_lost_and_only_the_disk_of_the_slave_is_left(machines: Machines) -> None:
+    machines.start()
+    send(machines.master.port, ["one"])
+    eventually(lambda: received(machines.slave.port) == ["one"], "the copy")
+    kill(machines.master)
+    kill(machines.slave, "slave")
+    shutil.rmtree(machines.master.base / "data")
+    promoted = machines.slave.run("promote")
+    assert promoted.code == 0, promoted.err
+    assert "not known" in promoted.out
+    assert machines.master.run("follow", f"127.0.0.1:{machines.slave.port}").code == 0
+    eventually(lambda: received(machines.master.port) == ["one"], "everything is on both again")
+
+
+def test_planned_change(machines: Machines) -> None:
+    machines.start()
+    send(machines.master.port, ["one", "two"])
+    ((_, waits), (_, hands_over)) = commands("Planned change")
+    change(machines.slave, machines.words(waits, ""), machines.master, machines.words(hands_over, ""))
+    assert machines.slave.status("slave")["role"] == "master"
+    assert machines.master.status()["role"] == "slave"
+    send(machines.slave.port, ["three"])
+    eventually(lambda: received(machines.master.port) == ["one", "two", "three"], "the old master follows")
+    # And back, as the page has it in a sentence.
+    page = PAGE.read_text(encoding="utf-8")
+    back = ("promote local --after-handover", "switchover slave --to MASTER:8123")
+    assert all(f"`metaServer {command}`" in page for command in back)
+    change(machines.master, machines.words(back[0], ""), machines.slave, machines.words(back[1], ""))
+    assert machines.master.status()["role"] == "master"
+    assert machines.slave.status("slave")["role"] == "slave"
+    send(machines.master.port, ["four"])
+    eventually(lambda: received(machines.slave.port)[-1:] == ["four"], "the slave follows again")
+    assert machines.master.status()["quarantine"]["folders"] == 0
+
+
+def change(new: Home, waits: list[str], old: Home, hands_over: list[str]) -> None:
+    """Type the one command, and the other when the first says that it waits."""
+    with new.popen(*waits, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        try:
+            assert waiting.stderr is not None
+            said = waiting.stderr.readline().decode()
+            assert "waiting for" in said
+            assert said.rstrip().endswith(" ".join(hands_over).replace("switchover slave", "switchover"))
+            ran = old.run(*hands_over)
+            out, err = waiting.communicate(timeout=COMMAND_SECONDS_MAX)
+        finally:
+            waiting.kill()
+    assert ran.code == 0, ran.err
+    assert waiting.returncode == 0, err
+    assert b"master ready at" in out
+    assert "slave ready at" in ran.out
+
+
+def test_with_nobody_to_hand_over_to_nothing_is_changed(machines: Machines) -> None:
+    assert machines.master.run("start").code == 0
+    ran = machines.master.run("switchover", "--to", f"127.0.0.1:{machines.slave.port}")
+    assert ran.code == ExitCode.UNREACHABLE
+    assert "nothing was changed" in ran.err
+    send(machines.master.port, ["one"])
