@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 
 from metaserver.broker.replica_acks import Position, ReplicaAcks, SlaveName
 from metaserver.logs import get_logger
@@ -45,8 +44,6 @@ class Acknowledgements:
     """What a timer is set for. One is enough: it is set anew for the next put when it comes."""
     _doubled: set[SlaveName] = attrs.Factory(set)
     """Who has been found on two connections; said once, for two slaves of one name take turns for ever."""
-    _none: trio.Event = attrs.Factory(trio.Event)
-    """Set when the last put that waited is answered."""
 
     def refusal(self, rule: AckRule, count: int) -> str | None:
         """Why ``count`` messages are not even taken; None where they are."""
@@ -139,12 +136,6 @@ class Acknowledgements:
         self._settled(expired)
         return due
 
-    async def wait_until_none(self) -> None:
-        """Return when no put waits for slaves."""
-        while self.acks.waiting_count:
-            self._none = trio.Event()
-            await self._none.wait()
-
     def give_up(self) -> None:
         """Nobody will report any more (a stop): what waits is answered as if its time was over."""
         for key, rule in self.acks.waiting():
@@ -153,8 +144,6 @@ class Acknowledgements:
     def _settled(self, puts: list[WaitingPut]) -> None:
         for flush in dict.fromkeys(put.flush_replies for put in puts):
             flush()
-        if puts and not self.acks.waiting_count:
-            self._none.set()
 
     @property
     def _now(self) -> float:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import attrs
+import trio
 
 from metaserver.broker.acknowledgements import Acknowledgements
 from metaserver.broker.gate import PutGate
@@ -92,6 +93,8 @@ class Broker:
     """Put bytes of all connections that wait for the disk; of puts that wait for slaves what they cost."""
     paused: dict[ReplySink, None] = attrs.Factory(dict)
     """Who is to be resumed when ``inflight_bytes`` is no longer above its limit."""
+    all_answered: trio.Event | None = None
+    """Somebody waits until no put is in flight."""
     waiting_get_count: int = 0
     connection_count: int = 0
     started_monotonic_seconds: float = 0.0
@@ -223,6 +226,12 @@ class Broker:
         """End every long poll now (a graceful stop)."""
         for partition in self.partitions.values():
             partition.publish(partition.readable_offset)
+
+    async def wait_until_answered(self) -> None:
+        """Return when no put waits, for the disk or for slaves."""
+        while self.inflight_bytes:
+            self.all_answered = trio.Event()
+            await self.all_answered.wait()
 
     def disconnected(self, sink: ReplySink) -> None:
         """A peer is gone."""

@@ -230,6 +230,8 @@ class PutHandler:
         broker = self._broker
         broker.inflight_bytes += size_bytes
         sink.add_inflight(size_bytes)
+        if not broker.inflight_bytes and broker.all_answered is not None:
+            broker.all_answered.set()
         if size_bytes < 0 and broker.paused and broker.inflight_bytes <= broker.config.max_inflight_bytes:
             paused, broker.paused = broker.paused, {}
             for other in paused:

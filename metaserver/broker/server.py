@@ -143,7 +143,7 @@ class Server:
                 if not acknowledgements.acks.has_reported(connection):
                     self._finish(connection)
             with trio.move_on_after(limit_ms / 2000):
-                await acknowledgements.wait_until_none()
+                await self._broker.wait_until_answered()
             acknowledgements.give_up()
             self._broker.answer_waiting_gets()  # The slaves' own, which went on.
             for connection in list(self._connections):
