@@ -7,6 +7,7 @@ each kind of fault and each kind of restart, and what the disk holds is compared
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,7 @@ import pytest
 from metaserver.errors import StorageError
 from metaserver.message import encode_record
 from metaserver.storage import Divergence, EpochChain, Point, quarantine_tail
+from metaserver.storage.documents import load_document, remove_document, save_document
 from metaserver.storage.filesystem import translate_error
 from tests.storage.faulty_filesystem import CrashedError, Fault, FaultyFileSystem
 from tests.storage.support import DIRECTORY, NAME, open_store, options, readable_records
@@ -84,6 +86,7 @@ class Script:
         self.attempt(partial(log.write_checkpoint, clean=False))
         self.fill(log, 15)
         self.give_up(log, self.boundary(log, 0.6))
+        self.decide()
         self.fill(log, 10)
         self.filesystem.clock.advance(WEEK_SECONDS)
         self.retain(log, "archive", compress=True)
@@ -167,6 +170,25 @@ class Script:
         kept = DIRECTORY.parent / "quarantine" / str(NAME) / f"{offset}-{report.end_offset}"
         assert self.filesystem.read_bytes(kept / f"{offset:020d}.meta") == before
         self.truncate(log, offset)
+
+    def decide(self) -> None:
+        """A document is the old one or the new one, or gone, whatever happens in between."""
+        path, decisions = DIRECTORY.parent / "role.json", [b"one", b"two", None]
+        known: bytes | None = None
+        for decision in decisions:
+
+            def decide(decision: bytes | None = decision) -> None:
+                if decision is None:
+                    remove_document(self.filesystem, path)
+                else:
+                    save_document(self.filesystem, path, decision)
+
+            with suppress(OSError):
+                decide()
+            with suppress(OSError):
+                found = load_document(self.filesystem, path)
+                assert found in (known, decision)
+                known = found
 
     def retain(self, log: PartitionLog, action: str, *, compress: bool) -> None:
         last_start = segment_starts(self.filesystem)[-1]
