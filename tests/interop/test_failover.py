@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.java_member import in_time
+from tests.interop.java_member import RefusedError, in_time
 from tests.interop.place import Place, RegisteredBroker, Registry
 from tests.registry.ensembles import Embedded, free_port
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tests.support import BrokerProcess
 
 pytestmark = pytest.mark.java
+
+NO_CONNECTION = "无可用连接"
+"""How the Java client says that it has no usable connection."""
 
 ORDERS = "[topic=orders]\nnumPartitions=4\n"
 ONE = "[topic=orders]\n"
@@ -244,9 +247,21 @@ def test_ordered_messages_wait_for_their_broker_and_keep_their_order(place: Plac
         partition = layout[number % 4]
         text = f"{partition} {number}"
         expected[partition].append(text)
-        sent = member.send("producer", "orders", text, attribute=str(number))
-        assert sent.partition == partition
-        return sent
+        accepted: list[Sent] = []
+
+        def is_accepted() -> bool:
+            # The client makes all its connections anew when a broker goes or comes: what is sent in between it
+            # refuses by itself, and neither sends nor keeps.
+            try:
+                accepted.append(member.send("producer", "orders", text, attribute=str(number)))
+            except RefusedError as error:
+                assert error.text == NO_CONNECTION  # noqa: PT017 - any other refusal is a fault
+                return False
+            return True
+
+        in_time(is_accepted, f"message {number} is accepted")
+        assert accepted[0].partition == partition
+        return accepted[0]
 
     assert all(send(number).offset >= 0 for number in range(20))
     assert brokers[1].stop() == 0
