@@ -13,33 +13,37 @@
 :mod:`metaserver.client.blocking` is the same for programs without an event loop.
 """
 
-from metaserver.client.assignment import assign_blocks, assign_consistently
-from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
-from metaserver.client.consumer import Consumer, ConsumerOptions
-from metaserver.client.fetching import FetchReport
-from metaserver.client.filters import by_attribute, by_attribute_pattern
-from metaserver.client.held_partition import Lag
-from metaserver.client.lane import Sent
-from metaserver.client.messages import (
-    Batch,
-    BatchResult,
-    Fetched,
-    Message,
-    Moved,
-    NothingThere,
-    OutgoingMessage,
-    PutResult,
-)
-from metaserver.client.offsets import FileOffsets, MemoryOffsets, OffsetStorage, SqlOffsets
-from metaserver.client.partition import Partition
-from metaserver.client.pending_send import PendingSend
-from metaserver.client.producer import Producer
-from metaserver.client.producer_options import ProducerOptions
-from metaserver.client.profile import Profile, load_profile
-from metaserver.client.reader import ReadOptions
-from metaserver.client.received import ReceivedMessage
-from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector
-from metaserver.client.session import Session, SessionOptions, open_session
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from metaserver.client.assignment import assign_blocks, assign_consistently
+    from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
+    from metaserver.client.consumer import Consumer, ConsumerOptions
+    from metaserver.client.fetching import FetchReport
+    from metaserver.client.filters import by_attribute, by_attribute_pattern
+    from metaserver.client.held_partition import Lag
+    from metaserver.client.lane import Sent
+    from metaserver.client.messages import (
+        Batch,
+        BatchResult,
+        Fetched,
+        Message,
+        Moved,
+        NothingThere,
+        OutgoingMessage,
+        PutResult,
+    )
+    from metaserver.client.offsets import FileOffsets, MemoryOffsets, OffsetStorage, SqlOffsets
+    from metaserver.client.partition import Partition
+    from metaserver.client.pending_send import PendingSend
+    from metaserver.client.producer import Producer
+    from metaserver.client.producer_options import ProducerOptions
+    from metaserver.client.profile import Profile, load_profile
+    from metaserver.client.reader import ReadOptions
+    from metaserver.client.received import ReceivedMessage
+    from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector
+    from metaserver.client.session import Session, SessionOptions, open_session
 
 __all__ = [
     "Batch",
@@ -83,3 +87,55 @@ __all__ = [
     "load_profile",
     "open_session",
 ]
+
+# A broker needs the connection and nothing else; what it does not import, its start does not wait for.
+_HOMES = {
+    "Batch": "metaserver.client.messages",
+    "BatchResult": "metaserver.client.messages",
+    "BrokerConnection": "metaserver.client.connection",
+    "ConfiguredOrder": "metaserver.client.selectors",
+    "Consumer": "metaserver.client.consumer",
+    "ConsumerOptions": "metaserver.client.consumer",
+    "FetchReport": "metaserver.client.fetching",
+    "Fetched": "metaserver.client.messages",
+    "FileOffsets": "metaserver.client.offsets",
+    "KeyHash": "metaserver.client.selectors",
+    "Lag": "metaserver.client.held_partition",
+    "MemoryOffsets": "metaserver.client.offsets",
+    "Message": "metaserver.client.messages",
+    "Moved": "metaserver.client.messages",
+    "NothingThere": "metaserver.client.messages",
+    "OffsetStorage": "metaserver.client.offsets",
+    "OutgoingMessage": "metaserver.client.messages",
+    "Partition": "metaserver.client.partition",
+    "PendingSend": "metaserver.client.pending_send",
+    "Producer": "metaserver.client.producer",
+    "ProducerOptions": "metaserver.client.producer_options",
+    "Profile": "metaserver.client.profile",
+    "PutResult": "metaserver.client.messages",
+    "RandomChoice": "metaserver.client.selectors",
+    "ReadOptions": "metaserver.client.reader",
+    "ReceivedMessage": "metaserver.client.received",
+    "RoundRobin": "metaserver.client.selectors",
+    "Selector": "metaserver.client.selectors",
+    "Sent": "metaserver.client.lane",
+    "Session": "metaserver.client.session",
+    "SessionOptions": "metaserver.client.session",
+    "SqlOffsets": "metaserver.client.offsets",
+    "announced_registry_port": "metaserver.client.connection",
+    "assign_blocks": "metaserver.client.assignment",
+    "assign_consistently": "metaserver.client.assignment",
+    "by_attribute": "metaserver.client.filters",
+    "by_attribute_pattern": "metaserver.client.filters",
+    "connect": "metaserver.client.connection",
+    "load_profile": "metaserver.client.profile",
+    "open_session": "metaserver.client.session",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for, when it is."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

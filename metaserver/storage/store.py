@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NoReturn
 
 import attrs
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from metaserver.storage.options import StoreOptions
 
 _LOWEST_MESSAGE_ID = -(2**63)
+_MANY = 32
+"""Below so many partitions threads are not worth their making."""
+_EPOCH_THREADS = 16
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -85,6 +89,7 @@ class MessageStore:
                 # From an attempt that failed, perhaps just before its name was durable; or put here.
                 self._filesystem.sync_directory(data_path, Point.CREATE_SYNC_PARENT)
                 self._open_partition(topic_partition, directory)
+                self._begin_epochs([topic_partition])
             if topic_partition in self.failed:
                 # The same object each time, so without the frames of the last time.
                 raise self.failed[topic_partition].with_traceback(None)
@@ -132,10 +137,13 @@ class MessageStore:
             lock.release()
             raise self._unusable(data_path, error) from error
         self._locks[data_path] = lock
+        found: list[TopicPartition] = []
         for name in names:
             topic_partition = TopicPartition.parse(name)
             if topic_partition is not None and self._filesystem.is_directory(data_path / name):
                 self._open_partition(topic_partition, data_path / name)
+                found.append(topic_partition)
+        self._begin_epochs(found)
 
     def _unusable(self, data_path: Path, error: OSError) -> StorageError:
         return translate_error(self._filesystem, data_path, "the data directory cannot be used", error)
@@ -165,13 +173,22 @@ class MessageStore:
         recovered, report = found
         log = PartitionLog(self._filesystem, self._options, self._pool, recovered)
         self.epochs[topic_partition] = LogEpochs(self._filesystem, directory, chain)
-        self._begin_epoch(topic_partition, log)
         self.partitions[topic_partition] = log
         self.reports.append(report)
         if report.highest_message_id is not None:
             self.highest_message_id = max(self.highest_message_id, report.highest_message_id)
         if log.failure is None and (log.checkpoint_due or report.damaged_ranges):
             self._save_progress(log)
+
+    def _begin_epochs(self, names: Sequence[TopicPartition]) -> None:
+        """Of many, side by side: each costs two syncs, and the disk takes several at a time as one."""
+        opened = [(name, self.partitions[name]) for name in names if name in self.partitions]
+        if len(opened) < _MANY or self._options.epoch_origin is None:
+            for name, log in opened:
+                self._begin_epoch(name, log)
+            return
+        with ThreadPoolExecutor(_EPOCH_THREADS) as threads:
+            list(threads.map(lambda one: self._begin_epoch(*one), opened))
 
     def _begin_epoch(self, topic_partition: TopicPartition, log: PartitionLog) -> None:
         """A master's log takes no message before its epoch is durable."""
