@@ -6,6 +6,10 @@ VERSION_TEXT = f"1.4.6.2 metaserver/{__version__} extensions=long-poll,put-batch
 """MetaQ's version first, for those who read it; then ours and what a 1.4.6 broker does not know."""
 
 
-def version_text(registry_port: int | None) -> str:
-    """The answer to ``version`` of a broker that hosts the registry at this port, or none."""
-    return VERSION_TEXT if registry_port is None else f"{VERSION_TEXT} registry={registry_port}"
+def version_text(registry_port: int | None = None, registry_elsewhere: str | None = None) -> str:
+    """The answer to ``version``; a broker hosts the registry at this port, or knows its ``HOST:PORT``."""
+    if registry_port is not None:
+        return f"{VERSION_TEXT} registry={registry_port}"
+    if registry_elsewhere is not None:
+        return f"{VERSION_TEXT} registry-at={registry_elsewhere}"
+    return VERSION_TEXT

@@ -333,6 +333,23 @@ def announced_registry_port(version: str) -> int | None:
     return None
 
 
+def announced_registry_elsewhere(version: str) -> str | None:
+    """The ``HOST:PORT`` of the registry that a slave's version text names (docs/protocol.md)."""
+    for word in version.split(" "):
+        address = word.removeprefix("registry-at=")
+        host, colon, port = address.rpartition(":")
+        if (
+            address != word
+            and host
+            and colon
+            and port.isascii()
+            and port.isdigit()
+            and 0 < int(port) <= _PORT_MAX
+        ):
+            return address
+    return None
+
+
 def announced_extensions(version: str) -> frozenset[str]:
     """The extensions a version text names (docs/protocol.md)."""
     for word in version.split(" "):

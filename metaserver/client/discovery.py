@@ -12,7 +12,7 @@ import attrs
 
 from metaserver.client.backoff import Backoff
 from metaserver.client.cluster import Cluster
-from metaserver.client.connection import announced_registry_port, connect
+from metaserver.client.connection import announced_registry_elsewhere, announced_registry_port, connect
 from metaserver.client.servers import ROOT_DEFAULT, format_address
 from metaserver.errors import ClientError, ConfigError, DiscoveryError
 from metaserver.logs import get_logger
@@ -230,18 +230,23 @@ class Discovery:
         return Nodes.open(settings, self.wake)
 
     async def _ask_brokers(self) -> str:
-        """Where the registry is, by the first broker that knows; raises DiscoveryError."""
+        """At the first broker that hosts the registry, else where one says it is; raises DiscoveryError."""
         problems: list[str] = []
+        hearsay = ""
         for host, port in self.servers.addresses:
             try:
                 async with connect(host, port, timeout_seconds=_ASK_SECONDS) as broker:
-                    registry_port = announced_registry_port(broker.version)
+                    version = broker.version
             except ClientError as error:
                 problems.append(str(error))
                 continue
+            registry_port = announced_registry_port(version)
             if registry_port is not None:
                 return format_address(host, registry_port)
+            hearsay = hearsay or _seen_from_here(announced_registry_elsewhere(version), host)
             problems.append(f"broker {format_address(host, port)} hosts no registry")
+        if hearsay:
+            return hearsay
         hint = "give zookeeper://HOST:PORT where brokers register in a ZooKeeper"
         raise DiscoveryError(self.servers.connect, f"{'; '.join(problems)}; {hint}")
 
@@ -275,6 +280,15 @@ def check_topics(topics: Iterable[str]) -> None:
     if wrong:
         names = ", ".join(map(repr, wrong))
         raise ConfigError((f"no topic: {names}; letters, digits, - and _ are fine, blanks and / are not",))
+
+
+def _seen_from_here(registry: str | None, host: str) -> str:
+    """A slave beside its master may know it by a loopback address, which is another machine for us."""
+    if registry is None:
+        return ""
+    name, _, port = registry.rpartition(":")
+    is_loopback = name in {"localhost", "[::1]"} or name.startswith("127.")
+    return format_address(host, int(port)) if is_loopback else registry
 
 
 def _zookeeper_error() -> type[ZooKeeperError]:

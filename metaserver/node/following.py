@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from metaserver.broker import version_text
 from metaserver.client import announced_registry_port, connect
 from metaserver.errors import ClientError
 from metaserver.logs import get_logger
@@ -121,12 +122,11 @@ class Following:
         self.slave.wake()
 
     def _follow_registry(self, version: str) -> None:
-        """Register in the registry that the master hosts, wherever that is this time."""
+        """Register in the registry that the master hosts, wherever that is this time, and tell who asks."""
         port, address = announced_registry_port(version), self._place.address
-        if port is None or address is None:
-            self._membership.follow(None)
-        else:
-            self._membership.follow(f"{bracketed(address[0])}:{port}")
+        registry = None if port is None or address is None else f"{bracketed(address[0])}:{port}"
+        self._membership.follow(registry)
+        self._broker.version_text = version_text(registry_elsewhere=registry)
 
 
 def _place_of(config: ServerConfig, slave_config: SlaveConfig, host: str) -> FixedPlace | RegisteredPlace:

@@ -317,6 +317,14 @@ def second(cluster: Home) -> Iterator[BrokerProcess]:
         found.make_sure_it_is_gone()
 
 
+def test_a_slave_knows_where_the_registry_is(cluster: Home, two: str) -> None:
+    of_slave = ("--servers", f"metaq://127.0.0.1:{cluster.slave_port}")
+    ran = cluster.run("produce", two, "--cluster", *of_slave, stdin=LINES)
+    assert ran.code == 0, ran.err
+    ran = cluster.run("consume", two, "--group", f"s-{two}", "--count", "102", *of_slave)
+    assert (ran.code, len(ran.out.splitlines())) == (0, 102), ran.err
+
+
 def test_all_brokers_take_their_share_and_one_that_is_silent_is_shown(
     cluster: Home, second: BrokerProcess
 ) -> None:

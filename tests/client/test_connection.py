@@ -19,6 +19,7 @@ from metaserver.client import (
     announced_registry_port,
     connect,
 )
+from metaserver.client.connection import announced_registry_elsewhere
 from metaserver.errors import BrokerUnreachableError, ReplyError, RequestTimeoutError
 from metaserver.message import encode_record
 
@@ -302,6 +303,23 @@ def test_the_port_of_the_registry_stands_in_the_version() -> None:
         "registry=²",
     ):
         assert announced_registry_port(text) is None
+
+
+def test_a_slave_names_the_address_of_the_registry() -> None:
+    version = VERSION.decode()
+    assert announced_registry_elsewhere(f"{version} registry-at=h:2181 more=1") == "h:2181"
+    assert announced_registry_elsewhere(f"{version} registry-at=[::1]:2181") == "[::1]:2181"
+    assert announced_registry_port(f"{version} registry-at=h:2181") is None
+    for word in (
+        "",
+        "registry=2181",
+        "registry-at=2181",
+        "registry-at=:1",
+        "registry-at=h:",
+        "registry-at=h:0",
+        "registry-at=h:65536",
+    ):
+        assert announced_registry_elsewhere(f"{version} {word}") is None
 
 
 def test_every_request_that_waits_for_room_goes_out(run: Run) -> None:
