@@ -158,7 +158,7 @@ class Wires:
 
     brokers: dict[Replica, Broker] = attrs.Factory(dict)
     discovery: Discovery = attrs.Factory(
-        lambda: Discovery(Servers(is_zookeeper=False, addresses=(("registry", 1),)), 10.0)
+        lambda: Discovery(Servers(is_zookeeper=False, addresses=(("127.0.0.1", 1),)), 10.0)
     )
     pool: BrokerPool = attrs.Factory(lambda: BrokerPool(cast("BackgroundTasks", _NoTasks())))
     timers: Timers = attrs.Factory(Timers)
