@@ -33,7 +33,8 @@ from zlib import crc32
 
 import attrs
 
-from metaserver.storage.filenames import CHECKPOINT_NAME, temporary_name
+from metaserver.storage.documents import ReplaceSteps, save_document
+from metaserver.storage.filenames import CHECKPOINT_NAME
 from metaserver.storage.filesystem import Point
 from metaserver.storage.segment import OffsetRange
 
@@ -45,6 +46,13 @@ if TYPE_CHECKING:
 _TITLE = "metaserver recovery checkpoint 1"
 _FINGERPRINT_BYTES = 4096
 _SIZE_MAX = 4 * 1024 * 1024
+_STEPS = ReplaceSteps(
+    create=Point.CHECKPOINT_CREATE,
+    write=Point.CHECKPOINT_WRITE,
+    sync=Point.CHECKPOINT_SYNC,
+    rename=Point.CHECKPOINT_RENAME,
+    sync_directory=Point.CHECKPOINT_SYNC_DIRECTORY,
+)
 
 _TEXT = re.compile(
     rf"""{_TITLE}
@@ -137,16 +145,7 @@ def load_checkpoint(filesystem: FileSystem, directory: Path) -> Checkpoint | Non
 
 def save_checkpoint(filesystem: FileSystem, directory: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint: after a crash it is the old one or the new one. Raises OSError."""
-    target = directory / CHECKPOINT_NAME
-    temporary = directory / temporary_name(CHECKPOINT_NAME)
-    file = filesystem.open(temporary, "replace", Point.CHECKPOINT_CREATE)
-    try:
-        file.write([encode_checkpoint(checkpoint)], 0, Point.CHECKPOINT_WRITE)
-        file.sync(Point.CHECKPOINT_SYNC)
-    finally:
-        file.close()
-    filesystem.rename(temporary, target, Point.CHECKPOINT_RENAME)
-    filesystem.sync_directory(directory, Point.CHECKPOINT_SYNC_DIRECTORY)
+    save_document(filesystem, directory / CHECKPOINT_NAME, encode_checkpoint(checkpoint), _STEPS)
 
 
 def withdraw_checkpoint(filesystem: FileSystem, directory: Path) -> None:

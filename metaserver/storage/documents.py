@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import attrs
+
 from metaserver.storage.filenames import temporary_name
 from metaserver.storage.filesystem import Point
 
@@ -13,7 +15,26 @@ if TYPE_CHECKING:
 
     from metaserver.storage.filesystem import FileSystem
 
+
+@attrs.frozen
+class ReplaceSteps:
+    """What the calls of one replacement are named."""
+
+    create: Point
+    write: Point
+    sync: Point
+    rename: Point
+    sync_directory: Point
+
+
 _SIZE_MAX = 1024 * 1024 * 1024
+_DOCUMENT = ReplaceSteps(
+    create=Point.DOCUMENT_CREATE,
+    write=Point.DOCUMENT_WRITE,
+    sync=Point.DOCUMENT_SYNC,
+    rename=Point.DOCUMENT_RENAME,
+    sync_directory=Point.DOCUMENT_SYNC_DIRECTORY,
+)
 
 
 def load_document(filesystem: FileSystem, path: Path) -> bytes | None:
@@ -28,17 +49,17 @@ def load_document(filesystem: FileSystem, path: Path) -> bytes | None:
         file.close()
 
 
-def save_document(filesystem: FileSystem, path: Path, data: bytes) -> None:
+def save_document(filesystem: FileSystem, path: Path, data: bytes, steps: ReplaceSteps = _DOCUMENT) -> None:
     """Replace the file, durably. Raises OSError."""
     temporary = path.with_name(temporary_name(path.name))
-    file = filesystem.open(temporary, "replace", Point.DOCUMENT_CREATE)
+    file = filesystem.open(temporary, "replace", steps.create)
     try:
-        file.write([data], 0, Point.DOCUMENT_WRITE)
-        file.sync(Point.DOCUMENT_SYNC)
+        file.write([data], 0, steps.write)
+        file.sync(steps.sync)
     finally:
         file.close()
-    filesystem.rename(temporary, path, Point.DOCUMENT_RENAME)
-    filesystem.sync_directory(path.parent, Point.DOCUMENT_SYNC_DIRECTORY)
+    filesystem.rename(temporary, path, steps.rename)
+    filesystem.sync_directory(path.parent, steps.sync_directory)
 
 
 def remove_document(filesystem: FileSystem, path: Path) -> None:

@@ -24,7 +24,8 @@ from zlib import crc32
 
 import attrs
 
-from metaserver.storage.filenames import EPOCHS_NAME, temporary_name
+from metaserver.storage.documents import ReplaceSteps, save_document
+from metaserver.storage.filenames import EPOCHS_NAME
 from metaserver.storage.filesystem import Point
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 
 _TITLE = "metaserver epochs 1"
 _SIZE_MAX = 4 * 1024 * 1024
+_STEPS = ReplaceSteps(
+    create=Point.EPOCHS_CREATE,
+    write=Point.EPOCHS_WRITE,
+    sync=Point.EPOCHS_SYNC,
+    rename=Point.EPOCHS_RENAME,
+    sync_directory=Point.EPOCHS_SYNC_DIRECTORY,
+)
 _LINE = r"epoch [0-9]{1,10} [0-9a-f]{16} [0-9]{1,19}\n"
 _TEXT = re.compile(rf"{_TITLE}\n(?P<lines>(?:{_LINE})*)crc (?P<crc>[0-9a-f]{{8}})\n", re.ASCII)
 
@@ -181,12 +189,4 @@ def load_epochs(filesystem: FileSystem, directory: Path) -> EpochChain:
 
 def save_epochs(filesystem: FileSystem, directory: Path, chain: EpochChain) -> None:
     """Replace the file: after a crash it is the old one or the new one. Raises OSError."""
-    temporary = directory / temporary_name(EPOCHS_NAME)
-    file = filesystem.open(temporary, "replace", Point.EPOCHS_CREATE)
-    try:
-        file.write([encode_epochs(chain)], 0, Point.EPOCHS_WRITE)
-        file.sync(Point.EPOCHS_SYNC)
-    finally:
-        file.close()
-    filesystem.rename(temporary, directory / EPOCHS_NAME, Point.EPOCHS_RENAME)
-    filesystem.sync_directory(directory, Point.EPOCHS_SYNC_DIRECTORY)
+    save_document(filesystem, directory / EPOCHS_NAME, encode_epochs(chain), _STEPS)

@@ -20,7 +20,8 @@ import attrs
 
 from metaserver.errors import OffsetInHoleError
 from metaserver.message import message_id_to_seconds, scan
-from metaserver.storage.filenames import QUARANTINE_NAME, REPORT_NAME, segment_name, temporary_name
+from metaserver.storage.documents import ReplaceSteps, save_document
+from metaserver.storage.filenames import QUARANTINE_NAME, REPORT_NAME, segment_name
 from metaserver.storage.filesystem import Point, make_directories
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     from metaserver.storage.log import PartitionLog
 
 _COPY_BYTES = 1024 * 1024
+_STEPS = ReplaceSteps(
+    create=Point.QUARANTINE_CREATE,
+    write=Point.QUARANTINE_WRITE,
+    sync=Point.QUARANTINE_SYNC,
+    rename=Point.QUARANTINE_RENAME,
+    sync_directory=Point.QUARANTINE_SYNC_DIRECTORY,
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -129,15 +137,7 @@ def quarantine_tail(
         master_epochs=str(divergence.masters),
         master=divergence.master,
     )
-    temporary = directory / temporary_name(REPORT_NAME)
-    file = filesystem.open(temporary, "replace", Point.QUARANTINE_CREATE)
-    try:
-        file.write([report.encode()], 0, Point.QUARANTINE_WRITE)
-        file.sync(Point.QUARANTINE_SYNC)
-    finally:
-        file.close()
-    filesystem.rename(temporary, directory / REPORT_NAME, Point.QUARANTINE_RENAME)
-    filesystem.sync_directory(directory, Point.QUARANTINE_SYNC_DIRECTORY)
+    save_document(filesystem, directory / REPORT_NAME, report.encode(), _STEPS)
     return report
 
 
