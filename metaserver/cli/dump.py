@@ -9,7 +9,7 @@ import click
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.formats import payload_fields, time_text
-from metaserver.cli.options import json_option
+from metaserver.cli.options import json_option, preview_option
 from metaserver.cli.output import Failure, complain, count_of, say
 from metaserver.cli.segment_file import Damage, Placed, open_for_reading, walk
 from metaserver.message import checksum
@@ -24,15 +24,7 @@ _LINES_AT_A_TIME = 1000
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @json_option
 @click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N records.")
-@click.option(
-    "--preview",
-    "preview_bytes",
-    type=click.IntRange(0),
-    default=48,
-    show_default=True,
-    metavar="BYTES",
-    help="So much of each payload is shown.",
-)
+@preview_option
 @click.pass_context
 def dump_log(
     context: click.Context, path: Path, *, as_json: bool, count: int | None, preview_bytes: int

@@ -40,6 +40,15 @@ lenient_option = click.option(
     "--lenient", is_flag=True, help="Pass over unknown keys of the configuration, as MetaQ does."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+preview_option = click.option(
+    "--preview",
+    "preview_bytes",
+    type=click.IntRange(0),
+    default=48,
+    show_default=True,
+    metavar="BYTES",
+    help="So much of each payload is shown.",
+)
 
 
 def node_arguments(function: _Function) -> _Function:

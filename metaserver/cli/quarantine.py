@@ -17,6 +17,7 @@ from metaserver.cli.options import (
     json_option,
     node_arguments,
     plug_in_option,
+    preview_option,
     server_file_option,
 )
 from metaserver.cli.output import Failure, complain, count_of, describe_bytes, say, table
@@ -70,15 +71,7 @@ def list_folders(place: str, server_file: Path | None, plug_ins: tuple[str, ...]
 @click.argument("folder_name", metavar="FOLDER")
 @node_arguments
 @json_option
-@click.option(
-    "--preview",
-    "preview_bytes",
-    type=click.IntRange(0),
-    default=48,
-    show_default=True,
-    metavar="BYTES",
-    help="So much of each payload is shown.",
-)
+@preview_option
 @click.pass_context
 def show(
     context: click.Context,
