@@ -588,8 +588,13 @@ def test_ctrl_c_ends_it_in_order(
     brokers: Brokers, backend: Backend, group: str, work: str, tmp_path: Path
 ) -> None:
     program = f"""
+        import signal
+
         from metaserver.client import FileOffsets
         from metaserver.client.blocking import open_session
+
+        # A program that a shell began in the background ignores the signal otherwise.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def handle(message):
             if message.payload == b"9":
