@@ -33,7 +33,7 @@ from zlib import crc32
 
 import attrs
 
-from metaserver.storage.documents import ReplaceSteps, save_document
+from metaserver.storage.documents import ReplaceSteps, load_document, save_document
 from metaserver.storage.filenames import CHECKPOINT_NAME
 from metaserver.storage.filesystem import Point
 from metaserver.storage.segment import OffsetRange
@@ -132,15 +132,10 @@ def load_checkpoint(filesystem: FileSystem, directory: Path) -> Checkpoint | Non
     A checkpoint only saves work: one that cannot be read is as good as none.
     """
     try:
-        file = filesystem.open(directory / CHECKPOINT_NAME, "read", Point.CHECKPOINT_OPEN)
+        data = load_document(filesystem, directory / CHECKPOINT_NAME, Point.CHECKPOINT_OPEN, _SIZE_MAX)
     except OSError:
         return None
-    try:
-        return decode_checkpoint(file.read(_SIZE_MAX, 0))
-    except OSError:
-        return None
-    finally:
-        file.close()
+    return None if data is None else decode_checkpoint(data)
 
 
 def save_checkpoint(filesystem: FileSystem, directory: Path, checkpoint: Checkpoint) -> None:

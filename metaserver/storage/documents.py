@@ -37,14 +37,16 @@ _DOCUMENT = ReplaceSteps(
 )
 
 
-def load_document(filesystem: FileSystem, path: Path) -> bytes | None:
-    """What the file holds; None where there is none. Raises OSError."""
+def load_document(
+    filesystem: FileSystem, path: Path, step: Point = Point.DOCUMENT_OPEN, size_max: int = _SIZE_MAX
+) -> bytes | None:
+    """The first ``size_max`` bytes of the file; None where there is none. Raises OSError."""
     try:
-        file = filesystem.open(path, "read", Point.DOCUMENT_OPEN)
+        file = filesystem.open(path, "read", step)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return file.read(min(file.size(), _SIZE_MAX), 0)
+        return file.read(min(file.size(), size_max), 0)
     finally:
         file.close()
 

@@ -24,7 +24,8 @@ from zlib import crc32
 
 import attrs
 
-from metaserver.storage.documents import ReplaceSteps, save_document
+from metaserver.errors import CorruptLogError
+from metaserver.storage.documents import ReplaceSteps, load_document, save_document
 from metaserver.storage.filenames import EPOCHS_NAME
 from metaserver.storage.filesystem import Point
 
@@ -76,9 +77,8 @@ class EpochChain:
 
     def begin(self, origin: int, end_offset: int) -> EpochChain:
         """A master begins to write at ``end_offset``. An epoch that wrote nothing is replaced."""
-        kept = tuple(epoch for epoch in self.epochs if epoch.start_offset < end_offset)
         number = self.epochs[-1].number + 1 if self.epochs else 1
-        return EpochChain((*kept, Epoch(number, origin, end_offset)))
+        return EpochChain((*self.until(end_offset).epochs, Epoch(number, origin, end_offset)))
 
     def until(self, end_offset: int) -> EpochChain:
         """Without the epochs that have written nothing before ``end_offset``."""
@@ -173,17 +173,15 @@ class LogEpochs:
 
 
 def load_epochs(filesystem: FileSystem, directory: Path) -> EpochChain:
-    """The epochs of a partition, none where there is no file. Raises OSError, and ValueError: damaged."""
-    try:
-        file = filesystem.open(directory / EPOCHS_NAME, "read", Point.EPOCHS_OPEN)
-    except FileNotFoundError:
+    """The epochs of a partition, none where there is no file. Raises OSError and CorruptLogError."""
+    path = directory / EPOCHS_NAME
+    data = load_document(filesystem, path, Point.EPOCHS_OPEN, _SIZE_MAX)
+    if data is None:
         return EpochChain()
-    try:
-        chain = decode_epochs(file.read(_SIZE_MAX, 0))
-    finally:
-        file.close()
+    chain = decode_epochs(data)
     if chain is None:
-        raise ValueError(f"{directory / EPOCHS_NAME} is damaged")
+        text = "it says whose bytes the log holds; restore it, or move it away to begin a history anew"
+        raise CorruptLogError(path, 0, text)
     return chain
 
 

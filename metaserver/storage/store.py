@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from metaserver.errors import CorruptLogError, StorageError
+from metaserver.errors import StorageError
 from metaserver.names import TopicPartition
 from metaserver.storage.epochs import EpochChain, LogEpochs, load_epochs
-from metaserver.storage.filenames import EPOCHS_NAME, LOCK_NAME
+from metaserver.storage.filenames import LOCK_NAME
 from metaserver.storage.filesystem import Point, make_directories, reason_of, translate_error
 from metaserver.storage.log import PartitionLog
 from metaserver.storage.recovery import RecoveryReport, recover
@@ -156,10 +156,6 @@ class MessageStore:
                 self._refuse_second_place(topic_partition, directory)
             chain = load_epochs(self._filesystem, directory)
             found = recover(self._filesystem, self._clock, directory, topic_partition)
-        except ValueError:
-            text = "it says whose bytes the log holds; restore it, or move it away to begin a history anew"
-            self.failed[topic_partition] = CorruptLogError(directory / EPOCHS_NAME, 0, text)
-            return
         except StorageError as error:
             self.failed[topic_partition] = error
             return
