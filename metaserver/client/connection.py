@@ -215,9 +215,9 @@ class BrokerConnection:
         """The offset behind the last message that can be read."""
         return await self.offset(topic, partition, MAX_OFFSET)
 
-    async def stats(self, item: str = "") -> str:
+    async def stats(self, item: str = "", timeout_seconds: float = REQUEST_SECONDS) -> str:
         """A statistics report."""
-        return expect_text(await self.request(lambda opaque: encode_stats(item, opaque)))
+        return expect_text(await self.request(lambda opaque: encode_stats(item, opaque), timeout_seconds))
 
     async def ping(self) -> str:
         """The broker's version text."""

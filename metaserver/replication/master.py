@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import attrs
 import trio
 
-from metaserver.client.connection import expect_text
 from metaserver.errors import ClientError
 from metaserver.logs import get_logger
-from metaserver.protocol import encode_stats
 from metaserver.registry.paths import Layout, Replica, TopicTree, parse_number, parse_uri, split_connect
 
 if TYPE_CHECKING:
@@ -204,7 +202,7 @@ class WrongMasterError(ClientError):
 
 async def ask_facts(link: BrokerConnection, timeout_seconds: float) -> MasterFacts:
     """Raises ClientError."""
-    text = expect_text(await link.request(_encode_stats, timeout_seconds))
+    text = await link.stats("", timeout_seconds)
     values = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
     return MasterFacts(
         _number(values.get("broker_id")),
@@ -227,10 +225,6 @@ def format_place(address: Address | None) -> str:
         return ""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _encode_stats(opaque: int) -> bytes:
-    return encode_stats("", opaque)
 
 
 def _number(text: str | None) -> int | None:

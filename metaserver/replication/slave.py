@@ -15,12 +15,13 @@ import trio
 
 from metaserver.broker.replicas import reconcile
 from metaserver.client import BrokerConnection, Fetched, Moved, connect
+from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import expect_text, fetch_result
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
-from metaserver.names import REGISTRY_LOG, PartitionId, Topic, TopicPartition, is_valid_topic
-from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query, encode_stats
+from metaserver.names import REGISTRY_LOG, TopicPartition
+from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query
 from metaserver.replication.acknowledging import ProgressReports
 from metaserver.replication.catch_up import CatchUp, Reservation
 from metaserver.replication.master import ask_facts, format_place, meet
@@ -64,7 +65,6 @@ _UNWRITTEN_BYTES_MAX = 8 * 1024 * 1024
 _IDLE_POLLS_PER_SECOND = 200
 """With so many partitions that more long polls would end in a second, each waits longer: a new message
 ends it at once all the same."""
-_OFFSETS_WORDS = 7
 
 
 @attrs.frozen
@@ -220,7 +220,7 @@ class Slave:
             self._look = trio.Event()
             if self.on_facts is not None:
                 self.on_facts(link, facts)
-            self._refresh(expect_text(await link.request(_encode_stats_offsets, _SILENCE_SECONDS)))
+            self._refresh(await link.stats("offsets", _SILENCE_SECONDS))
             self._catch_up.look(left_bytes(map(self._report, self._replicas.values())), trio.current_time())
             await self._trim()
             self._reports.give_sign_of_life()
@@ -231,12 +231,8 @@ class Slave:
     def _refresh(self, offsets: str) -> None:
         """Learn the master's partitions and ranges from its ``stats offsets``."""
         self._heard_wall_seconds = self._clock.wall_seconds()
-        for line in offsets.splitlines():
-            words = line.split(" ")
-            if len(words) != _OFFSETS_WORDS or words[1] != "part" or not is_valid_topic(words[0]):
-                continue
-            name = TopicPartition(Topic(words[0]), PartitionId(int(words[2])))
-            start, end = int(words[4]), int(words[6])
+        for name, span in parse_ranges(offsets).items():
+            start, end = span.start, span.end
             replica = self._replicas.get(name) or self._open(name, start)
             if replica is None or replica.failure is not None:
                 continue
@@ -315,14 +311,9 @@ class Slave:
         if self._link is None:
             return
         replica.ticket += 1
-        ticket, name, end = replica.ticket, replica.name, replica.progress.local_end
+        name, end = replica.name, replica.progress.local_end
 
-        def settle(reply: Reply | ClientError) -> None:
-            if ticket != replica.ticket:
-                return
-            if isinstance(reply, ClientError):
-                self._look.set()
-                return
+        def answered(reply: Reply) -> None:
             try:
                 chain = EpochChain.parse(expect_text(reply))
             except (ClientError, ValueError) as error:
@@ -331,7 +322,9 @@ class Slave:
                 return
             self._act(replica, replica.progress.epochs_told(chain))
 
-        self._link.submit(lambda opaque: encode_epochs_query(name.topic, name.partition, end, opaque), settle)
+        self._ask(
+            replica, lambda opaque: encode_epochs_query(name.topic, name.partition, end, opaque), answered
+        )
 
     def _reconcile(self, replica: _Replica, action: Reconcile) -> None:
         """In a worker: copy away what must go, cut, take over the master's epochs."""
@@ -454,16 +447,9 @@ class Slave:
                 self._act(replica, action)
 
     def _locate(self, replica: _Replica, offset: int) -> None:
-        if self._link is None:
-            return
-        ticket, name = replica.ticket, replica.name
+        name = replica.name
 
-        def settle(reply: Reply | ClientError) -> None:
-            if ticket != replica.ticket:
-                return
-            if isinstance(reply, ClientError):
-                self._look.set()
-                return
+        def answered(reply: Reply) -> None:
             try:
                 segment_start = int(expect_text(reply))
             except ClientError as error:
@@ -472,12 +458,31 @@ class Slave:
                 return
             self._act(replica, replica.progress.located(segment_start))
 
-        self._link.submit(
+        self._ask(
+            replica,
             lambda opaque: encode_offset_query(
                 name.topic, self._config.slave_group, name.partition, offset, opaque
             ),
-            settle,
+            answered,
         )
+
+    def _ask(
+        self, replica: _Replica, encode: Callable[[int], bytes], answered: Callable[[Reply], None]
+    ) -> None:
+        """Send a query; its reply counts unless something newer was asked meanwhile."""
+        if self._link is None:
+            return
+        ticket = replica.ticket
+
+        def settle(reply: Reply | ClientError) -> None:
+            if ticket != replica.ticket:
+                return
+            if isinstance(reply, ClientError):
+                self._look.set()
+            else:
+                answered(reply)
+
+        self._link.submit(encode, settle)
 
     def _fetch_later(self, replica: _Replica, fetch: Fetch) -> None:
         """The master does not hold answers back: ask again after a while, each time a little later."""
@@ -565,7 +570,3 @@ class Slave:
                 log_slice.release()
             offset, size = offset + log_slice.size, size - log_slice.size
         return b"".join(pieces)
-
-
-def _encode_stats_offsets(opaque: int) -> bytes:
-    return encode_stats("offsets", opaque)

@@ -14,12 +14,11 @@ import trio
 from metaserver.config import parse_slave_config
 from metaserver.errors import BrokerUnreachableError
 from metaserver.node.clock import SystemClock
-from metaserver.protocol import Result
 from metaserver.replication import Slave, slave
 from metaserver.timers import Timers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from metaserver.replication.master import Address
 
@@ -41,13 +40,13 @@ class Place:
             raise BrokerUnreachableError(f"{host}:{port}", "nobody answers")
         self.connected.append((host, port))
         yield SimpleNamespace(
-            address=f"{host}:{port}", version="1.4.6.2", extensions=frozenset(), request=self._request
+            address=f"{host}:{port}", version="1.4.6.2", extensions=frozenset(), stats=self._stats
         )
 
-    async def _request(self, encode: Callable[[int], bytes], timeout_seconds: float) -> Result:
+    async def _stats(self, item: str, _timeout_seconds: float) -> str:
         await trio.lowlevel.checkpoint()
-        self.looks += encode(1) == b"stats offsets 1\r\n"
-        return Result(200, "STATS\r\nbroker_id 0\r\nconfig_checksum 5\r\nEND\r\n", 1)
+        self.looks += item == "offsets"
+        return "STATS\r\nbroker_id 0\r\nconfig_checksum 5\r\nEND\r\n"
 
 
 @pytest.fixture
