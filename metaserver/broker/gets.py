@@ -103,7 +103,7 @@ class GetHandler:
                 f"Partition[{self._broker.config.broker_id}-{get.partition}] has been closed",
             )
         if partition is None:
-            raise _no_such_partition(get.topic, get.partition)
+            raise no_such_partition(get.topic, get.partition)
         if get.size_max <= 0:
             raise RefusedError(Status.BAD_REQUEST, f"Bad request,invalid max size:{get.size_max}")
         size_max = min(get.size_max, self._broker.config.max_transfer_size_bytes)
@@ -133,7 +133,7 @@ class GetHandler:
         self._broker.counters.offset += 1
         partition = self._broker.partitions.get((query.topic, query.partition))
         if partition is None:
-            refusal = _no_such_partition(query.topic, query.partition)
+            refusal = no_such_partition(query.topic, query.partition)
             sink.send(encode_result(refusal.status, refusal.text, query.opaque))
             return
         if partition.config.stat:
@@ -154,5 +154,6 @@ def _send_fetched(sink: ReplySink, header: bytes, log_slice: LogSlice) -> None:
         log_slice.release()
 
 
-def _no_such_partition(topic: str, partition: int) -> RefusedError:
+def no_such_partition(topic: str, partition: int) -> RefusedError:
+    """In MetaQ's words."""
     return RefusedError(Status.NOT_FOUND, f"The topic `{topic}` in partition `{partition}` is not exists")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from metaserver.broker.gets import no_such_partition
 from metaserver.logs import get_logger
 from metaserver.protocol import Status, encode_result
 from metaserver.storage import quarantine_tail
@@ -32,8 +33,8 @@ def answer_epochs(
 ) -> None:
     """Say whose bytes the log holds; and say loudly that a replica holds more than its master."""
     if partition is None:
-        text = f"The topic `{query.topic}` in partition `{query.partition}` is not exists"
-        sink.send(encode_result(Status.NOT_FOUND, text, query.opaque))
+        refusal = no_such_partition(query.topic, query.partition)
+        sink.send(encode_result(refusal.status, refusal.text, query.opaque))
         return
     end = partition.log.end_offset
     if query.end_offset > end:

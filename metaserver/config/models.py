@@ -209,6 +209,11 @@ class ServerConfig:
         return tuple(topic for topic in self.topics if topic.is_pattern)
 
     @property
+    def data_paths(self) -> list[Path]:
+        """Every directory that holds partitions, each once."""
+        return list(dict.fromkeys([self.data_path, *(topic.data_path for topic in self.topics)]))
+
+    @property
     def accept_publish(self) -> bool:
         """The value of [system]."""
         return self.defaults.accept_publish

@@ -25,7 +25,7 @@ from metaserver.errors import ConfigError
 from metaserver.names import REGISTRY_TOPIC, TOPIC_BYTES_MAX, AckLevel, is_valid_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from metaserver.config.ini import Section
 
@@ -69,15 +69,16 @@ def parse_server_config(
     ]
     if not own:
         problems.add(None, "", "no topic is configured; add a section [topic=NAME]")
-    _check_ack_levels(sections, fields.get("defaults"), own, problems)
+    defaults = fields.get("defaults")
+    topics = () if defaults is None else tuple(with_own_fields(defaults, *topic) for topic in own)
+    _check_ack_levels(sections, defaults, topics, problems)
     problems.raise_if_any()
 
-    defaults: TopicConfig = fields["defaults"]
     return ServerConfig(
         path=Path(source),
         source_bytes=data,
         checksum=zlib.crc32(data),
-        topics=tuple(with_own_fields(defaults, name, topic_fields) for name, topic_fields in own),
+        topics=topics,
         zookeeper=zookeeper,
         **fields,
     )
@@ -155,15 +156,15 @@ def _check_registry_port(
 def _check_ack_levels(
     sections: Mapping[str, Section],
     defaults: TopicConfig | None,
-    own: list[tuple[str, dict[str, Any]]],
+    topics: Sequence[TopicConfig],
     problems: Problems,
 ) -> None:
     """Keys that say what a put waits for, and would have no effect beside one another."""
     if defaults is None:
         return
     _check_threshold(sections["system"], defaults, problems)
-    for name, topic_fields in own:
-        section, topic = sections[f"{_TOPIC}{name}"], with_own_fields(defaults, name, topic_fields)
+    for topic in topics:
+        section = sections[f"{_TOPIC}{topic.name}"]
         if "unflush_threshold" in topic.own_fields:
             _check_threshold(section, topic, problems)
         if topic.acknowledged.waits_for_slaves:

@@ -55,7 +55,6 @@ from metaserver.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from metaserver.config import ServerConfig, SlaveConfig
     from metaserver.node.paths import NodePaths
@@ -177,7 +176,7 @@ class _Node:
         config, slave_config = self._config, self._slave_config
         store, executor, syncer = ground.store, ground.executor, ground.syncer
         timers = Timers()
-        disk = DiskGuard(RealFileSystem(), _data_paths(config), config.min_free_disk_bytes)
+        disk = DiskGuard(RealFileSystem(), config.data_paths, config.min_free_disk_bytes)
         disk.check()
         committer = Committer(executor, syncer, timers, self._clock, disk)
         host = advertised_host(config)
@@ -287,7 +286,7 @@ class _Node:
             checkpoint_bytes=config.checkpoint_bytes,
             epoch_origin=SystemRandom().getrandbits(64) if self._slave_config is None else None,
         )
-        store = MessageStore.open(RealFileSystem(), self._clock, options, _data_paths(config), owner)
+        store = MessageStore.open(RealFileSystem(), self._clock, options, config.data_paths, owner)
         for report in store.reports:
             if not report.clean:
                 _log.info(
@@ -411,10 +410,6 @@ class _PidFile:
 
 def _always() -> bool:
     return True
-
-
-def _data_paths(config: ServerConfig) -> list[Path]:
-    return list(dict.fromkeys([config.data_path, *(topic.data_path for topic in config.topics)]))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

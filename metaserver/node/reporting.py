@@ -164,6 +164,8 @@ class Reporter:
 
     def topics(self) -> dict[str, object]:
         """Every partition with its offsets."""
+        partitions = self._partitions
+        with_messages = {topic for topic, _number in partitions}
         return {
             "topics": [
                 {
@@ -174,12 +176,10 @@ class Reporter:
                     "messages": partition.log.record_count,
                     "failed": None if partition.log.failure is None else str(partition.log.failure),
                 }
-                for (topic, number), partition in sorted(self._partitions.items())
+                for (topic, number), partition in sorted(partitions.items())
             ],
             "without_messages": [
-                section.name
-                for section in self._broker.config.topics
-                if (section.name not in {topic for topic, _ in self._partitions})
+                section.name for section in self._broker.config.topics if section.name not in with_messages
             ],
         }
 
@@ -245,8 +245,7 @@ class Reporter:
         return [] if self._slave is None else self._slave.quarantined
 
     def _quarantine_folders(self) -> int:
-        config = self._broker.config
-        paths = dict.fromkeys([config.data_path, *(topic.data_path for topic in config.topics)])
+        paths = self._broker.config.data_paths
         try:
             return sum(len(quarantine_folders(self._filesystem, path)) for path in paths)
         except OSError:

@@ -96,7 +96,7 @@ def _time_at(lag: _Lag) -> float | None:
     except StorageError:
         return None
     try:
-        header = log_slice.file.read(log_slice.size, log_slice.position)
+        header = log_slice.read()
     except OSError:
         return None
     finally:

@@ -565,7 +565,7 @@ class Slave:
             except StorageError:
                 break
             try:
-                pieces.append(log_slice.file.read(log_slice.size, log_slice.position))
+                pieces.append(log_slice.read())
             finally:
                 log_slice.release()
             offset, size = offset + log_slice.size, size - log_slice.size

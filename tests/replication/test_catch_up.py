@@ -58,12 +58,7 @@ class LocalLog:
 
     def read(self, offset: int, size: int, _end: int) -> SimpleNamespace:
         data = bytes(self.data[offset : offset + size])
-        return SimpleNamespace(
-            size=len(data),
-            position=0,
-            file=SimpleNamespace(read=lambda _size, _position: data),
-            release=lambda: None,
-        )
+        return SimpleNamespace(size=len(data), read=lambda: data, release=lambda: None)
 
 
 @attrs.define(eq=False)

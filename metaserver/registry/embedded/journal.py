@@ -114,7 +114,7 @@ class LogJournal:
         while offset < end:
             piece = log.read(offset, _READ_BYTES, end)
             try:
-                data = piece.file.read(piece.size, piece.position)
+                data = piece.read()
             except OSError as error:
                 raise StorageError(f"{log.directory} cannot be read: {error}") from error
             finally:
