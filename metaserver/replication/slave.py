@@ -238,6 +238,8 @@ class Slave:
                 continue
             if replica.unwritten_bytes and replica.progress.state is ReplicaState.PROBING:
                 continue  # What is on its way to the log cannot be compared yet.
+            # This node deletes old segments by itself, whenever its own retention says so.
+            replica.progress.local_start = self._broker.store.partitions[name].start_offset
             if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
                 replica.trim = _Trim(start, end)
             replica.progress.knows_epochs = self._knows_epochs
@@ -281,7 +283,6 @@ class Slave:
             await trio.to_thread.run_sync(log.delete_before, trim.master_start)
         except StorageError as error:
             _log.warning("Old segments of the registry stay", reason=str(error))
-        replica.progress.local_start = log.start_offset
 
     # One partition.
 
@@ -566,6 +567,9 @@ class Slave:
                 break
             try:
                 pieces.append(log_slice.read())
+            except OSError as error:
+                _log.error("A partition cannot be read", partition=str(name), reason=str(error))
+                break
             finally:
                 log_slice.release()
             offset, size = offset + log_slice.size, size - log_slice.size

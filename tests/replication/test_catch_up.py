@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from metaserver.config import SlaveConfig
+from metaserver.errors import StorageError
 from metaserver.names import PartitionId, Topic, TopicPartition
 from metaserver.replication import FixedPlace, MasterFacts, ReplicaState, Slave, SlaveReport
 from metaserver.replication import slave as slave_module
@@ -57,6 +58,8 @@ class LocalLog:
         return len(self.data)
 
     def read(self, offset: int, size: int, _end: int) -> SimpleNamespace:
+        if offset < self.start_offset:
+            raise StorageError("deleted")
         data = bytes(self.data[offset : offset + size])
         return SimpleNamespace(size=len(data), read=lambda: data, release=lambda: None)
 
@@ -203,6 +206,22 @@ async def test_nothing_is_lost_of_the_limit_when_the_connection_breaks(
     again = 8 * (FETCH_BYTES + len(names) * CHECKED_BYTES)
     assert took == pytest.approx((total - RATE) / RATE, abs=1.0 + again / RATE)
     assert all(read <= RATE * (1 + at) + again for at, read in stage.used)
+
+
+async def test_what_the_slave_has_deleted_is_not_compared(
+    stage_at: Callable[..., Stage], autojump_clock: MockClock
+) -> None:
+    stage = stage_at(0, {A: MIB})
+    await stage.wait_until(stage.has_all)
+    # By its own retention, all but the last records.
+    start = stage.local.logs[A].start_offset = len(stage.local.logs[A].data) - 3 * len(RECORD)
+    assert start > len(stage.local.logs[A].data) - CHECKED_BYTES
+    assert stage.master.latest is not None
+    stage.master.latest.break_now()
+    stage.master.logs[A].data += RECORD
+    await stage.wait_until(stage.has_all)
+    (replica,) = stage.report().partitions
+    assert (replica.state, replica.local_start) == (ReplicaState.CAUGHT_UP, start)
 
 
 async def test_only_what_came_counts(stage_at: Callable[..., Stage], autojump_clock: MockClock) -> None:
