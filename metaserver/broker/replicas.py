@@ -8,6 +8,7 @@ from metaserver.broker.gets import no_such_partition
 from metaserver.logs import get_logger
 from metaserver.protocol import Status, encode_result
 from metaserver.storage import quarantine_tail
+from metaserver.storage.filesystem import translate_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,11 @@ def reconcile(
     def work() -> QuarantineReport | None:
         report = None
         if divergence is not None:
-            report = quarantine_tail(filesystem, log.directory.parent, log, divergence)
+            try:
+                report = quarantine_tail(filesystem, log.directory.parent, log, divergence)
+            except OSError as error:
+                what = "what is not its master's cannot be put into quarantine"
+                raise translate_error(filesystem, log.directory.parent, what, error) from error
             log.truncate(divergence.offset)
             # Without the epochs that wrote only what is gone, should a crash come before the next line.
             epochs.adopt(epochs.chain.until(divergence.offset))

@@ -356,8 +356,7 @@ class Slave:
                     messages=report.records,
                 )
             if error is not None:
-                replica.progress.rewind(log.end_offset, log.last_segment_start)
-                self._act(replica, replica.progress.append_failed(str(error)))
+                self._recover(replica, error)
             elif ticket == replica.ticket:
                 self._act(replica, replica.progress.reconciled(log.end_offset, log.last_segment_start, chain))
             else:
@@ -540,13 +539,14 @@ class Slave:
             fetch, replica.paused = replica.paused, None
             self._fetch(replica, fetch)
 
-    def _recover(self, replica: _Replica, failure: StorageError) -> None:
+    def _recover(self, replica: _Replica, failure: Exception) -> None:
         """All that was handed to the log has come back, some of it refused."""
         log = self._broker.store.partitions[replica.name]
         replica.progress.rewind(log.end_offset, log.last_segment_start)
         if not isinstance(failure, DiskFullError):
             self._act(replica, replica.progress.append_failed(str(failure)))
             return
+        replica.failure = failure
         _log.warning(
             "Replication waits for room on the disk", partition=str(replica.name), reason=str(failure)
         )

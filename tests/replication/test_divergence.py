@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from metaserver.message import iterate_records
 from tests.client.brokers import free_port
 from tests.support import BrokerProcess, eventually, get, put
+from tools.torture.filesystems import MIB, UnavailableError, fill, tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,6 +160,34 @@ def test_readers_of_the_slave_see_the_end_step_back_and_go_on(pair: Pair) -> Non
         # Who waited at an end that is no more is told that there is nothing, not left waiting.
         assert wire.reply().status == 404
     eventually(lambda: received(pair.other) == names("kept", 3), "the slave ends where the master does")
+
+
+def test_a_disk_without_room_for_the_copy_is_waited_for(pair: Pair) -> None:
+    with ExitStack() as stack:
+        try:
+            disk = stack.enter_context(tmpfs(pair.one.data, 24 * MIB))
+        except UnavailableError as error:
+            pytest.skip(f"no tmpfs of our own: {error}")
+        stack.callback(pair.one.make_sure_it_is_gone)
+        pair.one.settings["minFreeDiskBytes"] = 0
+        pair.start(pair.one)
+        pair.start(pair.other, pair.one)
+        send(pair.one, *names("common", 5))
+        pair.wait_equal(pair.one, pair.other)
+        pair.other.kill()
+        lost = [name * 10_000 for name in names("lost", 40)]
+        send(pair.one, *lost)
+        pair.one.kill()
+        pair.start(pair.other)
+        send(pair.other, "new")
+        ballast = fill(disk, MIB)
+        pair.start(pair.one, pair.other)
+        eventually(lambda: "waits for room on the disk" in pair.one.log, "it says so")
+        assert received(pair.one)[5:] == lost
+        ballast.unlink()
+        pair.wait_equal(pair.other, pair.one)
+        ((_report, kept),) = quarantined(pair.one)
+        assert kept == lost
 
 
 def test_a_crash_while_giving_up_is_made_good(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
