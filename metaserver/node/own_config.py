@@ -31,7 +31,8 @@ class OwnConfig:
 
     _slave_config: SlaveConfig
     _paths: NodePaths
-    _is_lenient: bool
+    is_lenient: bool
+    """See LocalConfig."""
     _running: Callable[[], ServerConfig]
     _reload: Callable[[], Awaitable[tuple[str, ...]]]
 
@@ -52,7 +53,7 @@ class OwnConfig:
             data,
             source=f"{path}, merged",
             base_directory=base_directory_of(path),
-            lenient=self._is_lenient,
+            lenient=self.is_lenient,
         )
         apply_slave(await trio.to_thread.run_sync(parse), self._slave_config)
 

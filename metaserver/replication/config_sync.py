@@ -41,6 +41,10 @@ class LocalConfig(Protocol):
     def running(self) -> ServerConfig:
         """What the broker was started with or has loaded since."""
 
+    @property
+    def is_lenient(self) -> bool:
+        """Whether the node reads its configuration as MetaQ does."""
+
     async def read(self) -> bytes:
         """The file as it lies on disk."""
 
@@ -183,7 +187,12 @@ class ConfigSync:
             return
         running = str(self._local.running.path)
         own_text = decode_file(own, running)
-        merged = merge_master(own_text, decode_file(theirs, "the master's server.ini"), is_java=facts.is_java)
+        merged = merge_master(
+            own_text,
+            decode_file(theirs, "the master's server.ini"),
+            is_java=facts.is_java,
+            lenient=self._local.is_lenient,
+        )
         stamped = encode_as(stamp(merged, checksum), own)
         is_same = stamp(own_text, checksum) == stamp(merged, checksum)
         self._has_drift = not is_same or self._local.running.checksum != crc32(own)

@@ -286,6 +286,7 @@ class FakeLocal:
         default=attrs.Factory(lambda self: parsed(self.data), takes_self=True)
     )
     is_shared: bool = False
+    is_lenient: bool = False
     failure: Exception | None = None
     kept: list[bool] = attrs.Factory(list)
 
@@ -358,6 +359,15 @@ async def test_what_differs_only_in_what_is_the_masters_own_is_no_version_to_kee
     await case.look()
     assert case.local.kept == [True, False]
     assert case.sync.report().merged_checksum == crc32(case.link.data)
+
+
+@pytest.mark.parametrize("is_lenient", [True, False])
+async def test_a_lenient_node_reads_the_masters_file_leniently(is_lenient: bool) -> None:
+    text = THEIRS.replace("[system]\n", "[system]\nappClassPath=C:\\data\n")
+    case = Case(FakeLocal(is_lenient=is_lenient), FakeLink(text.encode()))
+    await case.look()
+    assert ("is no escape" in case.sync.problem) is not is_lenient
+    assert case.sync.is_refused is not is_lenient
 
 
 async def test_a_file_that_was_not_loaded_by_the_master_is_not_taken() -> None:
