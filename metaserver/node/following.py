@@ -9,9 +9,10 @@ import trio
 
 from metaserver.broker import version_text
 from metaserver.client import announced_registry_port, connect
+from metaserver.client.servers import format_address
 from metaserver.errors import ClientError
 from metaserver.logs import get_logger
-from metaserver.node.listening import NodeError, advertised_host, bracketed, own_host
+from metaserver.node.listening import NodeError, advertised_host, own_host
 from metaserver.node.own_config import LoadedConfig, OwnConfig
 from metaserver.replication import ConfigSync, FixedPlace, RegisteredPlace, Slave
 from metaserver.replication.master import meet
@@ -118,13 +119,13 @@ class Following:
     def _look(self) -> None:
         address = self._place.address
         if address is not None:
-            self._broker.master_address = f"{bracketed(address[0])}:{address[1]}"
+            self._broker.master_address = format_address(*address)
         self.slave.wake()
 
     def _follow_registry(self, version: str) -> None:
         """Register in the registry that the master hosts, wherever that is this time, and tell who asks."""
         port, address = announced_registry_port(version), self._place.address
-        registry = None if port is None or address is None else f"{bracketed(address[0])}:{port}"
+        registry = None if port is None or address is None else format_address(address[0], port)
         self._membership.follow(registry)
         self._broker.version_text = version_text(registry_elsewhere=registry)
 

@@ -37,6 +37,7 @@ from metaserver.broker import (
     make_syncer,
     version_text,
 )
+from metaserver.client.servers import format_address
 from metaserver.config import adopt_topics, apply_slave, diff_configs, load_server_config
 from metaserver.control.server import serve_control
 from metaserver.errors import ConfigError
@@ -183,7 +184,7 @@ class _Node:
         master_address = None
         if slave_config is not None:
             master = slave_config.master_address
-            master_address = UNKNOWN_MASTER if master is None else f"{master[0]}:{master[1]}"
+            master_address = UNKNOWN_MASTER if master is None else format_address(*master)
         broker = Broker(
             config=config,
             store=store,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from metaserver.client.servers import format_address
 from metaserver.config import SlaveConfig, apply_slave
 from metaserver.errors import MetaServerError
 from metaserver.storage import RealFileSystem
@@ -56,7 +57,7 @@ class Decision:
     @property
     def master(self) -> str:
         """``HOST:PORT``."""
-        return f"{self.master_host}:{self.master_port}"
+        return format_address(self.master_host, self.master_port)
 
     @property
     def sentence(self) -> str:
