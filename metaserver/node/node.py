@@ -200,7 +200,9 @@ class _Node:
         )
         embedded = None
         if ground.registry_listener is not None:
-            embedded = EmbeddedRegistry(broker, ground.registry_listener, ground.poller, executor, syncer)
+            embedded = EmbeddedRegistry(
+                broker, host, ground.registry_listener, ground.poller, executor, syncer
+            )
         is_noticed = _always if embedded is None else embedded.has_sessions
         membership = self._membership = Membership.of(broker, slave_config, host, is_noticed)
         broker.on_new_partition = membership.wake

@@ -13,7 +13,7 @@ from metaserver.errors import MetaServerError
 from metaserver.logs import get_logger
 from metaserver.names import REGISTRY_LOG
 from metaserver.registry.embedded import LogJournal, RegistryServer, ServerOptions
-from metaserver.registry.paths import Layout, Replica
+from metaserver.registry.paths import Layout, Replica, format_uri
 from metaserver.registry.registration import Registration, RegistrationReport, topics_to_register
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class EmbeddedRegistry:
     """The registry that a master hosts. It may fail; the broker goes on without it, and says so."""
 
     _broker: Broker
+    _host: str
+    """As clients are told."""
     _listener: socket.socket
     _poller: Poller
     _executor: Executor
@@ -112,7 +114,7 @@ class EmbeddedRegistry:
             self._poller,
             broker.clock,
             os.urandom,
-            ServerOptions(own_node=own_node),
+            ServerOptions(own_node=own_node, own_address=format_uri(self._host, config.server_port)),
         )
         await server.load()
         self._server = server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from functools import partial
@@ -145,6 +146,18 @@ def test_the_slave_has_everything_only_when_every_end_is_equal(
     lines = [f"{topic} part {n} min_offset 0 max_offset {end}" for (topic, n), end in own.items()]
     monkeypatch.setattr(handover, "query_stats", lambda *_: "\r\n".join(["STATS", *lines, "END"]))
     assert handover._has_all(Address("host", 1), ENDS) is has_all
+
+
+def test_both_are_registered_as_what_they_are_soon_after(home: Home) -> None:
+    start_pair(home)
+    assert home.run("switchover").code == 0
+    # Long before a session would end that nobody keeps alive: that of the slave which is master now.
+    home.wait_registered("slave")
+    home.wait_registered()
+    assert (home.status()["problems"], home.status("slave")["problems"]) == ([], [])
+    found = json.loads(home.run("topics", "test", "--cluster", "--json").out)["topics"][0]
+    replicas = {one["replica"]: one["address"] for one in found["partitions"][0]["replicas"]}
+    assert replicas == {"0-m": f"127.0.0.1:{home.slave_port}", "0-s0": f"127.0.0.1:{home.port}"}
 
 
 def test_nothing_is_lost_and_nothing_is_there_twice(home: Home) -> None:

@@ -311,6 +311,23 @@ def test_a_start_ends_the_session_that_has_the_owners_name() -> None:
     assert again.registry.session_count == 0
 
 
+def test_a_start_ends_the_sessions_that_have_the_owners_address() -> None:
+    world = World()
+    owner, other = world.connect(), world.connect()
+    world.ask(owner, Create("/ids", b"", ACL, 0))
+    world.ask(owner, Create("/ids/slave0", b"meta://own:1", ACL, 1))
+    world.ask(owner, Create("/more", b"", ACL, 1))
+    world.ask(other, Create("/ids/slave1", b"meta://other:1", ACL, 1))
+    world.ask(other, Create("/ids/kept", b"meta://own:1", ACL, 0))
+    world.ask(other, Create("/elsewhere", b"meta://own:1", ACL, 1))
+    again = World(tree=load(world.records))
+    again.registry.end_sessions_beside("/ids/master", b"meta://own:1")
+    again.registry.end_sessions_beside("/none/master", b"meta://own:1")
+    assert set(again.tree.sessions) == {other.session_id}
+    assert {"/ids/slave1", "/ids/kept", "/elsewhere"} <= set(again.tree.nodes)
+    assert not {"/ids/slave0", "/more"} & set(again.tree.nodes)
+
+
 def test_most_access_lists_take_four_bytes_in_the_log() -> None:
     world = World()
     peer = world.connect()

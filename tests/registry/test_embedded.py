@@ -80,7 +80,7 @@ async def hosting(directory: Path) -> AsyncIterator[Host]:
         open_partition=open_partition,
     )
     executor = ThreadExecutor(1, poller)
-    registry = EmbeddedRegistry(broker, open_listener("127.0.0.1", 0), poller, executor, syncer)
+    registry = EmbeddedRegistry(broker, "127.0.0.1", open_listener("127.0.0.1", 0), poller, executor, syncer)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poller.run)

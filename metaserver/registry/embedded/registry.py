@@ -269,6 +269,15 @@ class Registry:
         if node is not None and node.owner:
             self._expel(node.owner)
 
+    def end_sessions_beside(self, path: str, data: bytes) -> None:
+        """End the sessions that own a node with this parent and these data."""
+        parent_path = path.rpartition("/")[0]
+        parent = self.tree.nodes.get(parent_path)
+        for name in [] if parent is None else list(parent.children):
+            node = self.tree.nodes.get(f"{parent_path}/{name}")
+            if node is not None and node.owner and node.data == data:
+                self._expel(node.owner)
+
     def compact(self) -> None:
         """Put the whole tree into the log."""
         self._effects.append(Compact(encode_snapshot(self.tree)))

@@ -69,6 +69,9 @@ class ServerOptions:
     own_node: str | None = None
     """The ephemeral node by which the owner of the port claims its name. A start ends the session that has
     it: it can only be the owner's last one, or that of the one whose copy this is."""
+    own_address: bytes | None = None
+    """What the owner's nodes hold beside that one, and nobody else's. A start ends the sessions that have
+    such a node: that of a slave that is master now."""
     connections_max: int = 10_000
     frame_bytes_max: int = FRAME_BYTES_MAX
     outstanding_requests_max: int = 1000
@@ -141,6 +144,8 @@ class RegistryServer:
         self._registry.begin_epoch()
         if self.options.own_node is not None:
             self._registry.end_session_of(self.options.own_node)
+            if self.options.own_address is not None:
+                self._registry.end_sessions_beside(self.options.own_node, self.options.own_address)
         self.pump()
         self._poller.register(self._listener.fileno(), _READABLE, self._accept)
         try:
