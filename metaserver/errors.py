@@ -178,7 +178,7 @@ class FencedError(StorageError):
     def __str__(self) -> str:
         """For producers and for operators."""
         return (
-            f"This broker is no longer the master: {self.rival}. It takes no messages until it is restarted,"
+            f"This broker is no longer the master: {self.rival}. It takes no messages until it is restarted, "
             "send to the other"
         )
 
