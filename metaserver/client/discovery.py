@@ -16,7 +16,7 @@ from metaserver.client.connection import announced_registry_elsewhere, announced
 from metaserver.client.servers import ROOT_DEFAULT, format_address
 from metaserver.errors import ClientError, ConfigError, DiscoveryError
 from metaserver.logs import get_logger
-from metaserver.registry.paths import Layout, Replica, TopicNode, TopicTree, parse_uri
+from metaserver.registry.paths import Layout, Replica, TopicNode, TopicTree, parse_number, parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -165,7 +165,8 @@ class Discovery:
             raise DiscoveryError(nodes.servers, "no connection")
         brokers_path = layout.brokers()
         brokers = (await nodes.children([brokers_path], is_watched=True))[brokers_path]
-        broker_ids = [int(name) for name in brokers or () if name.isascii() and name.isdigit()]
+        numbers = (parse_number(name.encode()) for name in brokers or ())
+        broker_ids = [number for number in numbers if number is not None]
         addresses = await self._read_addresses(nodes, layout, broker_ids)
         published = await self._read_topics(nodes, layout, TopicTree.PUBLISH, topics)
         subscribed = await self._read_topics(nodes, layout, TopicTree.SUBSCRIBE, topics)

@@ -92,3 +92,16 @@ async def test_what_the_registry_says_is_followed(nursery: trio.Nursery, autojum
     await trio.sleep(1.0)
     assert len(told) == count
     await settle()
+
+
+async def test_a_name_that_is_no_number_of_a_broker_is_passed_over(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    wires, registry = Wires(), FakeRegistry()
+    discovery = wires.discovery
+    discovery._nodes = registry.open(discovery.wake).as_nodes()
+    registry.put("/meta/brokers/ids/0/master", b"meta://h:1", 1)
+    registry.put(f"/meta/brokers/ids/{'9' * 5000}/master", b"meta://o:1", 1)
+    nursery.start_soon(discovery.run)
+    await discovery.wait_read(5.0)
+    assert list(discovery.cluster.brokers.values()) == [("h", 1)]
