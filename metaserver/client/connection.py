@@ -43,6 +43,7 @@ from metaserver.protocol import (
     encode_stats,
     encode_version,
 )
+from metaserver.registry.paths import parse_number
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -327,9 +328,9 @@ async def connect(
 def announced_registry_port(version: str) -> int | None:
     """The port at which the broker hosts the registry, if its version text names one (docs/protocol.md)."""
     for word in version.split(" "):
-        port = word.removeprefix("registry=")
-        if port != word and port.isascii() and port.isdigit() and int(port) <= _PORT_MAX:
-            return int(port)
+        text = word.removeprefix("registry=")
+        if text != word and (port := _port(text)) is not None:
+            return port
     return None
 
 
@@ -338,14 +339,7 @@ def announced_registry_elsewhere(version: str) -> str | None:
     for word in version.split(" "):
         address = word.removeprefix("registry-at=")
         host, colon, port = address.rpartition(":")
-        if (
-            address != word
-            and host
-            and colon
-            and port.isascii()
-            and port.isdigit()
-            and 0 < int(port) <= _PORT_MAX
-        ):
+        if address != word and host and colon and _port(port) is not None:
             return address
     return None
 
@@ -356,6 +350,11 @@ def announced_extensions(version: str) -> frozenset[str]:
         if word.startswith("extensions="):
             return frozenset(word.removeprefix("extensions=").split(","))
     return frozenset()
+
+
+def _port(text: str) -> int | None:
+    port = parse_number(text.encode())
+    return port if port is not None and 0 < port <= _PORT_MAX else None
 
 
 def expect_text(reply: Reply) -> str:

@@ -301,6 +301,8 @@ def test_the_port_of_the_registry_stands_in_the_version() -> None:
         f"{version} registry=-1",
         "registry=65536",
         "registry=²",
+        "registry=0",
+        f"registry={'9' * 5000}",
     ):
         assert announced_registry_port(text) is None
 
@@ -318,6 +320,7 @@ def test_a_slave_names_the_address_of_the_registry() -> None:
         "registry-at=h:",
         "registry-at=h:0",
         "registry-at=h:65536",
+        f"registry-at=h:{'9' * 5000}",
     ):
         assert announced_registry_elsewhere(f"{version} {word}") is None
 
