@@ -22,6 +22,7 @@ from metaserver.client.messages import (
     PutResult,
 )
 from metaserver.client.scope import background_tasks
+from metaserver.client.servers import format_address
 from metaserver.errors import (
     BrokerUnreachableError,
     ClientError,
@@ -301,7 +302,7 @@ async def connect(
 
     Connecting may take so long, and the first answer again.
     """
-    address = f"{host}:{port}"
+    address = format_address(host, port)
     try:
         with anyio.fail_after(timeout_seconds):
             stream = await anyio.connect_tcp(host, port)

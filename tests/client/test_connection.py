@@ -260,6 +260,9 @@ def test_nobody_listens(run: Run) -> None:
         with pytest.raises(BrokerUnreachableError, match=f"127.0.0.1:{port}"):
             async with connect("127.0.0.1", port):
                 pass
+        with pytest.raises(BrokerUnreachableError, match=re.escape(f"[::1]:{port}")):
+            async with connect("::1", port):
+                pass
 
     run(test)
 
