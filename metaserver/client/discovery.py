@@ -14,7 +14,7 @@ from metaserver.client.backoff import Backoff
 from metaserver.client.cluster import Cluster
 from metaserver.client.connection import announced_registry_elsewhere, announced_registry_port, connect
 from metaserver.client.servers import ROOT_DEFAULT, format_address
-from metaserver.errors import ClientError, ConfigError, DiscoveryError
+from metaserver.errors import ClientError, ConfigError, DiscoveryError, ZooKeeperError
 from metaserver.logs import get_logger
 from metaserver.registry.paths import Layout, Replica, TopicNode, TopicTree, parse_number, parse_uri
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from metaserver.client.cluster import Address
     from metaserver.client.servers import Servers
-    from metaserver.registry.link import ZooKeeperError
     from metaserver.registry.nodes import Nodes
 
 _log = get_logger(__name__)
@@ -111,7 +110,7 @@ class Discovery:
             nodes = self.connected()
             paths = [self.layout.topics(tree) for tree in TopicTree]
             found = await nodes.children(paths)
-        except _zookeeper_error() as error:
+        except ZooKeeperError as error:
             raise DiscoveryError(self.servers.connect, str(error)) from error
         return sorted({topic for names in found.values() for topic in names or ()})
 
@@ -143,7 +142,7 @@ class Discovery:
     async def _try_look(self, backoff: Backoff) -> float:
         try:
             await self._look()
-        except (_zookeeper_error(), ClientError) as error:
+        except (ZooKeeperError, ClientError) as error:
             reason = error.reason if isinstance(error, DiscoveryError) else str(error)
             if reason != self.problem:
                 _log.info("The registry cannot be read", servers=self.servers.connect, reason=reason)
@@ -290,9 +289,3 @@ def _seen_from_here(registry: str | None, host: str) -> str:
     name, _, port = registry.rpartition(":")
     is_loopback = name in {"localhost", "[::1]"} or name.startswith("127.")
     return format_address(host, int(port)) if is_loopback else registry
-
-
-def _zookeeper_error() -> type[ZooKeeperError]:
-    from metaserver.registry.link import ZooKeeperError  # noqa: PLC0415 - kazoo, as above
-
-    return ZooKeeperError

@@ -16,8 +16,8 @@ from metaserver.errors import (
     OffsetConflictError,
     OffsetStorageError,
     OffsetUnreadableError,
+    ZooKeeperError,
 )
-from metaserver.registry.link import ZooKeeperError
 from metaserver.registry.paths import StoredOffset
 
 if TYPE_CHECKING:

@@ -25,8 +25,10 @@ from metaserver.client.browser import TopicBrowser
 from metaserver.client.consumer import Consumer, ConsumerOptions, check_group
 from metaserver.client.discovery import Discovery
 from metaserver.client.fetching import FetchReport, fetch_once, reach
+from metaserver.client.membership import Broadcast, Membership
 from metaserver.client.network import Network
 from metaserver.client.offsets import FileOffsets
+from metaserver.client.offsets_registry import RegistryOffsets
 from metaserver.client.pool import BrokerPool
 from metaserver.client.producer import Producer
 from metaserver.client.producer_options import ProducerOptions
@@ -192,9 +194,6 @@ class Session:
         *,
         is_broadcast: bool,
     ) -> AsyncIterator[Consumer]:
-        from metaserver.client.membership import Broadcast, Membership  # noqa: PLC0415 - kazoo takes a while
-        from metaserver.client.offsets_registry import RegistryOffsets  # noqa: PLC0415
-
         await self.network.discovery.want(topics, self.options.discovery_seconds)
         if is_broadcast:
             group = f"{group}-{instance_name()}"

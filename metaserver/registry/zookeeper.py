@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 from kazoo import exceptions as kazoo_errors
 
-from metaserver.registry.link import Kazoo, KazooLink, NodeFailedError, reason_of
+from metaserver.errors import NodeFailedError
+from metaserver.registry.link import Kazoo, KazooLink, reason_of
 from metaserver.registry.paths import ancestors
 from metaserver.registry.registration import Create, Delete, ExistingNode, Retire, Store, Write
 

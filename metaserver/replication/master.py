@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from metaserver.client.connection import expect_text
-from metaserver.errors import ClientError
+from metaserver.errors import ClientError, ZooKeeperError
 from metaserver.logs import get_logger
 from metaserver.protocol import encode_stats
 from metaserver.registry.paths import Layout, Replica, TopicTree, parse_number, parse_uri, split_connect
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from metaserver.client import BrokerConnection
     from metaserver.config import ZooKeeperConfig
-    from metaserver.registry.link import ZooKeeperError
     from metaserver.registry.nodes import Nodes
 
 _log = get_logger(__name__)
@@ -121,7 +120,7 @@ class RegisteredPlace:
     async def _try_look(self, nodes: Nodes) -> bool:
         try:
             await self._look(nodes)
-        except _zookeeper_error() as error:
+        except ZooKeeperError as error:
             # What was read last stands: the registry may be away with a master that comes back where it was.
             self._say(f"the registry cannot be read: {error}")
             await nodes.revive()
@@ -252,9 +251,3 @@ def _nodes_factory() -> Callable[[str, float, float, Callable[[], None]], Nodes]
         return Nodes.open(settings, on_change)
 
     return make
-
-
-def _zookeeper_error() -> type[ZooKeeperError]:
-    from metaserver.registry.link import ZooKeeperError  # noqa: PLC0415 - kazoo, see above
-
-    return ZooKeeperError
