@@ -5,9 +5,11 @@ While the registry is away the last cluster stands: those who send and read go o
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import attrs
 
 from metaserver.client.backoff import Backoff
@@ -215,7 +217,8 @@ class Discovery:
         return counts
 
     async def _find_registry(self) -> Nodes:
-        # kazoo takes a while to import, and those who talk to one broker have no use for it.
+        # kazoo takes a while to import: not for those who talk to one broker, and not on the loop.
+        await anyio.to_thread.run_sync(import_module, "metaserver.registry.nodes")
         from metaserver.registry.link import TreeSettings  # noqa: PLC0415
         from metaserver.registry.nodes import Nodes  # noqa: PLC0415
 
