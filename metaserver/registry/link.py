@@ -217,8 +217,6 @@ class _Batch:
         self._enter = enter
         self._left = size
         self._lock = threading.Lock()
-        if size == 0:
-            self.is_complete.set()
 
     def begin(self, calls: Sequence[Callable[[], Kazoo]]) -> None:
         for index, call in enumerate(calls):
