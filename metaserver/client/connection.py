@@ -129,7 +129,16 @@ class BrokerConnection:
 
     def break_off(self, reason: str) -> None:
         """Use it no more: every request under way is settled with BrokerUnreachableError now."""
-        self._break(reason)
+        self._broken = self._broken or BrokerUnreachableError(self.address, reason)
+        self._has_broken.set()
+        waiting, self._waiting = self._waiting, {}
+        # What was never given to the socket has certainly not been acted on.
+        unsent = (self._last_opaque - self._sent_opaque) % _OPAQUE_MAX
+        never_sent = BrokerUnreachableError(self.address, self._broken.reason, was_sent=False)
+        for opaque, settle in waiting.items():
+            is_unsent = (self._last_opaque - opaque) % _OPAQUE_MAX < unsent
+            settle(never_sent if is_unsent else self._broken)
+        self._room.set()
 
     # The primitive: everything else is built on it.
 
@@ -261,11 +270,11 @@ class BrokerConnection:
                     if settle is not None:
                         settle(reply)
         except anyio.EndOfStream:
-            self._break("the broker closed the connection")
+            self.break_off("the broker closed the connection")
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            self._break(str(error) or "the connection broke")
+            self.break_off(str(error) or "the connection broke")
         except ProtocolError as error:
-            self._break(error.reason)
+            self.break_off(error.reason)
 
     async def _send(self) -> None:
         try:
@@ -279,19 +288,7 @@ class BrokerConnection:
                 self._outgoing_bytes -= len(data)
                 self._room.set()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            self._break(str(error) or "the connection broke")
-
-    def _break(self, reason: str) -> None:
-        self._broken = self._broken or BrokerUnreachableError(self.address, reason)
-        self._has_broken.set()
-        waiting, self._waiting = self._waiting, {}
-        # What was never given to the socket has certainly not been acted on.
-        unsent = (self._last_opaque - self._sent_opaque) % _OPAQUE_MAX
-        never_sent = BrokerUnreachableError(self.address, self._broken.reason, was_sent=False)
-        for opaque, settle in waiting.items():
-            is_unsent = (self._last_opaque - opaque) % _OPAQUE_MAX < unsent
-            settle(never_sent if is_unsent else self._broken)
-        self._room.set()
+            self.break_off(str(error) or "the connection broke")
 
 
 @asynccontextmanager
