@@ -169,10 +169,9 @@ class Discovery:
         numbers = (parse_number(name.encode()) for name in brokers or ())
         broker_ids = [number for number in numbers if number is not None]
         addresses = await self._read_addresses(nodes, layout, broker_ids)
-        published = await self._read_topics(nodes, layout, TopicTree.PUBLISH, topics)
-        subscribed = await self._read_topics(nodes, layout, TopicTree.SUBSCRIBE, topics)
+        counts = await self._read_topics(nodes, layout, topics)
         self._known.update(topics)
-        cluster = Cluster(addresses, published, subscribed)
+        cluster = Cluster(addresses, counts[TopicTree.PUBLISH], counts[TopicTree.SUBSCRIBE])
         if cluster != self.cluster:
             self.cluster = cluster
             for on_change in list(self._listeners):
@@ -197,23 +196,25 @@ class Discovery:
         }
 
     async def _read_topics(
-        self, nodes: Nodes, layout: Layout, tree: TopicTree, topics: list[str]
-    ) -> dict[str, dict[Replica, int]]:
-        parents = {layout.topic(tree, topic): topic for topic in topics}
+        self, nodes: Nodes, layout: Layout, topics: list[str]
+    ) -> dict[TopicTree, dict[str, dict[Replica, int]]]:
+        trees = (TopicTree.PUBLISH, TopicTree.SUBSCRIBE)
+        parents = {layout.topic(tree, topic): (tree, topic) for tree in trees for topic in topics}
         found = await nodes.children(parents, is_watched=True)
         places = {
-            layout.topic_replica(tree, parents[path], replica): (parents[path], replica)
+            layout.topic_replica(*parents[path], replica): (*parents[path], replica)
             for path, names in found.items()
             for name in names or ()
             if (replica := Replica.parse(name)) is not None
         }
         read = await nodes.read(places, is_watched=True)
-        counts: dict[str, dict[Replica, int]] = {topic: {} for topic in topics}
+        counts: dict[TopicTree, dict[str, dict[Replica, int]]]
+        counts = {tree: {topic: {} for topic in topics} for tree in trees}
         for path, node in read.items():
             parsed = None if node is None else TopicNode.parse(node.data)
             if parsed is not None:
-                topic, replica = places[path]
-                counts[topic][replica] = parsed.partition_count
+                tree, topic, replica = places[path]
+                counts[tree][topic][replica] = parsed.partition_count
         return counts
 
     async def _find_registry(self) -> Nodes:
