@@ -47,7 +47,7 @@ from metaserver.protocol import (
 from metaserver.registry.paths import parse_number
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from anyio.abc import SocketStream
 
@@ -325,29 +325,27 @@ async def connect(
 
 def announced_registry_port(version: str) -> int | None:
     """The port at which the broker hosts the registry, if its version text names one (docs/protocol.md)."""
-    for word in version.split(" "):
-        text = word.removeprefix("registry=")
-        if text != word and (port := _port(text)) is not None:
-            return port
-    return None
+    ports = map(_port, _announced(version, "registry="))
+    return next((port for port in ports if port is not None), None)
 
 
 def announced_registry_elsewhere(version: str) -> str | None:
     """The ``HOST:PORT`` of the registry that a slave's version text names (docs/protocol.md)."""
-    for word in version.split(" "):
-        address = word.removeprefix("registry-at=")
-        host, colon, port = address.rpartition(":")
-        if address != word and host and colon and _port(port) is not None:
+    for address in _announced(version, "registry-at="):
+        host, _, port = address.rpartition(":")
+        if host and _port(port) is not None:
             return address
     return None
 
 
 def announced_extensions(version: str) -> frozenset[str]:
     """The extensions a version text names (docs/protocol.md)."""
-    for word in version.split(" "):
-        if word.startswith("extensions="):
-            return frozenset(word.removeprefix("extensions=").split(","))
-    return frozenset()
+    names = next(_announced(version, "extensions="), None)
+    return frozenset() if names is None else frozenset(names.split(","))
+
+
+def _announced(version: str, key: str) -> Iterator[str]:
+    return (word.removeprefix(key) for word in version.split(" ") if word.startswith(key))
 
 
 def _port(text: str) -> int | None:
