@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -161,26 +161,20 @@ class Session:
     async def _producer(
         self, options: ProducerOptions, selector: Selector | None, store: LocalStore | None
     ) -> AsyncIterator[Producer]:
-        if store is None:
-            producer = Producer(self.network, options, selector)
-            try:
-                yield producer
-                await producer.flush()
-            finally:
-                producer.close()
-            return
-        from metaserver.client.forwarding import Forwarder  # noqa: PLC0415 - sqlite, for who uses it
+        forwarder = None
+        if store is not None:
+            from metaserver.client.forwarding import Forwarder  # noqa: PLC0415 - sqlite, for who uses it
 
-        forwarder = Forwarder(store)
-        await forwarder.load()
+            forwarder = Forwarder(store)
+            await forwarder.load()
         producer = Producer(self.network, options, selector, forwarder)
-        async with background_tasks() as tasks:
-            tasks.start_soon(forwarder.run, producer.send_stored)
-            try:
-                yield producer
-                await producer.flush()
-            finally:
-                producer.close()
+        async with AsyncExitStack() as stack:
+            if forwarder is not None:
+                tasks = await stack.enter_async_context(background_tasks())
+                tasks.start_soon(forwarder.run, producer.send_stored)
+            stack.callback(producer.close)
+            yield producer
+            await producer.flush()
 
     @asynccontextmanager
     async def _consumer(
