@@ -15,6 +15,9 @@
     │   ├── DivergedLogError        a replica holds what its master does not
     │   └── DirectoryLockedError    another broker owns the data directory
     ├── ControlError                the control socket of a broker cannot be used
+    ├── ZooKeeperError              ZooKeeper did not do what was asked
+    │   ├── ConnectionLostError     no connection, or it broke before the answer
+    │   └── NodeFailedError         something about a node was refused
     └── ClientError
         ├── BrokerUnreachableError  no connection, or it broke before the reply
         ├── RequestTimeoutError     no reply in time; the request's fate is unknown
@@ -178,7 +181,7 @@ class FencedError(StorageError):
     def __str__(self) -> str:
         """For producers and for operators."""
         return (
-            f"This broker is no longer the master: {self.rival}. It takes no messages until it is restarted,"
+            f"This broker is no longer the master: {self.rival}. It takes no messages until it is restarted, "
             "send to the other"
         )
 
@@ -206,6 +209,34 @@ class ControlError(MetaServerError):
     def __str__(self) -> str:
         """Socket and reason."""
         return f"control socket {self.path}: {self.reason}"
+
+
+class ZooKeeperError(MetaServerError):
+    """ZooKeeper did not do what was asked."""
+
+
+@attrs.define
+class ConnectionLostError(ZooKeeperError):
+    """There is no connection, or it broke; whether the request was carried out is unknown."""
+
+    servers: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Servers and reason."""
+        return f"no connection to ZooKeeper {self.servers}: {self.reason}"
+
+
+@attrs.define
+class NodeFailedError(ZooKeeperError):
+    """ZooKeeper refused something about a node."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Node and reason."""
+        return f"ZooKeeper node {self.path}: {self.reason}"
 
 
 class ClientError(MetaServerError):

@@ -22,7 +22,6 @@ from metaserver.client.comparison import (
 )
 from metaserver.client.connection import DEFAULT_GROUP, REQUEST_SECONDS, BrokerConnection, fetch_result
 from metaserver.client.messages import Fetched, Moved
-from metaserver.client.scope import background_tasks
 from metaserver.errors import BrokerUnreachableError, ReplyError, RequestTimeoutError
 from metaserver.protocol import encode_get
 from metaserver.rates import TokenBucket
@@ -171,28 +170,18 @@ class Comparer:
     async def _compare_all(self, links: Links) -> None:
         waiting = deque(one for one in (self.partitions or {}).values() if not one.is_done)
         failures: list[Exception] = []
-        over = anyio.Event()
-        workers = min(_PARTITIONS_AT_ONCE, len(waiting))
-        running = workers
 
         async def work() -> None:
-            nonlocal running
             try:
-                while waiting and not failures:
+                while waiting:
                     await self._compare(links, waiting.popleft())
             except Exception as error:  # noqa: BLE001 - whatever it is, the others stop and the caller has it
                 failures.append(error)
-                over.set()
-            running -= 1
-            if not running:
-                over.set()
+                tasks.cancel_scope.cancel()
 
-        if not workers:
-            return
-        async with background_tasks() as tasks:
-            for _ in range(workers):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(_PARTITIONS_AT_ONCE):
                 tasks.start_soon(work)
-            await over.wait()
         if failures:
             raise failures[0]
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from zlib import crc32
 
 import attrs
 
-from metaserver.message import CHECKSUM_MASK, HEADER, HEADER_SIZE, message_id_to_seconds, split_attribute
+from metaserver.message import HEADER, HEADER_SIZE, checksum, message_id_to_seconds, split_attribute
 from metaserver.names import PartitionId, Topic, TopicPartition, is_valid_topic
 
 SPANS_MAX = 1000
@@ -106,7 +105,7 @@ class RecordSight:
             problem = f"negative length {length}"
         elif len(body) < length:
             problem = f"only {len(body)} of {length} bytes"
-        elif crc32(body) & CHECKSUM_MASK != expected:
+        elif checksum(body) != expected:
             problem = "checksum mismatch"
         elif not (length or expected or message_id):
             problem = "zeros"
@@ -232,7 +231,7 @@ def find_record(data: bytes) -> int | None:
         budget -= length
         if budget < 0:
             return None
-        if crc32(data[position + HEADER_SIZE : end]) & CHECKSUM_MASK == expected:
+        if checksum(data[position + HEADER_SIZE : end]) == expected:
             return position
     return None
 

@@ -22,6 +22,7 @@ from metaserver.client.messages import (
     PutResult,
 )
 from metaserver.client.scope import background_tasks
+from metaserver.client.servers import format_address
 from metaserver.errors import (
     BrokerUnreachableError,
     ClientError,
@@ -43,9 +44,10 @@ from metaserver.protocol import (
     encode_stats,
     encode_version,
 )
+from metaserver.registry.paths import parse_number
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from anyio.abc import SocketStream
 
@@ -127,7 +129,16 @@ class BrokerConnection:
 
     def break_off(self, reason: str) -> None:
         """Use it no more: every request under way is settled with BrokerUnreachableError now."""
-        self._break(reason)
+        self._broken = self._broken or BrokerUnreachableError(self.address, reason)
+        self._has_broken.set()
+        waiting, self._waiting = self._waiting, {}
+        # What was never given to the socket has certainly not been acted on.
+        unsent = (self._last_opaque - self._sent_opaque) % _OPAQUE_MAX
+        never_sent = BrokerUnreachableError(self.address, self._broken.reason, was_sent=False)
+        for opaque, settle in waiting.items():
+            is_unsent = (self._last_opaque - opaque) % _OPAQUE_MAX < unsent
+            settle(never_sent if is_unsent else self._broken)
+        self._room.set()
 
     # The primitive: everything else is built on it.
 
@@ -259,11 +270,11 @@ class BrokerConnection:
                     if settle is not None:
                         settle(reply)
         except anyio.EndOfStream:
-            self._break("the broker closed the connection")
+            self.break_off("the broker closed the connection")
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            self._break(str(error) or "the connection broke")
+            self.break_off(str(error) or "the connection broke")
         except ProtocolError as error:
-            self._break(error.reason)
+            self.break_off(error.reason)
 
     async def _send(self) -> None:
         try:
@@ -277,19 +288,7 @@ class BrokerConnection:
                 self._outgoing_bytes -= len(data)
                 self._room.set()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            self._break(str(error) or "the connection broke")
-
-    def _break(self, reason: str) -> None:
-        self._broken = self._broken or BrokerUnreachableError(self.address, reason)
-        self._has_broken.set()
-        waiting, self._waiting = self._waiting, {}
-        # What was never given to the socket has certainly not been acted on.
-        unsent = (self._last_opaque - self._sent_opaque) % _OPAQUE_MAX
-        never_sent = BrokerUnreachableError(self.address, self._broken.reason, was_sent=False)
-        for opaque, settle in waiting.items():
-            is_unsent = (self._last_opaque - opaque) % _OPAQUE_MAX < unsent
-            settle(never_sent if is_unsent else self._broken)
-        self._room.set()
+            self.break_off(str(error) or "the connection broke")
 
 
 @asynccontextmanager
@@ -300,7 +299,7 @@ async def connect(
 
     Connecting may take so long, and the first answer again.
     """
-    address = f"{host}:{port}"
+    address = format_address(host, port)
     try:
         with anyio.fail_after(timeout_seconds):
             stream = await anyio.connect_tcp(host, port)
@@ -326,36 +325,32 @@ async def connect(
 
 def announced_registry_port(version: str) -> int | None:
     """The port at which the broker hosts the registry, if its version text names one (docs/protocol.md)."""
-    for word in version.split(" "):
-        port = word.removeprefix("registry=")
-        if port != word and port.isascii() and port.isdigit() and int(port) <= _PORT_MAX:
-            return int(port)
-    return None
+    ports = map(_port, _announced(version, "registry="))
+    return next((port for port in ports if port is not None), None)
 
 
 def announced_registry_elsewhere(version: str) -> str | None:
     """The ``HOST:PORT`` of the registry that a slave's version text names (docs/protocol.md)."""
-    for word in version.split(" "):
-        address = word.removeprefix("registry-at=")
-        host, colon, port = address.rpartition(":")
-        if (
-            address != word
-            and host
-            and colon
-            and port.isascii()
-            and port.isdigit()
-            and 0 < int(port) <= _PORT_MAX
-        ):
+    for address in _announced(version, "registry-at="):
+        host, _, port = address.rpartition(":")
+        if host and _port(port) is not None:
             return address
     return None
 
 
 def announced_extensions(version: str) -> frozenset[str]:
     """The extensions a version text names (docs/protocol.md)."""
-    for word in version.split(" "):
-        if word.startswith("extensions="):
-            return frozenset(word.removeprefix("extensions=").split(","))
-    return frozenset()
+    names = next(_announced(version, "extensions="), None)
+    return frozenset() if names is None else frozenset(names.split(","))
+
+
+def _announced(version: str, key: str) -> Iterator[str]:
+    return (word.removeprefix(key) for word in version.split(" ") if word.startswith(key))
+
+
+def _port(text: str) -> int | None:
+    port = parse_number(text.encode())
+    return port if port is not None and 0 < port <= _PORT_MAX else None
 
 
 def expect_text(reply: Reply) -> str:

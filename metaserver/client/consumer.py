@@ -33,8 +33,6 @@ from metaserver.registry.paths import StoredOffset
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from anyio.abc import TaskGroup
-
     from metaserver.client.dead_letters import DeadLetters
     from metaserver.client.membership import Broadcast, Membership
     from metaserver.client.network import Network
@@ -118,8 +116,6 @@ class Consumer:
         self._membership: Membership | Broadcast | None = None
         self._commit_lock = anyio.Lock()
         self._commit_problem = ""
-        self._workers: TaskGroup | None = None
-        """Of a :meth:`run`."""
 
     # For applications.
 
@@ -161,7 +157,6 @@ class Consumer:
         failure: HandlerFailedError | None = None
         try:
             async with anyio.create_task_group() as workers:
-                self._workers = workers
                 while True:
                     while self._ready:
                         held = self._ready.popleft()
@@ -172,8 +167,6 @@ class Consumer:
             failure = _first_failure(group)
             if failure is None:
                 raise
-        finally:
-            self._workers = None
         if failure is not None:
             raise failure
 

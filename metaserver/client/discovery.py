@@ -5,25 +5,26 @@ While the registry is away the last cluster stands: those who send and read go o
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import attrs
 
 from metaserver.client.backoff import Backoff
 from metaserver.client.cluster import Cluster
 from metaserver.client.connection import announced_registry_elsewhere, announced_registry_port, connect
 from metaserver.client.servers import ROOT_DEFAULT, format_address
-from metaserver.errors import ClientError, ConfigError, DiscoveryError
+from metaserver.errors import ClientError, ConfigError, DiscoveryError, ZooKeeperError
 from metaserver.logs import get_logger
-from metaserver.registry.paths import Layout, Replica, TopicNode, TopicTree, parse_uri
+from metaserver.registry.paths import Layout, Replica, TopicNode, TopicTree, parse_number, parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from metaserver.client.cluster import Address
     from metaserver.client.servers import Servers
-    from metaserver.registry.link import ZooKeeperError
     from metaserver.registry.nodes import Nodes
 
 _log = get_logger(__name__)
@@ -111,7 +112,7 @@ class Discovery:
             nodes = self.connected()
             paths = [self.layout.topics(tree) for tree in TopicTree]
             found = await nodes.children(paths)
-        except _zookeeper_error() as error:
+        except ZooKeeperError as error:
             raise DiscoveryError(self.servers.connect, str(error)) from error
         return sorted({topic for names in found.values() for topic in names or ()})
 
@@ -143,7 +144,7 @@ class Discovery:
     async def _try_look(self, backoff: Backoff) -> float:
         try:
             await self._look()
-        except (_zookeeper_error(), ClientError) as error:
+        except (ZooKeeperError, ClientError) as error:
             reason = error.reason if isinstance(error, DiscoveryError) else str(error)
             if reason != self.problem:
                 _log.info("The registry cannot be read", servers=self.servers.connect, reason=reason)
@@ -165,12 +166,12 @@ class Discovery:
             raise DiscoveryError(nodes.servers, "no connection")
         brokers_path = layout.brokers()
         brokers = (await nodes.children([brokers_path], is_watched=True))[brokers_path]
-        broker_ids = [int(name) for name in brokers or () if name.isascii() and name.isdigit()]
+        numbers = (parse_number(name.encode()) for name in brokers or ())
+        broker_ids = [number for number in numbers if number is not None]
         addresses = await self._read_addresses(nodes, layout, broker_ids)
-        published = await self._read_topics(nodes, layout, TopicTree.PUBLISH, topics)
-        subscribed = await self._read_topics(nodes, layout, TopicTree.SUBSCRIBE, topics)
+        counts = await self._read_topics(nodes, layout, topics)
         self._known.update(topics)
-        cluster = Cluster(addresses, published, subscribed)
+        cluster = Cluster(addresses, counts[TopicTree.PUBLISH], counts[TopicTree.SUBSCRIBE])
         if cluster != self.cluster:
             self.cluster = cluster
             for on_change in list(self._listeners):
@@ -195,27 +196,30 @@ class Discovery:
         }
 
     async def _read_topics(
-        self, nodes: Nodes, layout: Layout, tree: TopicTree, topics: list[str]
-    ) -> dict[str, dict[Replica, int]]:
-        parents = {layout.topic(tree, topic): topic for topic in topics}
+        self, nodes: Nodes, layout: Layout, topics: list[str]
+    ) -> dict[TopicTree, dict[str, dict[Replica, int]]]:
+        trees = (TopicTree.PUBLISH, TopicTree.SUBSCRIBE)
+        parents = {layout.topic(tree, topic): (tree, topic) for tree in trees for topic in topics}
         found = await nodes.children(parents, is_watched=True)
         places = {
-            layout.topic_replica(tree, parents[path], replica): (parents[path], replica)
+            layout.topic_replica(*parents[path], replica): (*parents[path], replica)
             for path, names in found.items()
             for name in names or ()
             if (replica := Replica.parse(name)) is not None
         }
         read = await nodes.read(places, is_watched=True)
-        counts: dict[str, dict[Replica, int]] = {topic: {} for topic in topics}
+        counts: dict[TopicTree, dict[str, dict[Replica, int]]]
+        counts = {tree: {topic: {} for topic in topics} for tree in trees}
         for path, node in read.items():
             parsed = None if node is None else TopicNode.parse(node.data)
             if parsed is not None:
-                topic, replica = places[path]
-                counts[topic][replica] = parsed.partition_count
+                tree, topic, replica = places[path]
+                counts[tree][topic][replica] = parsed.partition_count
         return counts
 
     async def _find_registry(self) -> Nodes:
-        # kazoo takes a while to import, and those who talk to one broker have no use for it.
+        # kazoo takes a while to import: not for those who talk to one broker, and not on the loop.
+        await anyio.to_thread.run_sync(import_module, "metaserver.registry.nodes")
         from metaserver.registry.link import TreeSettings  # noqa: PLC0415
         from metaserver.registry.nodes import Nodes  # noqa: PLC0415
 
@@ -289,9 +293,3 @@ def _seen_from_here(registry: str | None, host: str) -> str:
     name, _, port = registry.rpartition(":")
     is_loopback = name in {"localhost", "[::1]"} or name.startswith("127.")
     return format_address(host, int(port)) if is_loopback else registry
-
-
-def _zookeeper_error() -> type[ZooKeeperError]:
-    from metaserver.registry.link import ZooKeeperError  # noqa: PLC0415 - kazoo, as above
-
-    return ZooKeeperError

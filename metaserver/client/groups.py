@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from metaserver.client.partition import Partition
-from metaserver.errors import DiscoveryError
-from metaserver.registry.link import ZooKeeperError
+from metaserver.errors import DiscoveryError, ZooKeeperError
 from metaserver.registry.paths import BrokerPartition, StoredOffset
 
 if TYPE_CHECKING:

@@ -17,9 +17,8 @@ import attrs
 
 from metaserver.client.assignment import Strategy, assign_blocks, change, share
 from metaserver.client.backoff import Backoff
-from metaserver.errors import ClientError, DiscoveryError, OffsetUnreadableError
+from metaserver.errors import ClientError, DiscoveryError, OffsetUnreadableError, ZooKeeperError
 from metaserver.logs import get_logger
-from metaserver.registry.link import ZooKeeperError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

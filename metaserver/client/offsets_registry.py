@@ -6,6 +6,7 @@ is, and OffsetConflictError says so. So a member that was taken for dead cannot 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,12 +17,12 @@ from metaserver.errors import (
     OffsetConflictError,
     OffsetStorageError,
     OffsetUnreadableError,
+    ZooKeeperError,
 )
-from metaserver.registry.link import ZooKeeperError
 from metaserver.registry.paths import StoredOffset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from metaserver.client.discovery import Discovery
     from metaserver.client.partition import Partition
@@ -53,10 +54,8 @@ class RegistryOffsets:
 
     async def _load(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, StoredOffset]:
         paths = {self._path(group, partition): partition for partition in partitions}
-        try:
+        with self._errors_named():
             read = await self._discovery.connected().read(paths)
-        except (ZooKeeperError, DiscoveryError) as error:
-            raise self._error(str(error)) from error
         found: dict[Partition, StoredOffset] = {}
         damaged: dict[Partition, str] = {}
         for path, partition in paths.items():
@@ -110,10 +109,8 @@ class RegistryOffsets:
             known = self._known.setdefault((group, partition), _Known(-1))
             known.attempts.add(data)
             writes[self._path(group, partition)] = (data, known.version)
-        try:
+        with self._errors_named():
             versions = await self._discovery.connected().write(writes)
-        except (ZooKeeperError, DiscoveryError) as error:
-            raise self._error(str(error)) from error
         conflicts = []
         for partition, version in zip(offsets, versions.values(), strict=True):
             if version is None:
@@ -125,10 +122,8 @@ class RegistryOffsets:
     async def _recognise(self, group: str, partitions: Sequence[Partition]) -> list[Partition]:
         """Those whose node holds what was written here, and what is known of them put right."""
         paths = {self._path(group, partition): partition for partition in partitions}
-        try:
+        with self._errors_named():
             read = await self._discovery.connected().read(paths)
-        except (ZooKeeperError, DiscoveryError) as error:
-            raise self._error(str(error)) from error
         ours = []
         for path, partition in paths.items():
             node, known = read[path], self._known[group, partition]
@@ -140,5 +135,9 @@ class RegistryOffsets:
     def _path(self, group: str, partition: Partition) -> str:
         return self._discovery.layout.offset(group, partition.topic, partition.in_topic)
 
-    def _error(self, reason: str) -> OffsetStorageError:
-        return OffsetStorageError(self._discovery.servers.connect, reason)
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (ZooKeeperError, DiscoveryError) as error:
+            raise OffsetStorageError(self._discovery.servers.connect, str(error)) from error

@@ -122,7 +122,7 @@ class Producer:
         not stored) and SendUnknownError (it may be). Cancelled, the message goes its way all the same.
         """
         await self._prepare(topic)
-        await self._wait_for_room()
+        await self.wait_for_room()
         pending = PendingSend()
         now = anyio.current_time()
         self._submit(self._outgoing(topic, payload, attribute, key, partition, pending.settle, now), now)
@@ -154,7 +154,7 @@ class Producer:
         for index, message in enumerate(messages):
             if self._buffered_bytes >= self.options.buffer_bytes_max:
                 self._pump_all()
-                await self._wait_for_room()
+                await self.wait_for_room()
             elif index % _YIELD_MESSAGES == _YIELD_MESSAGES - 1:
                 self._pump_all()
                 await anyio.lowlevel.checkpoint()
@@ -200,7 +200,12 @@ class Producer:
 
     async def wait_for_room(self) -> None:
         """Returns when ``send_nowait`` would take a message."""
-        await self._wait_for_room()
+        while self._buffered_bytes >= self.options.buffer_bytes_max:
+            # One for all who wait: each is woken by it.
+            if self._room.is_set():
+                self._room = anyio.Event()
+            self._is_full = True
+            await self._room.wait()
 
     async def partitions(self, topic: str) -> tuple[Partition, ...]:
         """Where messages of the topic may go now; raises DiscoveryError."""
@@ -254,14 +259,6 @@ class Producer:
                 if self._change.is_set():
                     self._change = anyio.Event()
                 await self._change.wait()
-
-    async def _wait_for_room(self) -> None:
-        while self._buffered_bytes >= self.options.buffer_bytes_max:
-            # One for all who wait: each is woken by it.
-            if self._room.is_set():
-                self._room = anyio.Event()
-            self._is_full = True
-            await self._room.wait()
 
     def _submit(self, message: Outgoing, now: float) -> None:
         lane = self._hand_over(message, now)
@@ -536,9 +533,7 @@ class Producer:
                 self._parked.append(message)
             except Exception as error:  # noqa: BLE001 - as above
                 self._give_up(message, _reason_of(error))
-        for lane in list(self._lanes.values()):
-            if lane.waiting:
-                self._pump(lane)
+        self._pump_all()
 
     def _sweep(self) -> None:
         """Give up what has waited too long."""

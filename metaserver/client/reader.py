@@ -190,7 +190,13 @@ class PartitionReader:
         self._waited_for = None
         self.around.choice.is_away(replica, anyio.current_time())
 
-    def _ask(self, connection: BrokerConnection, replica: Replica, wait_ms: int) -> None:
+    def _ask(
+        self,
+        connection: BrokerConnection,
+        replica: Replica,
+        wait_ms: int,
+        answered: Callable[[_Question, Reply | ClientError], None] | None = None,
+    ) -> None:
         self._is_busy = True
         self._ticket += 1
         around, partition, position, size_max = self.around, self.partition, self.position, self._size_max
@@ -204,7 +210,7 @@ class PartitionReader:
             lambda opaque: encode_get(
                 partition.topic, around.group, partition.number, position, size_max, opaque, wait_ms
             ),
-            partial(self._answered, asked),
+            partial(answered or self._answered, asked),
         )
 
     def _answered(self, asked: _Question, reply: Reply | ClientError) -> None:
@@ -308,33 +314,21 @@ class PartitionReader:
 
     def _probe(self, connection: BrokerConnection, slave: Replica, *, has_waited: bool) -> None:
         """The slave has nothing; ask whether the master has."""
-        self._is_busy = True
-        self._ticket += 1
-        ticket, partition, position = self._ticket, self.partition, self.position
-        around, size_max = self.around, self._size_max
-        timer = around.network.timers.schedule(_ANSWER_SECONDS, partial(connection.break_off, "no answer"))
 
-        def answered(reply: Reply | ClientError) -> None:
-            around.network.timers.cancel(timer)
-            if ticket != self._ticket or not self._is_open:
+        def answered(asked: _Question, reply: Reply | ClientError) -> None:
+            self.around.network.timers.cancel(asked.timer)
+            if asked.ticket != self._ticket or not self._is_open:
                 return
-            master = attrs.evolve(slave, slave_id=None)
-            asked = _Question(ticket, master, position, 0, anyio.current_time(), timer)
             is_moved = isinstance(reply, Result) and reply.status == Status.MOVED
             if is_moved or isinstance(reply, Value):
-                around.choice.lags(slave, partition, anyio.current_time())
+                self.around.choice.lags(slave, self.partition, anyio.current_time())
                 self._answered(asked, reply)
                 return
             # Neither has anything, or the master cannot say: wait at the slave again.
             self._is_busy = False
             self._idle(has_waited=has_waited)
 
-        connection.submit(
-            lambda opaque: encode_get(
-                partition.topic, around.group, partition.number, position, size_max, opaque, 0
-            ),
-            answered,
-        )
+        self._ask(connection, attrs.evolve(slave, slave_id=None), 0, answered)
 
     def _failed(self, asked: _Question, reason: str) -> None:
         if reason != self.problem:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -25,8 +25,10 @@ from metaserver.client.browser import TopicBrowser
 from metaserver.client.consumer import Consumer, ConsumerOptions, check_group
 from metaserver.client.discovery import Discovery
 from metaserver.client.fetching import FetchReport, fetch_once, reach
+from metaserver.client.membership import Broadcast, Membership
 from metaserver.client.network import Network
 from metaserver.client.offsets import FileOffsets
+from metaserver.client.offsets_registry import RegistryOffsets
 from metaserver.client.pool import BrokerPool
 from metaserver.client.producer import Producer
 from metaserver.client.producer_options import ProducerOptions
@@ -159,26 +161,20 @@ class Session:
     async def _producer(
         self, options: ProducerOptions, selector: Selector | None, store: LocalStore | None
     ) -> AsyncIterator[Producer]:
-        if store is None:
-            producer = Producer(self.network, options, selector)
-            try:
-                yield producer
-                await producer.flush()
-            finally:
-                producer.close()
-            return
-        from metaserver.client.forwarding import Forwarder  # noqa: PLC0415 - sqlite, for who uses it
+        forwarder = None
+        if store is not None:
+            from metaserver.client.forwarding import Forwarder  # noqa: PLC0415 - sqlite, for who uses it
 
-        forwarder = Forwarder(store)
-        await forwarder.load()
+            forwarder = Forwarder(store)
+            await forwarder.load()
         producer = Producer(self.network, options, selector, forwarder)
-        async with background_tasks() as tasks:
-            tasks.start_soon(forwarder.run, producer.send_stored)
-            try:
-                yield producer
-                await producer.flush()
-            finally:
-                producer.close()
+        async with AsyncExitStack() as stack:
+            if forwarder is not None:
+                tasks = await stack.enter_async_context(background_tasks())
+                tasks.start_soon(forwarder.run, producer.send_stored)
+            stack.callback(producer.close)
+            yield producer
+            await producer.flush()
 
     @asynccontextmanager
     async def _consumer(
@@ -192,9 +188,6 @@ class Session:
         *,
         is_broadcast: bool,
     ) -> AsyncIterator[Consumer]:
-        from metaserver.client.membership import Broadcast, Membership  # noqa: PLC0415 - kazoo takes a while
-        from metaserver.client.offsets_registry import RegistryOffsets  # noqa: PLC0415
-
         await self.network.discovery.want(topics, self.options.discovery_seconds)
         if is_broadcast:
             group = f"{group}-{instance_name()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from metaserver.client.headers import read_headers
 from metaserver.client.messages import Fetched, Moved
 from metaserver.message import HEADER, HEADER_SIZE, message_id_to_seconds
 
@@ -28,17 +29,11 @@ async def find_time(connection: BrokerConnection, topic: str, partition: int, wa
         if not isinstance(got, Fetched) or _first_seconds(got.data) < wall_seconds:
             break
     position = segment
-    while position < end:
-        got = await connection.get(topic, partition, position)
-        if isinstance(got, Moved):
-            position = got.offset
-        elif isinstance(got, Fetched) and len(got.data) >= HEADER_SIZE:
-            step, is_found = _skip_older(got.data, wall_seconds)
-            position += step
-            if is_found:
-                return position
-        else:
-            break
+    while position < end and (found := await read_headers(connection, topic, partition, position)):
+        for offset, message_id in found.entries:
+            if message_id_to_seconds(message_id) >= wall_seconds:
+                return offset
+        position = found.next_offset
     return end
 
 
@@ -46,14 +41,3 @@ def _first_seconds(data: bytes) -> float:
     if len(data) < HEADER_SIZE:
         return float("-inf")
     return message_id_to_seconds(HEADER.unpack_from(data)[2])
-
-
-def _skip_older(data: bytes, wall_seconds: float) -> tuple[int, bool]:
-    """Bytes to the first record that is not older, or to the record behind the last header."""
-    position, size = 0, len(data)
-    while position + HEADER_SIZE <= size:
-        length, _checksum, message_id, _flag = HEADER.unpack_from(data, position)
-        if message_id_to_seconds(message_id) >= wall_seconds:
-            return position, True
-        position += HEADER_SIZE + max(0, length)
-    return position, False

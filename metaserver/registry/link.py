@@ -28,7 +28,7 @@ from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.states import KazooState, KeeperState
 from kazoo.retry import KazooRetry
 
-from metaserver.errors import MetaServerError
+from metaserver.errors import ConnectionLostError
 from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
@@ -48,34 +48,6 @@ _RECONNECT_SECONDS_MAX = 3.0
 _RENEW_SECONDS = 30.0
 """A kazoo that has had so long since its start and is not even connecting is replaced."""
 _CLOSE_SECONDS_MAX = 2.0
-
-
-class ZooKeeperError(MetaServerError):
-    """ZooKeeper did not do what was asked."""
-
-
-@attrs.define
-class ConnectionLostError(ZooKeeperError):
-    """There is no connection, or it broke; whether the request was carried out is unknown."""
-
-    servers: str
-    reason: str
-
-    def __str__(self) -> str:
-        """Servers and reason."""
-        return f"no connection to ZooKeeper {self.servers}: {self.reason}"
-
-
-@attrs.define
-class NodeFailedError(ZooKeeperError):
-    """ZooKeeper refused something about a node."""
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        """Node and reason."""
-        return f"ZooKeeper node {self.path}: {self.reason}"
 
 
 @attrs.frozen(kw_only=True)
@@ -245,8 +217,6 @@ class _Batch:
         self._enter = enter
         self._left = size
         self._lock = threading.Lock()
-        if size == 0:
-            self.is_complete.set()
 
     def begin(self, calls: Sequence[Callable[[], Kazoo]]) -> None:
         for index, call in enumerate(calls):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import attrs
 from kazoo import exceptions as kazoo_errors
 
-from metaserver.registry.link import Kazoo, KazooLink, NodeFailedError, reason_of
+from metaserver.errors import NodeFailedError
+from metaserver.registry.link import Kazoo, KazooLink, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from metaserver.errors import ConnectionLostError, NodeFailedError, ZooKeeperError
 from metaserver.logs import get_logger
-from metaserver.registry.link import ConnectionLostError, NodeFailedError, TreeSettings, ZooKeeperError
+from metaserver.registry.link import TreeSettings
 from metaserver.registry.paths import Layout, Replica, parse_number, parse_uri, split_connect
 from metaserver.registry.registration import (
     RegisteredSlave,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 from kazoo import exceptions as kazoo_errors
 
-from metaserver.registry.link import Kazoo, KazooLink, NodeFailedError, reason_of
+from metaserver.errors import NodeFailedError
+from metaserver.registry.link import Kazoo, KazooLink, reason_of
+from metaserver.registry.nodes import Nodes
 from metaserver.registry.paths import ancestors
 from metaserver.registry.registration import Create, Delete, ExistingNode, Retire, Store, Write
 
@@ -73,29 +75,15 @@ class KazooTree:
 
     async def read(self, paths: Sequence[str], *, is_watched: bool = False) -> dict[str, ExistingNode | None]:
         """See NodeTree."""
-        watch = self._link.watched if is_watched else None
-        client = self._link.connected()
-        outcomes = await self._link.request([partial(client.get_async, path, watch) for path in paths])
-        found: dict[str, ExistingNode | None] = {}
-        for path, outcome in zip(paths, outcomes, strict=True):
-            if isinstance(outcome, kazoo_errors.NoNodeError):
-                found[path] = None
-            elif isinstance(outcome, Exception):
-                raise NodeFailedError(path, reason_of(outcome))
-            else:
-                data, stat = outcome
-                found[path] = ExistingNode(data or b"", stat.ephemeralOwner)
-        return found
+        found = await Nodes(self._link).read(paths, is_watched=is_watched)
+        return {
+            path: None if node is None else ExistingNode(node.data, node.owner)
+            for path, node in found.items()
+        }
 
     async def children(self, path: str) -> list[str]:
         """See NodeTree."""
-        client = self._link.connected()
-        (outcome,) = await self._link.request([partial(client.get_children_async, path)])
-        if isinstance(outcome, kazoo_errors.NoNodeError):
-            return []
-        if isinstance(outcome, Exception):
-            raise NodeFailedError(path, reason_of(outcome))
-        return sorted(outcome)
+        return (await Nodes(self._link).children([path]))[path] or []
 
     async def apply(self, actions: Sequence[Action]) -> None:
         """See NodeTree."""

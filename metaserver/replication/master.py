@@ -6,12 +6,14 @@ anew; a connection that still works is kept.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
 import trio
 
-from metaserver.errors import ClientError
+from metaserver.client.servers import format_address
+from metaserver.errors import ClientError, ZooKeeperError
 from metaserver.logs import get_logger
 from metaserver.registry.paths import Layout, Replica, TopicTree, parse_number, parse_uri, split_connect
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from metaserver.client import BrokerConnection
     from metaserver.config import ZooKeeperConfig
-    from metaserver.registry.link import ZooKeeperError
     from metaserver.registry.nodes import Nodes
 
 _log = get_logger(__name__)
@@ -87,10 +88,16 @@ class RegisteredPlace:
 
         async def open_nodes(on_change: Callable[[], None]) -> Nodes:
             # kazoo takes a while to import, and only who needs it has to wait.
-            make = await trio.to_thread.run_sync(_nodes_factory)
-            return make(
-                servers, config.session_timeout_ms / 1000, config.connection_timeout_ms / 1000, on_change
+            await trio.to_thread.run_sync(import_module, "metaserver.registry.nodes")
+            from metaserver.registry.link import TreeSettings  # noqa: PLC0415
+            from metaserver.registry.nodes import Nodes  # noqa: PLC0415
+
+            settings = TreeSettings(
+                servers=servers,
+                session_timeout_seconds=config.session_timeout_ms / 1000,
+                connection_timeout_seconds=config.connection_timeout_ms / 1000,
             )
+            return Nodes.open(settings, on_change)
 
         return cls(broker_id, own_addresses, Layout(chroot + config.root), open_nodes)
 
@@ -119,7 +126,7 @@ class RegisteredPlace:
     async def _try_look(self, nodes: Nodes) -> bool:
         try:
             await self._look(nodes)
-        except _zookeeper_error() as error:
+        except ZooKeeperError as error:
             # What was read last stands: the registry may be away with a master that comes back where it was.
             self._say(f"the registry cannot be read: {error}")
             await nodes.revive()
@@ -221,34 +228,8 @@ async def meet(link: BrokerConnection, broker_id: int, timeout_seconds: float) -
 
 def format_place(address: Address | None) -> str:
     """``HOST:PORT``; blank for none."""
-    if address is None:
-        return ""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return "" if address is None else format_address(*address)
 
 
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() else None
-
-
-def _nodes_factory() -> Callable[[str, float, float, Callable[[], None]], Nodes]:
-    from metaserver.registry.link import TreeSettings  # noqa: PLC0415 - kazoo, see above
-    from metaserver.registry.nodes import Nodes  # noqa: PLC0415
-
-    def make(
-        servers: str, session_seconds: float, connection_seconds: float, on_change: Callable[[], None]
-    ) -> Nodes:
-        settings = TreeSettings(
-            servers=servers,
-            session_timeout_seconds=session_seconds,
-            connection_timeout_seconds=connection_seconds,
-        )
-        return Nodes.open(settings, on_change)
-
-    return make
-
-
-def _zookeeper_error() -> type[ZooKeeperError]:
-    from metaserver.registry.link import ZooKeeperError  # noqa: PLC0415 - kazoo, see above
-
-    return ZooKeeperError

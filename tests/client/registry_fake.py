@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import anyio.lowlevel
 import attrs
 
-from metaserver.registry.link import ConnectionLostError, NodeFailedError
+from metaserver.errors import ConnectionLostError, NodeFailedError
 from metaserver.registry.nodes import Node, Nodes
 
 if TYPE_CHECKING:

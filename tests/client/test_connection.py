@@ -260,6 +260,9 @@ def test_nobody_listens(run: Run) -> None:
         with pytest.raises(BrokerUnreachableError, match=f"127.0.0.1:{port}"):
             async with connect("127.0.0.1", port):
                 pass
+        with pytest.raises(BrokerUnreachableError, match=re.escape(f"[::1]:{port}")):
+            async with connect("::1", port):
+                pass
 
     run(test)
 
@@ -301,6 +304,8 @@ def test_the_port_of_the_registry_stands_in_the_version() -> None:
         f"{version} registry=-1",
         "registry=65536",
         "registry=²",
+        "registry=0",
+        f"registry={'9' * 5000}",
     ):
         assert announced_registry_port(text) is None
 
@@ -318,6 +323,7 @@ def test_a_slave_names_the_address_of_the_registry() -> None:
         "registry-at=h:",
         "registry-at=h:0",
         "registry-at=h:65536",
+        f"registry-at=h:{'9' * 5000}",
     ):
         assert announced_registry_elsewhere(f"{version} {word}") is None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,3 +94,38 @@ async def test_what_the_registry_says_is_followed(nursery: trio.Nursery, autojum
     await trio.sleep(1.0)
     assert len(told) == count
     await settle()
+
+
+async def test_a_name_that_is_no_number_of_a_broker_is_passed_over(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    wires, registry = Wires(), FakeRegistry()
+    discovery = wires.discovery
+    discovery._nodes = registry.open(discovery.wake).as_nodes()
+    registry.put("/meta/brokers/ids/0/master", b"meta://h:1", 1)
+    registry.put(f"/meta/brokers/ids/{'9' * 5000}/master", b"meta://o:1", 1)
+    nursery.start_soon(discovery.run)
+    await discovery.wait_read(5.0)
+    assert list(discovery.cluster.brokers.values()) == [("h", 1)]
+
+
+def test_the_loop_does_not_stand_still_while_kazoo_is_imported() -> None:
+    program = """
+import sys, threading, anyio
+from metaserver.client.discovery import Discovery
+from metaserver.client.servers import Servers
+
+class Observer:
+    def find_spec(self, name, path=None, target=None):
+        if name == "kazoo.client":
+            print(threading.current_thread() is threading.main_thread())
+
+async def main():
+    discovery = Discovery(Servers.parse("zookeeper://127.0.0.1:1"), 1.0)
+    await (await discovery._find_registry()).close()
+
+sys.meta_path.insert(0, Observer())
+anyio.run(main)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"

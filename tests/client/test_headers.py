@@ -130,3 +130,19 @@ def test_a_time_is_found(moment: float, expected: int) -> None:
     log = FakeLog([10] * 20)
     wall_seconds = message_id_to_seconds(0) + moment
     assert trio.run(find_time, log.connection, "t", 0, wall_seconds) == log.edges[expected]
+
+
+def test_a_broker_that_sends_in_circles_is_not_asked_for_ever() -> None:
+    class Circling(FakeLog):
+        async def get(
+            self, topic: str, partition: int, offset: int, *, size_max: int = 0
+        ) -> Fetched | Moved | NothingThere:
+            found = await super().get(topic, partition, offset, size_max=size_max)
+            return Moved(offset) if offset == self.edges[4] else found
+
+    async def test() -> int:
+        with trio.fail_after(5):
+            return await find_time(log.connection, "t", 0, message_id_to_seconds(0) + 7.0)
+
+    log = Circling([10] * 10, segment_bytes=1000)
+    assert trio.run(test) == log.edges[-1]

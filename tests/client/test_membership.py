@@ -10,8 +10,7 @@ import trio
 
 from metaserver.client.membership import Broadcast, Membership
 from metaserver.client.partition import Partition
-from metaserver.errors import OffsetStorageError, OffsetUnreadableError
-from metaserver.registry.link import ConnectionLostError
+from metaserver.errors import ConnectionLostError, OffsetStorageError, OffsetUnreadableError
 from tests.client.registry_fake import FakeNodes, FakeRegistry
 from tests.client.wires import Wires, settle
 

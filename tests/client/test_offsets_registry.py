@@ -13,8 +13,13 @@ from metaserver.client.discovery import Discovery
 from metaserver.client.offsets_registry import RegistryOffsets
 from metaserver.client.partition import Partition
 from metaserver.client.servers import Servers
-from metaserver.errors import OffsetConflictError, OffsetStorageError, OffsetUnreadableError
-from metaserver.registry.link import ConnectionLostError, NodeFailedError
+from metaserver.errors import (
+    ConnectionLostError,
+    NodeFailedError,
+    OffsetConflictError,
+    OffsetStorageError,
+    OffsetUnreadableError,
+)
 from metaserver.registry.paths import StoredOffset
 from tests.client.offset_storage_suite import OffsetStorageSuite
 from tests.client.registry_fake import FakeNodes, FakeRegistry

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.registry.link import ConnectionLostError, NodeFailedError
+from metaserver.errors import ConnectionLostError, NodeFailedError
 from metaserver.registry.paths import ancestors
 from metaserver.registry.registration import Create, Delete, ExistingNode, Retire, Store, Write
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from metaserver.registry.link import ConnectionLostError, NodeFailedError, TreeSettings
+from metaserver.errors import ConnectionLostError, NodeFailedError
+from metaserver.registry.link import TreeSettings
 from metaserver.registry.registration import Create, Delete, ExistingNode, Retire, Store, Write
 from metaserver.registry.zookeeper import KazooTree, NodeTree
 from tests.registry_zookeeper.fake_tree import FakeZooKeeper

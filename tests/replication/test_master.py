@@ -11,7 +11,7 @@ import pytest
 import trio
 from kazoo.client import KazooClient
 
-from metaserver.registry.link import ConnectionLostError
+from metaserver.errors import ConnectionLostError
 from metaserver.registry.nodes import Node
 from metaserver.registry.paths import Layout
 from metaserver.replication.master import RegisteredPlace

@@ -56,14 +56,6 @@ def encode_transaction(transaction: Transaction) -> bytes:
     )
 
 
-def decode_transaction(record: bytes) -> Transaction:
-    """What :func:`encode_transaction` made. Raises MalformedError."""
-    reader = Reader(record)
-    if reader.raw(1) != TRANSACTION:
-        raise MalformedError("the record is no transaction")
-    return _read_transaction(reader)
-
-
 def encode_snapshot(tree: Tree) -> list[bytes]:
     """The whole tree as records, in the order in which they are to be appended."""
     counts = encode_int(len(tree.sessions)) + encode_int(len(tree.nodes))

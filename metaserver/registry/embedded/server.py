@@ -134,7 +134,10 @@ class RegistryServer:
 
     async def load(self) -> None:
         """Read the journal. Raises StorageError and MalformedError where it cannot be read."""
-        await self._load()
+        tree = await trio.to_thread.run_sync(lambda: load(self._journal.replay()))
+        self._registry = Registry(tree, self.options.registry, self._clock, self._random_bytes)
+        self._delivery = Delivery()
+        self._retry = None
 
     async def serve(self) -> None:
         """Accept and answer until cancelled; leaves no connection open.
@@ -217,15 +220,9 @@ class RegistryServer:
     def _is_serving(self) -> bool:
         return self._failure is None and not self._is_broken
 
-    async def _load(self) -> None:
-        tree = await trio.to_thread.run_sync(lambda: load(self._journal.replay()))
-        self._registry = Registry(tree, self.options.registry, self._clock, self._random_bytes)
-        self._delivery = Delivery()
-        self._retry = None
-
     async def _load_again(self) -> None:
         try:
-            await self._load()
+            await self.load()
         except (StorageError, MalformedError) as error:
             self._fail(error)
         self._is_broken = False
