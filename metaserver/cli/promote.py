@@ -24,7 +24,7 @@ from metaserver.cli.role_change import (
     stop_if_running,
     wait_registered,
 )
-from metaserver.cli.target import Address
+from metaserver.cli.target import Address, parse_address
 from metaserver.names import REGISTRY_TOPIC
 from metaserver.node.role import Decision
 
@@ -80,7 +80,7 @@ def promote(
     report = loss_report(installation, before)
     prepared = None
     if is_handover:
-        prepared = _wait_for_handover(installation, str(report["master"]))
+        prepared = _wait_for_handover(installation, report)
         report = {"master": report["master"], "switchover": True, "partitions": []}
     else:
         check_master_is_gone(report, forces=forces)
@@ -91,13 +91,15 @@ def promote(
         raise Failure(text, ExitCode.TIMEOUT)
 
 
-def _wait_for_handover(installation: Installation, master: str) -> Launch:
+def _wait_for_handover(installation: Installation, report: dict[str, Any]) -> Launch:
+    master = _master_of(report)
+    if master is None:
+        raise Failure("the slave has found no master since it was started; there is none to hand over")
     own = str(ask(installation, "status")["address"])
     complain(f"waiting for {master}; type on its machine: metaServer switchover --to {own}")
-    host, _, port = master.rpartition(":")
     prepared = prepare(installation)
     try:
-        wait_for_handover(Address(host.strip("[]"), int(port)), _HANDOVER_SECONDS)
+        wait_for_handover(master, _HANDOVER_SECONDS)
     except BaseException:
         prepared.cancel()
         raise
@@ -125,12 +127,10 @@ def take_over(
 
     In this order a crash in between leaves a slave that is stopped, or a master that is stopped.
     """
-    host, _, port = str(report["master"]).rpartition(":")
+    host, port = _master_of(report) or ("", 0)
     if stop_if_running(installation, _STOP_SECONDS, is_hurried=True):
         say("slave stopped")
-    decision = Decision(
-        role="master", master_host=host, master_port=int(port), time=now_text(), report=report
-    )
+    decision = Decision(role="master", master_host=host, master_port=port, time=now_text(), report=report)
     decision.save(before.config.data_path)
     start_again(installation, _START_SECONDS, prepared)
     problem = wait_registered(installation, register_seconds)
@@ -151,7 +151,7 @@ def loss_report(installation: Installation, role: Role) -> dict[str, Any]:
         if address is None:
             raise Failure("the slave is not running, and no file names its master: start it first")
         return {
-            "master": f"{address[0]}:{address[1]}",
+            "master": str(Address(*address)),
             "connected": False,
             "problem": "the slave was not running",
             "heard": None,
@@ -174,6 +174,11 @@ def loss_report(installation: Installation, role: Role) -> dict[str, Any]:
     }
 
 
+def _master_of(report: dict[str, Any]) -> Address | None:
+    """None: a running slave that no file names its master has found none."""
+    return parse_address(report["master"]) if report["master"] else None
+
+
 def _partition_report(details: dict[str, Any], size: dict[str, Any] | None) -> dict[str, Any]:
     missing = max(0, details["master_end_offset"] - details["end_offset"])
     messages = details["lag_messages"]
@@ -193,16 +198,25 @@ def _partition_report(details: dict[str, Any], size: dict[str, Any] | None) -> d
 
 def check_master_is_gone(report: dict[str, Any], *, forces: bool) -> None:
     """By the slave's link and by a connection of our own; raises Failure, or says so where it is forced."""
-    host, _, port = str(report["master"]).rpartition(":")
+    master = _master_of(report)
+    if master is None:
+        text = "nothing is known of the master: the slave has found none since it was started"
+        if not forces:
+            raise Failure(
+                f"{text}. Where one runs, both would take messages that only one of them keeps; --force goes "
+                "on all the same"
+            )
+        complain(f"{text}; going on, as --force says")
+        return
     problems = []
     if report["connected"]:
-        problems.append(f"the slave is connected to its master {report['master']}")
+        problems.append(f"the slave is connected to its master {master}")
     try:
-        ask_version(Address(host.strip("[]"), int(port)))
+        ask_version(master)
     except OSError as error:
-        say(f"the master {report['master']} does not answer: {error}")
+        say(f"the master {master} does not answer: {error}")
     else:
-        problems.append(f"the master {report['master']} answers")
+        problems.append(f"the master {master} answers")
     if not problems:
         return
     text = " and ".join(problems)

@@ -158,6 +158,32 @@ def test_what_is_missing_is_told_exactly(home: Home) -> None:
     assert noted["missing_messages"] == 4
 
 
+def test_a_slave_that_has_found_no_master_is_promoted_by_force(home: Home) -> None:
+    # Master and registry have died, and the slave was started after that.
+    home.slave_file.write_text(
+        f"slaveId=0\nregistryAddress=127.0.0.1:{free_port()}\nserverPort=0\ndashboardHttpPort=0\n"
+        "dataPath=data/slave\n",
+        encoding="utf-8",
+    )
+    assert home.run("start", "slave").code == 0
+    ran = home.run("promote")
+    assert ran.code == ExitCode.FAILED
+    assert "nothing is known of the master" in ran.err
+    waited = home.run("promote", "--after-handover")
+    assert waited.code == ExitCode.FAILED
+    assert "the slave has found no master" in waited.err
+    assert home.status("slave")["role"] == "slave"
+    forced = home.run("promote", "--force", "--register-timeout", "0.1")
+    assert "going on, as --force says" in forced.err
+    assert forced.code == ExitCode.TIMEOUT
+    assert "it is master and takes messages, but stands in no registry yet" in forced.err
+    assert "because the slave has never reached it" in forced.out
+    found = home.status("slave")
+    assert found["role"] == "master"
+    assert "in place of a master it had not found" in found["decision"]["sentence"]
+    send(port_of(home, "slave"), ["taken"])
+
+
 def test_the_registry_comes_along(home: Home) -> None:
     start_pair(home)
     home.wait_registered("slave")
@@ -203,6 +229,21 @@ def test_a_decision_that_cannot_be_read_stops_the_start(home: Home) -> None:
     ran = home.run("start")
     assert ran.code == ExitCode.FAILED
     assert "it says whether this node is master or slave" in ran.err
+
+
+def test_a_master_at_an_ipv6_address_is_named_as_one_writes_it(home: Home) -> None:
+    port = free_port()
+    home.slave_file.write_text(
+        f"slaveId=0\nmasterAddress=[::1]:{port}\nserverPort=0\ndashboardHttpPort=0\ndataPath=data/slave\n",
+        encoding="utf-8",
+    )
+    ran = home.run("promote", "slave")
+    assert ran.code == 0, ran.err
+    assert f"the master [::1]:{port} does not answer" in ran.out
+    decision = home.status("slave")["decision"]
+    assert (decision["master_host"], decision["master_port"]) == ("::1", port)
+    assert decision["report"]["master"] == f"[::1]:{port}"
+    assert f"in place of [::1]:{port}: it is master" in decision["sentence"]
 
 
 def test_who_is_to_be_followed_must_answer(home: Home) -> None:
