@@ -29,6 +29,7 @@ from metaserver.names import REGISTRY_TOPIC
 from metaserver.node.role import Decision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from metaserver.cli.processes import Launch
@@ -78,14 +79,18 @@ def promote(
     installation = chosen_slave(role, server_file, plug_ins)
     before = role_of(installation)
     report = loss_report(installation, before)
+    tell = complain if as_json else say
     prepared = None
     if is_handover:
         prepared = _wait_for_handover(installation, report)
         report = {"master": report["master"], "switchover": True, "partitions": []}
     else:
-        check_master_is_gone(report, forces=forces)
-        say(json.dumps(report, indent=2) if as_json else describe_loss(report))
-    problem = take_over(installation, before, report, register_seconds, prepared)
+        check_master_is_gone(report, tell, forces=forces)
+    if as_json:
+        say(json.dumps(report, indent=2))
+    elif not is_handover:
+        say(describe_loss(report))
+    problem = take_over(installation, before, report, register_seconds, prepared, tell)
     if problem:
         text = f"it is master and takes messages, but stands in no registry yet: {problem}; it goes on trying"
         raise Failure(text, ExitCode.TIMEOUT)
@@ -122,6 +127,7 @@ def take_over(
     report: dict[str, Any],
     register_seconds: float,
     prepared: Launch | None,
+    tell: Callable[[str], None],
 ) -> str:
     """Stop the slave, decide, start the master; why it is not registered, blank where it is.
 
@@ -129,14 +135,14 @@ def take_over(
     """
     host, port = _master_of(report) or ("", 0)
     if stop_if_running(installation, _STOP_SECONDS, is_hurried=True):
-        say("slave stopped")
+        tell("slave stopped")
     decision = Decision(role="master", master_host=host, master_port=port, time=now_text(), report=report)
     decision.save(before.config.data_path)
-    start_again(installation, _START_SECONDS, prepared)
+    start_again(installation, _START_SECONDS, prepared, tell)
     problem = wait_registered(installation, register_seconds)
     if not problem:
         registry = ask(installation, "status").get("registry")
-        say("registered nowhere" if registry is None else f"registered as master in {registry['servers']}")
+        tell("registered nowhere" if registry is None else f"registered as master in {registry['servers']}")
     return problem
 
 
@@ -196,7 +202,7 @@ def _partition_report(details: dict[str, Any], size: dict[str, Any] | None) -> d
     }
 
 
-def check_master_is_gone(report: dict[str, Any], *, forces: bool) -> None:
+def check_master_is_gone(report: dict[str, Any], tell: Callable[[str], None], *, forces: bool) -> None:
     """By the slave's link and by a connection of our own; raises Failure, or says so where it is forced."""
     master = _master_of(report)
     if master is None:
@@ -214,7 +220,7 @@ def check_master_is_gone(report: dict[str, Any], *, forces: bool) -> None:
     try:
         ask_version(master)
     except OSError as error:
-        say(f"the master {master} does not answer: {error}")
+        tell(f"the master {master} does not answer: {error}")
     else:
         problems.append(f"the master {master} answers")
     if not problems:

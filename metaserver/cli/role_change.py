@@ -83,11 +83,14 @@ def prepare(installation: Installation) -> Launch:
 
 
 def start_again(
-    installation: Installation, timeout_seconds: float, prepared: Launch | None = None
+    installation: Installation,
+    timeout_seconds: float,
+    prepared: Launch | None = None,
+    tell: Callable[[str], None] = say,
 ) -> dict[str, Any]:
     """Start the node as what it is now, and say where it answers; what it said. Raises Failure."""
     ready = (prepared or Launch(installation, _OPTIONS)).wait_ready(timeout_seconds)
-    say(describe_ready(installation, ready))
+    tell(describe_ready(installation, ready))
     return ready
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
 from kazoo.client import KazooClient
 
 from metaserver.cli.exit_codes import ExitCode
@@ -156,6 +157,26 @@ def test_what_is_missing_is_told_exactly(home: Home) -> None:
     assert (decision["role"], decision["master_port"]) == ("master", home.port)
     (noted,) = [found for found in decision["report"]["partitions"] if found["topic"] == "test"]
     assert noted["missing_messages"] == 4
+
+
+@pytest.mark.parametrize("is_handover", [False, True])
+def test_json_is_all_that_is_on_standard_output(
+    home: Home, monkeypatch: pytest.MonkeyPatch, *, is_handover: bool
+) -> None:
+    monkeypatch.setattr("metaserver.cli.promote.wait_for_handover", lambda *_: None)
+    start_pair(home)
+    kill(home)
+    eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
+    ran = home.run("promote", "--json", *(["--after-handover"] if is_handover else []))
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["master"] == f"127.0.0.1:{home.port}"
+    for text in (
+        "waiting for" if is_handover else "does not answer",
+        "slave stopped",
+        "master ready at",
+        "registered as master in",
+    ):
+        assert text in ran.err
 
 
 def test_a_slave_that_has_found_no_master_is_promoted_by_force(home: Home) -> None:
