@@ -15,6 +15,7 @@ from metaserver.cli.role_change import (
     now_text,
     role_of,
     start_again,
+    start_options,
     stop_if_running,
     within,
 )
@@ -68,10 +69,11 @@ def follow(
         if not forces:
             raise Failure(f"{text}; --force goes on all the same", ExitCode.UNREACHABLE) from error
         complain(f"{text}; going on, as --force says")
+    options = start_options(installation)
     if stop_if_running(installation, _STOP_SECONDS):
         say(f"{installation.role} stopped")
     decide_to_follow(installation, address, slave_id)
-    start_again(installation, _START_SECONDS)
+    start_again(installation, options, _START_SECONDS)
     _tell_what_was_given_up(installation)
 
 

@@ -9,7 +9,7 @@ from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.follow import decide_to_follow
 from metaserver.cli.output import Failure, say
 from metaserver.cli.processes import ask
-from metaserver.cli.role_change import ask_version, start_again, stop_if_running, within
+from metaserver.cli.role_change import ask_version, start_again, start_options, stop_if_running, within
 from metaserver.errors import ClientError
 from metaserver.node.handover import HANDED_OVER
 
@@ -33,6 +33,7 @@ def hand_over_to(master: Installation, slave: Address, slave_id: int) -> None:
     """
     if not _is_slave(slave):
         raise Failure(f"no slave answers at {slave}; nothing was changed", ExitCode.UNREACHABLE)
+    options = start_options(master)
     ends = ask(master, "seal", seconds=_SEAL_SECONDS)["ends"]
     if not within(_EQUAL_SECONDS, lambda: _has_all(slave, ends)):
         ask(master, "unseal")
@@ -57,7 +58,7 @@ def hand_over_to(master: Installation, slave: Address, slave_id: int) -> None:
     stop_if_running(master, _STOP_SECONDS, is_hurried=True)
     say("the old master has stopped")
     decide_to_follow(master, slave, slave_id)
-    start_again(master, _START_SECONDS)
+    start_again(master, options, _START_SECONDS)
 
 
 def wait_for_handover(master: Address, limit_seconds: float) -> None:

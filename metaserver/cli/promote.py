@@ -21,6 +21,7 @@ from metaserver.cli.role_change import (
     prepare,
     role_of,
     start_again,
+    start_options,
     stop_if_running,
     wait_registered,
 )
@@ -29,7 +30,7 @@ from metaserver.names import REGISTRY_TOPIC
 from metaserver.node.role import Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from metaserver.cli.processes import Launch
@@ -79,10 +80,11 @@ def promote(
     installation = chosen_slave(role, server_file, plug_ins)
     before = role_of(installation)
     report = loss_report(installation, before)
+    options = start_options(installation)
     tell = complain if as_json else say
     prepared = None
     if is_handover:
-        prepared = _wait_for_handover(installation, report)
+        prepared = _wait_for_handover(installation, report, options)
         report = {"master": report["master"], "switchover": True, "partitions": []}
     else:
         check_master_is_gone(report, tell, forces=forces)
@@ -90,19 +92,19 @@ def promote(
         say(json.dumps(report, indent=2))
     elif not is_handover:
         say(describe_loss(report))
-    problem = take_over(installation, before, report, register_seconds, prepared, tell)
+    problem = take_over(installation, before, report, options, register_seconds, prepared, tell)
     if problem:
         text = f"it is master and takes messages, but stands in no registry yet: {problem}; it goes on trying"
         raise Failure(text, ExitCode.TIMEOUT)
 
 
-def _wait_for_handover(installation: Installation, report: dict[str, Any]) -> Launch:
+def _wait_for_handover(installation: Installation, report: dict[str, Any], options: Sequence[str]) -> Launch:
     master = _master_of(report)
     if master is None:
         raise Failure("the slave has found no master since it was started; there is none to hand over")
     own = str(ask(installation, "status")["address"])
     complain(f"waiting for {master}; type on its machine: metaServer switchover --to {own}")
-    prepared = prepare(installation)
+    prepared = prepare(installation, options)
     try:
         wait_for_handover(master, _HANDOVER_SECONDS)
     except BaseException:
@@ -125,6 +127,7 @@ def take_over(
     installation: Installation,
     before: Role,
     report: dict[str, Any],
+    options: Sequence[str],
     register_seconds: float,
     prepared: Launch | None,
     tell: Callable[[str], None],
@@ -138,7 +141,7 @@ def take_over(
         tell("slave stopped")
     decision = Decision(role="master", master_host=host, master_port=port, time=now_text(), report=report)
     decision.save(before.config.data_path)
-    start_again(installation, _START_SECONDS, prepared, tell)
+    start_again(installation, options, _START_SECONDS, prepared, tell)
     problem = wait_registered(installation, register_seconds)
     if not problem:
         registry = ask(installation, "status").get("registry")

@@ -19,6 +19,7 @@ from metaserver.cli.role_change import (
     prepare,
     role_of,
     start_again,
+    start_options,
     stop_if_running,
     wait_registered,
     within,
@@ -52,6 +53,9 @@ class Pair(NamedTuple):
     slave: Installation
     address: str
     """Of the master."""
+    master_options: tuple[str, ...]
+    slave_options: tuple[str, ...]
+    """With what each is started again."""
 
 
 @click.command()
@@ -101,7 +105,7 @@ def switchover(
         raise Failure(f"{role!r} is for --to: here both nodes change places", ExitCode.USAGE)
     pair = find_pair(server_file, plug_ins)
     _wait_until_close(pair, catch_up_seconds)
-    prepared = prepare(pair.slave)
+    prepared = prepare(pair.slave, pair.slave_options)
     try:
         began = time.monotonic()
         _seal_and_copy(pair)
@@ -115,7 +119,7 @@ def switchover(
     ending.wait(_STOP_SECONDS)
     say("the old master has stopped")
     decide_to_follow(pair.master, parse_address(address), slave_id)
-    start_again(pair.master, _START_SECONDS)
+    start_again(pair.master, pair.master_options, _START_SECONDS)
     problem = wait_registered(pair.slave, _REGISTER_SECONDS)
     if problem:
         raise Failure(f"the new master stands in no registry yet: {problem}", ExitCode.TIMEOUT)
@@ -139,7 +143,8 @@ def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
             ExitCode.NOT_RUNNING,
         )
     address = str(ask(roles["master"], "status")["address"])
-    pair = Pair(roles["master"], roles["slave"], address)
+    master, slave = roles["master"], roles["slave"]
+    pair = Pair(master, slave, address, start_options(master), start_options(slave))
     replication = ask(pair.slave, "slave-status")
     if replication["master"].rpartition(":")[2] != address.rpartition(":")[2] or not replication["connected"]:
         raise Failure(
@@ -188,7 +193,7 @@ def _change_places(pair: Pair, prepared: Launch, ending: Ending) -> str:
         before.config.data_path
     )
     try:
-        return str(start_again(pair.slave, _START_SECONDS, prepared)["address"])
+        return str(start_again(pair.slave, pair.slave_options, _START_SECONDS, prepared)["address"])
     except Failure as error:
         if previous is None:
             forget_decision(before.config.data_path)
@@ -202,9 +207,9 @@ def _go_back(pair: Pair, ending: Ending, reason: str) -> None:
     """The old master again; always raises."""
     complain(f"{reason}; starting the old master again")
     ending.wait(_STOP_SECONDS)
-    start_again(pair.master, _START_SECONDS)
+    start_again(pair.master, pair.master_options, _START_SECONDS)
     if not find_node(pair.slave).is_running:
-        start_again(pair.slave, _START_SECONDS)
+        start_again(pair.slave, pair.slave_options, _START_SECONDS)
     raise Failure("nothing was changed, but the master was away for a moment")
 
 

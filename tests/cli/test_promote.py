@@ -243,6 +243,33 @@ def test_a_restart_without_slave_is_enough_as_in_metaq(home: Home) -> None:
     send(port_of(home), ["taken"])
 
 
+def test_a_node_is_started_again_with_what_it_was_started_with(home: Home) -> None:
+    home.configure(serverPort=free_port(), no_such_key=1)
+    assert home.run("start", "--lenient", "--log-format", "json").code == 0
+    home.port = port_of(home)
+    home.configure_slave()
+    assert home.run("start", "slave", "--lenient").code == 0
+    eventually(lambda: home.status("slave")["replication"]["connected"], "the slave has its master")
+    changed = home.run("switchover")
+    assert changed.code == 0, changed.err
+    master, slave = home.status("slave"), home.status()
+    assert (master["role"], master["lenient"], master["log_format"]) == ("master", True, "text")
+    assert (slave["role"], slave["lenient"], slave["log_format"]) == ("slave", True, "json")
+    kill(home, "slave")
+    promoted = home.run("promote", "local", "--force")
+    assert promoted.code == 0, promoted.err
+    assert (home.status()["role"], home.status()["lenient"]) == ("master", True)
+
+    # How it was started nobody knows any more: a decision must not be left beside a node that does not start.
+    kill(home)
+    decision = (home.base / "data" / "slave" / "role.json").read_bytes()
+    followed = home.run("follow", f"127.0.0.1:{home.port}", "slave", "--force")
+    assert followed.code == ExitCode.CONFIGURATION
+    assert "no_such_key" in followed.err
+    assert "nothing was changed" in followed.err
+    assert (home.base / "data" / "slave" / "role.json").read_bytes() == decision
+
+
 def test_a_decision_that_cannot_be_read_stops_the_start(home: Home) -> None:
     data = home.base / "data" / "master"
     data.mkdir(parents=True)
