@@ -25,7 +25,7 @@ from metaserver.cli.role_change import (
     within,
 )
 from metaserver.cli.target import parse_address
-from metaserver.errors import ControlError
+from metaserver.errors import ControlError, MetaServerError
 from metaserver.node.role import Decision, forget_decision
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from metaserver.cli.installation import Installation
     from metaserver.cli.processes import Launch
+    from metaserver.node.role import Role
 
 _CLOSE_BYTES = 1024 * 1024
 """The slave is to be no further behind before the master is sealed."""
@@ -104,20 +105,21 @@ def switchover(
     if role:
         raise Failure(f"{role!r} is for --to: here both nodes change places", ExitCode.USAGE)
     pair = find_pair(server_file, plug_ins)
+    before = role_of(pair.slave)
     _wait_until_close(pair, catch_up_seconds)
     prepared = prepare(pair.slave, pair.slave_options)
     try:
         began = time.monotonic()
-        _seal_and_copy(pair)
+        _seal_and_copy(pair, before)
     except BaseException:
         prepared.cancel()
         raise
     ending = Ending(pair.master, is_hurried=True)
-    address = _change_places(pair, prepared, ending)
+    address = _change_places(pair, before, prepared, ending)
     paused_seconds = time.monotonic() - began
-    slave_id = _slave_id(pair.slave)
     ending.wait(_STOP_SECONDS)
     say("the old master has stopped")
+    slave_id = 0 if before.overlay is None else before.overlay.slave_id
     decide_to_follow(pair.master, parse_address(address), slave_id)
     start_again(pair.master, pair.master_options, _START_SECONDS)
     problem = wait_registered(pair.slave, _REGISTER_SECONDS)
@@ -130,10 +132,12 @@ def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
     """The two nodes of the installation, both running; raises Failure where that is not what there is."""
     nodes = [find_installation(server_file), chosen_node("slave", server_file, plug_ins)]
     roles: dict[str, Installation] = {}
+    addresses: dict[str, str] = {}
     for node in nodes:
         found = find_node(node)
         if found.status is not None:
-            roles[str(found.status["role"])] = node
+            role = str(found.status["role"])
+            roles[role], addresses[role] = node, str(found.status["address"])
     if roles.keys() != {"master", "slave"}:
         running = " and ".join(f"a {role}" for role in roles) or "nothing"
         raise Failure(
@@ -142,15 +146,13 @@ def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
             "slave's, then `metaServer switchover --to HOST:PORT` on the master's",
             ExitCode.NOT_RUNNING,
         )
-    address = str(ask(roles["master"], "status")["address"])
-    master, slave = roles["master"], roles["slave"]
-    pair = Pair(master, slave, address, start_options(master), start_options(slave))
-    replication = ask(pair.slave, "slave-status")
+    master, slave, address = roles["master"], roles["slave"], addresses["master"]
+    replication = ask(slave, "slave-status")
     if replication["master"].rpartition(":")[2] != address.rpartition(":")[2] or not replication["connected"]:
         raise Failure(
             f"the slave follows {replication['master']} and is not connected to the master {address}"
         )
-    return pair
+    return Pair(master, slave, address, start_options(master), start_options(slave))
 
 
 def _wait_until_close(pair: Pair, limit_seconds: float) -> None:
@@ -168,7 +170,7 @@ def _wait_until_close(pair: Pair, limit_seconds: float) -> None:
         )
 
 
-def _seal_and_copy(pair: Pair) -> None:
+def _seal_and_copy(pair: Pair, before: Role) -> None:
     """Returns when the slave has everything, and the master can take nothing more; raises Failure."""
     ends = ask(pair.master, "seal", seconds=_SEAL_SECONDS)["ends"]
     if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
@@ -179,36 +181,49 @@ def _seal_and_copy(pair: Pair) -> None:
         )
     ends = ask(pair.master, "step-down")["ends"]
     if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
-        _go_back(pair, Ending(pair.master, is_hurried=True), "the slave did not get the end of the registry")
+        ending = Ending(pair.master, is_hurried=True)
+        _go_back(pair, before, ending, "the slave did not get the end of the registry")
 
 
-def _change_places(pair: Pair, prepared: Launch, ending: Ending) -> str:
+def _change_places(pair: Pair, before: Role, prepared: Launch, ending: Ending) -> str:
     """Start the slave as master while the old one is ending; where it answers."""
-    before = role_of(pair.slave)
-    stop_if_running(pair.slave, _STOP_SECONDS, is_hurried=True)
-    host, _, port = pair.address.rpartition(":")
-    report = {"master": pair.address, "switchover": True, "partitions": []}
-    previous = before.decision
-    Decision(role="master", master_host=host, master_port=int(port), time=now_text(), report=report).save(
-        before.config.data_path
-    )
     try:
+        try:
+            stop_if_running(pair.slave, _STOP_SECONDS, is_hurried=True)
+            _decide(pair, before)
+        except BaseException:
+            prepared.cancel()
+            raise
         return str(start_again(pair.slave, pair.slave_options, _START_SECONDS, prepared)["address"])
-    except Failure as error:
-        if previous is None:
-            forget_decision(before.config.data_path)
-        else:
-            previous.save(before.config.data_path)
-        _go_back(pair, ending, f"the slave did not start as master: {error.message}")
+    except (Failure, MetaServerError, OSError) as error:
+        _go_back(pair, before, ending, f"the slave did not start as master: {error}")
         raise
 
 
-def _go_back(pair: Pair, ending: Ending, reason: str) -> None:
+def _decide(pair: Pair, before: Role) -> None:
+    host, port = parse_address(pair.address)
+    report = {"master": pair.address, "switchover": True, "partitions": []}
+    Decision(role="master", master_host=host, master_port=port, time=now_text(), report=report).save(
+        before.config.data_path
+    )
+
+
+def _go_back(pair: Pair, before: Role, ending: Ending, reason: str) -> None:
     """The old master again; always raises."""
     complain(f"{reason}; starting the old master again")
-    ending.wait(_STOP_SECONDS)
-    start_again(pair.master, pair.master_options, _START_SECONDS)
-    if not find_node(pair.slave).is_running:
+    try:
+        ending.wait(_STOP_SECONDS)
+        start_again(pair.master, pair.master_options, _START_SECONDS)
+    finally:
+        # Behind it: nothing of the slave's is to keep the master away.
+        if before.decision is None:
+            forget_decision(before.config.data_path)
+        else:
+            before.decision.save(before.config.data_path)
+    if find_node(pair.slave).is_running:
+        suffix = pair.slave.verb_suffix
+        complain(f"the slave runs as before, or is still ending: `metaServer status{suffix}` tells")
+    else:
         start_again(pair.slave, pair.slave_options, _START_SECONDS)
     raise Failure("nothing was changed, but the master was away for a moment")
 
@@ -221,9 +236,3 @@ def _has_all(slave: Installation, ends: Sequence[dict[str, Any]]) -> bool:
         return False
     own = {(found["topic"], found["partition"]): found["end_offset"] for found in status["details"]}
     return all(own.get((end["topic"], end["partition"]), 0) == end["end_offset"] for end in ends)
-
-
-def _slave_id(slave: Installation) -> int:
-    """The number of the slave that is one no more: the old master's, from now on."""
-    overlay = role_of(slave).overlay
-    return 0 if overlay is None else overlay.slave_id
