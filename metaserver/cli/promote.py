@@ -16,6 +16,8 @@ from metaserver.cli.options import chosen_node, json_option, node_arguments
 from metaserver.cli.output import Failure, complain, count_of, describe_bytes, say, table
 from metaserver.cli.processes import ask, find_node
 from metaserver.cli.role_change import (
+    START_SECONDS,
+    STOP_SECONDS,
     ask_version,
     now_text,
     prepare,
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from metaserver.cli.processes import Launch
     from metaserver.node.role import Role
 
-_STOP_SECONDS = 30.0
-_START_SECONDS = 60.0
 _REGISTER_SECONDS = 90.0
 _HANDOVER_SECONDS = 600.0
 
@@ -137,11 +137,11 @@ def take_over(
     In this order a crash in between leaves a slave that is stopped, or a master that is stopped.
     """
     host, port = _master_of(report) or ("", 0)
-    if stop_if_running(installation, _STOP_SECONDS, is_hurried=True):
+    if stop_if_running(installation, STOP_SECONDS, is_hurried=True):
         tell("slave stopped")
     decision = Decision(role="master", master_host=host, master_port=port, time=now_text(), report=report)
     decision.save(before.config.data_path)
-    start_again(installation, options, _START_SECONDS, prepared, tell)
+    start_again(installation, options, START_SECONDS, prepared, tell)
     problem = wait_registered(installation, register_seconds)
     if not problem:
         registry = ask(installation, "status").get("registry")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.formats import time_text
 from metaserver.cli.lifecycle import describe_ready
 from metaserver.cli.output import Failure, complain, say
 from metaserver.cli.processes import Ending, Launch, ask, find_node
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 VERSION_SECONDS = 3.0
 """For an answer to ``version`` on a fresh connection."""
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+PATIENT_LOOK_SECONDS = 0.1
+"""Between two looks where nothing is paused meanwhile."""
 _LOOK_SECONDS = 0.01
 _PREPARE_SECONDS = 10.0
 
@@ -52,19 +56,19 @@ def start_options(installation: Installation) -> tuple[str, ...]:
     return ("--log-format", log_format, *(["--lenient"] if is_lenient else []))
 
 
-def within(limit_seconds: float, condition: Callable[[], bool]) -> bool:
+def within(limit_seconds: float, condition: Callable[[], bool], pause_seconds: float = _LOOK_SECONDS) -> bool:
     """Look until it is so; False where it is not in time."""
     deadline = time.monotonic() + limit_seconds
     while not condition():
         if time.monotonic() >= deadline:
             return False
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(pause_seconds)
     return True
 
 
 def now_text() -> str:
     """This moment, as a decision notes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return time_text(time.time())
 
 
 def ask_version(address: Address, limit_seconds: float = VERSION_SECONDS) -> str:
@@ -129,4 +133,4 @@ def wait_registered(installation: Installation, limit_seconds: float) -> str:
             told = problem
         if time.monotonic() >= deadline:
             return problem
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(PATIENT_LOOK_SECONDS)

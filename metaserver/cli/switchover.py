@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.follow import decide_to_follow
-from metaserver.cli.handover import hand_over_to
+from metaserver.cli.handover import hand_over_to, reaches, seal_and_copy
 from metaserver.cli.installation import find_installation
 from metaserver.cli.options import chosen_node, node_arguments
 from metaserver.cli.output import Failure, complain, describe_seconds, say
 from metaserver.cli.processes import Ending, ask, find_node
 from metaserver.cli.role_change import (
+    START_SECONDS,
+    STOP_SECONDS,
     now_text,
     prepare,
     role_of,
@@ -39,11 +42,6 @@ if TYPE_CHECKING:
 _CLOSE_BYTES = 1024 * 1024
 """The slave is to be no further behind before the master is sealed."""
 _CATCH_UP_SECONDS = 60.0
-_SEAL_SECONDS = 20.0
-"""After that the master takes messages again, should this command have died."""
-_EQUAL_SECONDS = 10.0
-_START_SECONDS = 60.0
-_STOP_SECONDS = 30.0
 _REGISTER_SECONDS = 60.0
 
 
@@ -117,11 +115,11 @@ def switchover(
     ending = Ending(pair.master, is_hurried=True)
     address = _change_places(pair, before, prepared, ending)
     paused_seconds = time.monotonic() - began
-    ending.wait(_STOP_SECONDS)
+    ending.wait(STOP_SECONDS)
     say("the old master has stopped")
     slave_id = 0 if before.overlay is None else before.overlay.slave_id
     decide_to_follow(pair.master, parse_address(address), slave_id)
-    start_again(pair.master, pair.master_options, _START_SECONDS)
+    start_again(pair.master, pair.master_options, START_SECONDS)
     problem = wait_registered(pair.slave, _REGISTER_SECONDS)
     if problem:
         raise Failure(f"the new master stands in no registry yet: {problem}", ExitCode.TIMEOUT)
@@ -172,15 +170,7 @@ def _wait_until_close(pair: Pair, limit_seconds: float) -> None:
 
 def _seal_and_copy(pair: Pair, before: Role) -> None:
     """Returns when the slave has everything, and the master can take nothing more; raises Failure."""
-    ends = ask(pair.master, "seal", seconds=_SEAL_SECONDS)["ends"]
-    if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
-        ask(pair.master, "unseal")
-        raise Failure(
-            f"the slave did not get everything within {_EQUAL_SECONDS:g} s; the master goes on",
-            ExitCode.TIMEOUT,
-        )
-    ends = ask(pair.master, "step-down")["ends"]
-    if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
+    if not seal_and_copy(pair.master, partial(_has_all, pair.slave)):
         ending = Ending(pair.master, is_hurried=True)
         _go_back(pair, before, ending, "the slave did not get the end of the registry")
 
@@ -189,12 +179,12 @@ def _change_places(pair: Pair, before: Role, prepared: Launch, ending: Ending) -
     """Start the slave as master while the old one is ending; where it answers."""
     try:
         try:
-            stop_if_running(pair.slave, _STOP_SECONDS, is_hurried=True)
+            stop_if_running(pair.slave, STOP_SECONDS, is_hurried=True)
             _decide(pair, before)
         except BaseException:
             prepared.cancel()
             raise
-        return str(start_again(pair.slave, pair.slave_options, _START_SECONDS, prepared)["address"])
+        return str(start_again(pair.slave, pair.slave_options, START_SECONDS, prepared)["address"])
     except (Failure, MetaServerError, OSError) as error:
         _go_back(pair, before, ending, f"the slave did not start as master: {error}")
         raise
@@ -212,8 +202,8 @@ def _go_back(pair: Pair, before: Role, ending: Ending, reason: str) -> None:
     """The old master again; always raises."""
     complain(f"{reason}; starting the old master again")
     try:
-        ending.wait(_STOP_SECONDS)
-        start_again(pair.master, pair.master_options, _START_SECONDS)
+        ending.wait(STOP_SECONDS)
+        start_again(pair.master, pair.master_options, START_SECONDS)
     finally:
         # Behind it: nothing of the slave's is to keep the master away.
         if before.decision is None:
@@ -224,7 +214,7 @@ def _go_back(pair: Pair, before: Role, ending: Ending, reason: str) -> None:
         suffix = pair.slave.verb_suffix
         complain(f"the slave runs as before, or is still ending: `metaServer status{suffix}` tells")
     else:
-        start_again(pair.slave, pair.slave_options, _START_SECONDS)
+        start_again(pair.slave, pair.slave_options, START_SECONDS)
     raise Failure("nothing was changed, but the master was away for a moment")
 
 
@@ -235,4 +225,4 @@ def _has_all(slave: Installation, ends: Sequence[dict[str, Any]]) -> bool:
     except ControlError:
         return False
     own = {(found["topic"], found["partition"]): found["end_offset"] for found in status["details"]}
-    return all(own.get((end["topic"], end["partition"]), 0) == end["end_offset"] for end in ends)
+    return reaches(own, ends)
