@@ -134,12 +134,17 @@ async def known_partitions(session: Session, topic: str) -> tuple[Partition, ...
     """The partitions of a topic; raises Failure where no broker announces it, and DiscoveryError."""
     found = await session.partitions(topic)
     if not found:
-        where = session.network.discovery.servers.connect
-        raise Failure(
-            f"no broker announces topic {topic!r} in the registry of {where}; "
-            "`metaServer topics --cluster` lists those that are announced"
-        )
+        raise unknown_topic(session, topic)
     return found
+
+
+def unknown_topic(session: Session, topic: str) -> Failure:
+    """That no broker announces it."""
+    where = session.network.discovery.servers.connect
+    return Failure(
+        f"no broker announces topic {topic!r} in the registry of {where}; "
+        "`metaServer topics --cluster` lists those that are announced"
+    )
 
 
 async def known_group(session: Session, name: str) -> Group:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.cli.cluster import opened
+from metaserver.cli.cluster import opened, unknown_topic
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
 from metaserver.cli.sending import show_often
+from metaserver.cli.signals import on_signal
 from metaserver.errors import (
     MetaServerError,
     NoPartitionError,
@@ -24,6 +25,7 @@ from metaserver.errors import (
     SendManyError,
     SendUnknownError,
 )
+from metaserver.names import pattern_matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -136,7 +138,7 @@ async def produce_in_cluster(choice: Choice, job: Job, source: Input, show: Show
     outcome = Outcome()
     async with trio.open_nursery() as nursery:
         run = _Run(job, outcome)
-        await nursery.start(_interrupt_with_signal, run)
+        await nursery.start(on_signal, lambda _number: run.interrupt(), signal.SIGINT, signal.SIGTERM)
         nursery.start_soon(show_often, outcome, show)
         try:
             await run.all(choice, source)
@@ -213,21 +215,19 @@ class _Run:
             options = attrs.evolve(options, batch_messages_max=1)
         partitions = await session.partitions(job.topic)
         if not partitions:
-            pattern = next((name for name in await session.topics() if _speaks_for(name, job.topic)), None)
+            # A section a*b, whose topics come into being with their first message.
+            names = await session.topics()
+            pattern = next((name for name in names if "*" in name and pattern_matches(name, job.topic)), None)
             if pattern is None:
-                raise Failure(
-                    f"no broker announces topic {job.topic!r} in the registry of "
-                    f"{session.network.discovery.servers.connect}; `metaServer topics --cluster` lists those "
-                    "that are announced"
-                )
+                raise unknown_topic(session, job.topic)
             options = attrs.evolve(options, default_topic=pattern)
             partitions = await session.partitions(pattern)
         if job.partition is None:
             return options, None
         chosen = Partition(job.topic, job.partition.broker_id, job.partition.partition)
-        names = [str(partition.in_topic) for partition in partitions]
-        if str(chosen.in_topic) not in names:
-            raise Failure(f"topic {job.topic} has no partition {chosen.in_topic}; it has {', '.join(names)}")
+        known = [str(partition.in_topic) for partition in partitions]
+        if str(chosen.in_topic) not in known:
+            raise Failure(f"topic {job.topic} has no partition {chosen.in_topic}; it has {', '.join(known)}")
         return options, _only(chosen)
 
     async def _send_all(self, producer: Producer, source: Input) -> None:
@@ -268,20 +268,6 @@ class _Run:
         if self._sending.cancelled_caught:
             outcome.unanswered += len(messages)
         self._sending = None
-
-
-async def _interrupt_with_signal(
-    run: _Run, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for _ in signals:
-            run.interrupt()
-
-
-def _speaks_for(pattern: str, topic: str) -> bool:
-    """Whether a broker announces a section ``a*b`` whose topics come into being with their first message."""
-    return "*" in pattern and re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), topic) is not None
 
 
 def _only(chosen: Partition) -> Selector:
