@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import signal
 import time
@@ -15,8 +14,8 @@ import trio
 
 from metaserver.cli.cluster import opened, unknown_topic
 from metaserver.cli.exit_codes import ExitCode
-from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
-from metaserver.cli.sending import show_often
+from metaserver.cli.output import Failure, complain, count_of, say
+from metaserver.cli.sending import describe_acknowledged, keep_rate, piece_of, show_often
 from metaserver.cli.signals import on_signal
 from metaserver.errors import (
     MetaServerError,
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     KeyOf = Callable[[bytes], tuple[bytes | None, bytes]]
     """A message's key, or None, and what is sent of it."""
 
-_RATE_SLICES = 20
-"""With a rate, the messages of a second go out in about this many pieces."""
 _PATIENCE_SECONDS = 5.0
 """After an interrupt: for what was handed over already."""
 _FAILURES_SHOWN = 3
@@ -151,12 +148,7 @@ async def produce_in_cluster(choice: Choice, job: Job, source: Input, show: Show
 
 def report(outcome: Outcome) -> None:
     """Print it; raises SystemExit unless all is well."""
-    seconds, size = max(outcome.seconds, 1e-6), outcome.acknowledged_bytes
-    text = (
-        f"{count_of(outcome.acknowledged, 'message')} acknowledged, {describe_bytes(size)} "
-        f"in {describe_seconds(seconds)}: {outcome.acknowledged / seconds:,.0f} messages/s, "
-        f"{describe_bytes(size / seconds)}/s"
-    )
+    text = describe_acknowledged(outcome, outcome.seconds)
     if outcome.by_broker:
         shares = ", ".join(
             f"broker {broker}: {count:,}" for broker, count in sorted(outcome.by_broker.items())
@@ -236,7 +228,7 @@ class _Run:
             async with aclosing(source.batches(self._job.batch_bytes)) as batches:
                 async for bodies in batches:
                     for piece in self._pieces(bodies):
-                        await self._keep_rate(started)
+                        await keep_rate(started, self._outcome.acknowledged, self._job.messages_per_second)
                         await self._send(producer, piece)
                         if not self._outcome.is_complete:
                             return
@@ -244,15 +236,8 @@ class _Run:
             self._outcome.seconds = time.perf_counter() - started
 
     def _pieces(self, bodies: list[bytes]) -> Iterator[list[bytes]]:
-        rate = self._job.messages_per_second
-        size = len(bodies) if rate is None else math.ceil(rate / _RATE_SLICES)
+        size = piece_of(len(bodies), self._job.messages_per_second)
         return (bodies[start : start + size] for start in range(0, len(bodies), size))
-
-    async def _keep_rate(self, started: float) -> None:
-        rate = self._job.messages_per_second
-        if rate is not None:
-            due = started + self._outcome.acknowledged / rate
-            await trio.sleep(max(0.0, due - time.perf_counter()))
 
     async def _send(self, producer: Producer, bodies: list[bytes]) -> None:
         from metaserver.client import OutgoingMessage

@@ -20,9 +20,9 @@ from metaserver.cli.cluster import (
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.framing import LineSplitter, RecordSplitter
 from metaserver.cli.options import server_file_option
-from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
+from metaserver.cli.output import Failure, complain, count_of, say
 from metaserver.cli.sender import Input, Job, Outcome, Request, Sender
-from metaserver.cli.sending import opened_input, progress, show_often
+from metaserver.cli.sending import describe_acknowledged, opened_input, progress, show_often
 from metaserver.cli.signals import on_signal
 from metaserver.cli.target import Address, chosen_address, server_option
 from metaserver.client import connect
@@ -161,13 +161,7 @@ def _parse_partition(text: str | None) -> int:
 
 
 def _report(outcome: Outcome) -> None:
-    seconds = max(outcome.seconds, 1e-6)
-    size = outcome.acknowledged_bytes
-    text = (
-        f"{count_of(outcome.acknowledged, 'message')} acknowledged, {describe_bytes(size)} "
-        f"in {describe_seconds(seconds)}: {outcome.acknowledged / seconds:,.0f} messages/s, "
-        f"{describe_bytes(size / seconds)}/s"
-    )
+    text = describe_acknowledged(outcome, outcome.seconds)
     if outcome.first_offset is not None:
         text += f"; offsets {outcome.first_offset} to {outcome.last_offset}"
     say(text)
