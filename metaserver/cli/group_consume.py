@@ -90,9 +90,9 @@ def renderer(name: str, *, with_offsets: bool) -> Render:
         case "records":
             return lambda message: LENGTH.pack(len(message.payload)) + message.payload
         case "json":
-            from metaserver.cli.formats import received_as_json
+            from metaserver.cli.formats import message_as_json
 
-            return lambda message: received_as_json(message).encode() + b"\n"
+            return lambda message: message_as_json(message, str(message.partition.in_topic)).encode() + b"\n"
         case _ if with_offsets:
             return lambda message: (
                 b"%b:%d\t%b\n" % (str(message.partition.in_topic).encode(), message.offset, message.payload)
