@@ -70,12 +70,14 @@ def cluster_arguments(function: _Function) -> _Function:
 
 def chosen_profile() -> Profile | None:
     """What ``--profile`` names; raises ConfigError."""
-    name = click.get_current_context().meta.get(_PROFILE)
-    if name is None:
-        return None
-    from metaserver.client.profile import load_profile
+    meta = click.get_current_context().meta
+    found: str | Profile | None = meta.get(_PROFILE)
+    if isinstance(found, str):
+        from metaserver.client.profile import load_profile
 
-    return load_profile(name)
+        # Read once, however often a verb asks.
+        found = meta[_PROFILE] = load_profile(found)
+    return found
 
 
 def chosen_cluster(servers: str | None, root: str | None, server_file: Path | None) -> Choice:
