@@ -8,6 +8,8 @@
     options          options that several verbs share
     processes        is a node running, start one, wait for its end
     output           sentences, sizes, tables
+    signals          what a verb that is under way does at a signal
+    role_change      what promote, follow and switchover (handover) have in common
 
     lifecycle        start, stop, restart, status
     foreground       the node itself, in this process

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from metaserver.cli.catch_up import describe_catch_up, watch
+from metaserver.cli.catch_up import describe_catch_up, replicating, watch
 from metaserver.cli.cluster import chosen_cluster, chosen_profile, cluster_arguments, known_partitions, opened
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.installation import absolute, find_installation
@@ -67,9 +67,7 @@ def slave_status(server_file: Path | None, *, as_json: bool, is_watching: bool) 
             raise Failure("--watch prints lines; --json is one report", ExitCode.USAGE)
         watch(partial(ask, installation, "slave-status"))
         return
-    status = ask(installation, "slave-status")
-    if not status:
-        raise Failure("this node is master since it was promoted: `metaServer status slave` says more")
+    status = replicating(ask(installation, "slave-status"))
     say(json.dumps(status, indent=2) if as_json else _describe_replication(status))
 
 

@@ -29,14 +29,22 @@ def describe_catch_up(status: dict[str, Any]) -> str:
     return f"{text} (limit {describe_bytes(limit)}/s)" if limit else text
 
 
+def replicating(status: dict[str, Any]) -> dict[str, Any]:
+    """The report, of a slave; raises Failure where the node is none any more."""
+    if not status:
+        raise Failure("this node is master since it was promoted: `metaServer status slave` says more")
+    return status
+
+
 def watch(ask: Callable[[], dict[str, Any]], pause: Callable[[float], None] = time.sleep) -> None:
     """A line a second until nothing is left to copy; on a terminal always the same line.
 
-    Raises Failure where a partition has stopped, for which nobody needs to wait; and what ``ask`` raises.
+    Raises Failure where a partition has stopped, for which nobody needs to wait, or where the node is a
+    slave no more; and what ``ask`` raises.
     """
     with _line() as show:
         while True:
-            status = ask()
+            status = replicating(ask())
             show(describe_catch_up(status))
             if status["connected"] and not status["catch_up"]["left_bytes"]:
                 break

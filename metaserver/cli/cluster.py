@@ -70,12 +70,14 @@ def cluster_arguments(function: _Function) -> _Function:
 
 def chosen_profile() -> Profile | None:
     """What ``--profile`` names; raises ConfigError."""
-    name = click.get_current_context().meta.get(_PROFILE)
-    if name is None:
-        return None
-    from metaserver.client.profile import load_profile
+    meta = click.get_current_context().meta
+    found: str | Profile | None = meta.get(_PROFILE)
+    if isinstance(found, str):
+        from metaserver.client.profile import load_profile
 
-    return load_profile(name)
+        # Read once, however often a verb asks.
+        found = meta[_PROFILE] = load_profile(found)
+    return found
 
 
 def chosen_cluster(servers: str | None, root: str | None, server_file: Path | None) -> Choice:
@@ -134,12 +136,17 @@ async def known_partitions(session: Session, topic: str) -> tuple[Partition, ...
     """The partitions of a topic; raises Failure where no broker announces it, and DiscoveryError."""
     found = await session.partitions(topic)
     if not found:
-        where = session.network.discovery.servers.connect
-        raise Failure(
-            f"no broker announces topic {topic!r} in the registry of {where}; "
-            "`metaServer topics --cluster` lists those that are announced"
-        )
+        raise unknown_topic(session, topic)
     return found
+
+
+def unknown_topic(session: Session, topic: str) -> Failure:
+    """That no broker announces it."""
+    where = session.network.discovery.servers.connect
+    return Failure(
+        f"no broker announces topic {topic!r} in the registry of {where}; "
+        "`metaServer topics --cluster` lists those that are announced"
+    )
 
 
 async def known_group(session: Session, name: str) -> Group:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import signal
 import time
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.cli.cluster import opened
+from metaserver.cli.cluster import opened, unknown_topic
 from metaserver.cli.exit_codes import ExitCode
-from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
-from metaserver.cli.sending import show_often
+from metaserver.cli.output import Failure, complain, count_of, say
+from metaserver.cli.sending import describe_acknowledged, keep_rate, piece_of, show_often
+from metaserver.cli.signals import on_signal
 from metaserver.errors import (
     MetaServerError,
     NoPartitionError,
@@ -24,6 +24,7 @@ from metaserver.errors import (
     SendManyError,
     SendUnknownError,
 )
+from metaserver.names import pattern_matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     KeyOf = Callable[[bytes], tuple[bytes | None, bytes]]
     """A message's key, or None, and what is sent of it."""
 
-_RATE_SLICES = 20
-"""With a rate, the messages of a second go out in about this many pieces."""
 _PATIENCE_SECONDS = 5.0
 """After an interrupt: for what was handed over already."""
 _FAILURES_SHOWN = 3
@@ -136,7 +135,7 @@ async def produce_in_cluster(choice: Choice, job: Job, source: Input, show: Show
     outcome = Outcome()
     async with trio.open_nursery() as nursery:
         run = _Run(job, outcome)
-        await nursery.start(_interrupt_with_signal, run)
+        await nursery.start(on_signal, lambda _number: run.interrupt(), signal.SIGINT, signal.SIGTERM)
         nursery.start_soon(show_often, outcome, show)
         try:
             await run.all(choice, source)
@@ -149,12 +148,7 @@ async def produce_in_cluster(choice: Choice, job: Job, source: Input, show: Show
 
 def report(outcome: Outcome) -> None:
     """Print it; raises SystemExit unless all is well."""
-    seconds, size = max(outcome.seconds, 1e-6), outcome.acknowledged_bytes
-    text = (
-        f"{count_of(outcome.acknowledged, 'message')} acknowledged, {describe_bytes(size)} "
-        f"in {describe_seconds(seconds)}: {outcome.acknowledged / seconds:,.0f} messages/s, "
-        f"{describe_bytes(size / seconds)}/s"
-    )
+    text = describe_acknowledged(outcome, outcome.seconds)
     if outcome.by_broker:
         shares = ", ".join(
             f"broker {broker}: {count:,}" for broker, count in sorted(outcome.by_broker.items())
@@ -213,21 +207,19 @@ class _Run:
             options = attrs.evolve(options, batch_messages_max=1)
         partitions = await session.partitions(job.topic)
         if not partitions:
-            pattern = next((name for name in await session.topics() if _speaks_for(name, job.topic)), None)
+            # A section a*b, whose topics come into being with their first message.
+            names = await session.topics()
+            pattern = next((name for name in names if "*" in name and pattern_matches(name, job.topic)), None)
             if pattern is None:
-                raise Failure(
-                    f"no broker announces topic {job.topic!r} in the registry of "
-                    f"{session.network.discovery.servers.connect}; `metaServer topics --cluster` lists those "
-                    "that are announced"
-                )
+                raise unknown_topic(session, job.topic)
             options = attrs.evolve(options, default_topic=pattern)
             partitions = await session.partitions(pattern)
         if job.partition is None:
             return options, None
         chosen = Partition(job.topic, job.partition.broker_id, job.partition.partition)
-        names = [str(partition.in_topic) for partition in partitions]
-        if str(chosen.in_topic) not in names:
-            raise Failure(f"topic {job.topic} has no partition {chosen.in_topic}; it has {', '.join(names)}")
+        known = [str(partition.in_topic) for partition in partitions]
+        if str(chosen.in_topic) not in known:
+            raise Failure(f"topic {job.topic} has no partition {chosen.in_topic}; it has {', '.join(known)}")
         return options, _only(chosen)
 
     async def _send_all(self, producer: Producer, source: Input) -> None:
@@ -236,7 +228,7 @@ class _Run:
             async with aclosing(source.batches(self._job.batch_bytes)) as batches:
                 async for bodies in batches:
                     for piece in self._pieces(bodies):
-                        await self._keep_rate(started)
+                        await keep_rate(started, self._outcome.acknowledged, self._job.messages_per_second)
                         await self._send(producer, piece)
                         if not self._outcome.is_complete:
                             return
@@ -244,15 +236,8 @@ class _Run:
             self._outcome.seconds = time.perf_counter() - started
 
     def _pieces(self, bodies: list[bytes]) -> Iterator[list[bytes]]:
-        rate = self._job.messages_per_second
-        size = len(bodies) if rate is None else math.ceil(rate / _RATE_SLICES)
+        size = piece_of(len(bodies), self._job.messages_per_second)
         return (bodies[start : start + size] for start in range(0, len(bodies), size))
-
-    async def _keep_rate(self, started: float) -> None:
-        rate = self._job.messages_per_second
-        if rate is not None:
-            due = started + self._outcome.acknowledged / rate
-            await trio.sleep(max(0.0, due - time.perf_counter()))
 
     async def _send(self, producer: Producer, bodies: list[bytes]) -> None:
         from metaserver.client import OutgoingMessage
@@ -268,20 +253,6 @@ class _Run:
         if self._sending.cancelled_caught:
             outcome.unanswered += len(messages)
         self._sending = None
-
-
-async def _interrupt_with_signal(
-    run: _Run, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for _ in signals:
-            run.interrupt()
-
-
-def _speaks_for(pattern: str, topic: str) -> bool:
-    """Whether a broker announces a section ``a*b`` whose topics come into being with their first message."""
-    return "*" in pattern and re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), topic) is not None
 
 
 def _only(chosen: Partition) -> Selector:

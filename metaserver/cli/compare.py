@@ -18,6 +18,7 @@ from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.formats import payload_fields, time_text
 from metaserver.cli.options import json_option
 from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
+from metaserver.cli.signals import on_signal
 from metaserver.cli.target import parse_address
 from metaserver.client import connect
 from metaserver.client.comparer import CompareOptions, Comparer
@@ -113,17 +114,12 @@ async def _run(comparer: Comparer) -> ClientError | KeyboardInterrupt | None:
     problem: ClientError | KeyboardInterrupt | None = None
     async with trio.open_nursery() as nursery:
 
-        async def interrupt_with_control_c(
-            task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-        ) -> None:
+        def interrupt(_number: int) -> None:
             nonlocal problem
-            with trio.open_signal_receiver(signal.SIGINT) as signals:
-                task_status.started()
-                async for _ in signals:
-                    problem = KeyboardInterrupt()
-                    nursery.cancel_scope.cancel()
+            problem = KeyboardInterrupt()
+            nursery.cancel_scope.cancel()
 
-        await nursery.start(interrupt_with_control_c)
+        await nursery.start(on_signal, interrupt, signal.SIGINT)
         try:
             await comparer.run()
         except ClientError as error:

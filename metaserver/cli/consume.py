@@ -24,6 +24,7 @@ from metaserver.cli.formats import formatter
 from metaserver.cli.options import server_file_option
 from metaserver.cli.output import Failure, complain
 from metaserver.cli.reader import Output, Reader
+from metaserver.cli.signals import on_signal
 from metaserver.cli.starting_point import parse_starting_point
 from metaserver.cli.target import Address, chosen_address, server_option
 from metaserver.client import connect
@@ -200,17 +201,12 @@ async def _consume(address: Address, reader: Reader) -> bool:
     is_interrupted = False
     async with trio.open_nursery() as nursery:
 
-        async def interrupt_with_control_c(
-            task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-        ) -> None:
+        def interrupt(_number: int) -> None:
             nonlocal is_interrupted
-            with trio.open_signal_receiver(signal.SIGINT) as signals:
-                task_status.started()
-                async for _ in signals:
-                    is_interrupted = True
-                    nursery.cancel_scope.cancel()
+            is_interrupted = True
+            nursery.cancel_scope.cancel()
 
-        await nursery.start(interrupt_with_control_c)
+        await nursery.start(on_signal, interrupt, signal.SIGINT)
         await _read(address, reader)
         nursery.cancel_scope.cancel()
     return is_interrupted

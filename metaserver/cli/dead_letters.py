@@ -17,6 +17,7 @@ from metaserver.cli.formats import payload_fields, time_text
 from metaserver.cli.letters import Letter, StoredLetters, TopicLetters
 from metaserver.cli.options import json_option
 from metaserver.cli.output import Failure, complain, count_of, say, table
+from metaserver.client.local_store import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from metaserver.cli.cluster import Choice
     from metaserver.cli.letters import Letters
     from metaserver.client import OutgoingMessage, Producer, Session
-    from metaserver.client.local_store import LocalStore
     from metaserver.errors import SendError
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
@@ -212,17 +212,9 @@ def _wanted(keys: tuple[str, ...], group: str | None, topic: str | None, *, take
 
 
 @asynccontextmanager
-async def _opened_store(path: Path) -> AsyncIterator[LocalStore]:
-    from metaserver.client.local_store import LocalStore
-
-    async with LocalStore.open(path) as store:
-        yield store
-
-
-@asynccontextmanager
 async def _letters(place: Place) -> AsyncIterator[Letters]:
     if place.path is not None:
-        async with _opened_store(place.path) as store:
+        async with LocalStore.open(place.path) as store:
             yield StoredLetters(store)
     else:
         async with opened(place.choice()) as session:
@@ -251,7 +243,7 @@ async def _remove(place: Place, wanted: Wanted) -> int:
     if place.path is None:
         raise AssertionError("only a store can be removed from")
     removed = 0
-    async with _opened_store(place.path) as store:
+    async with LocalStore.open(place.path) as store:
         letters = StoredLetters(store)
         while page := await _next(letters, wanted):
             removed += await store.remove(int(letter.key) for letter in page)
@@ -276,14 +268,13 @@ async def _replay(
     """How many were sent, and which were not."""
     async with opened(place.choice()) as session:
         if place.path is None:
-            letters = TopicLetters(session, place.where)
-            return await _send_all(session, letters, None, wanted, target)
-        async with _opened_store(place.path) as store:
-            return await _send_all(session, StoredLetters(store), store, wanted, target)
+            return await _send_all(session, TopicLetters(session, place.where), wanted, target)
+        async with LocalStore.open(place.path) as store:
+            return await _send_all(session, StoredLetters(store), wanted, target)
 
 
 async def _send_all(
-    session: Session, letters: Letters, store: LocalStore | None, wanted: Wanted, target: str | None
+    session: Session, letters: Letters, wanted: Wanted, target: str | None
 ) -> tuple[int, list[tuple[Letter, SendError]]]:
     sent = 0
     failures: list[tuple[Letter, SendError]] = []
@@ -296,10 +287,10 @@ async def _send_all(
                 gone = [letter for letter in batch if letter.key not in failed]
                 sent += len(gone)
                 failures += [(letter, failed[letter.key]) for letter in batch if letter.key in failed]
-                if store is not None:
-                    await store.remove(int(letter.key) for letter in gone)
+                if isinstance(letters, StoredLetters):
+                    await letters.store.remove(int(letter.key) for letter in gone)
                     for key, error in failed.items():
-                        await store.note_failure(int(key), str(error))
+                        await letters.store.note_failure(int(key), str(error))
             if wanted.keys or failures:
                 break
     return sent, failures

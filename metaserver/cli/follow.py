@@ -11,10 +11,13 @@ from metaserver.cli.options import chosen_node, node_arguments
 from metaserver.cli.output import Failure, complain, count_of, say
 from metaserver.cli.processes import ask
 from metaserver.cli.role_change import (
+    START_SECONDS,
+    STOP_SECONDS,
     ask_version,
     now_text,
     role_of,
     start_again,
+    start_options,
     stop_if_running,
     within,
 )
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
 
     from metaserver.cli.installation import Installation
 
-_STOP_SECONDS = 30.0
-_START_SECONDS = 60.0
 _CLEAR_SECONDS = 10.0
 _UNCLEAR = ("probing", "reconciling", "checking")
 """States of a partition in which more of it may be given up."""
@@ -68,10 +69,11 @@ def follow(
         if not forces:
             raise Failure(f"{text}; --force goes on all the same", ExitCode.UNREACHABLE) from error
         complain(f"{text}; going on, as --force says")
-    if stop_if_running(installation, _STOP_SECONDS):
+    options = start_options(installation)
+    if stop_if_running(installation, STOP_SECONDS):
         say(f"{installation.role} stopped")
     decide_to_follow(installation, address, slave_id)
-    start_again(installation, _START_SECONDS)
+    start_again(installation, options, START_SECONDS)
     _tell_what_was_given_up(installation)
 
 

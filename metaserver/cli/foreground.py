@@ -64,7 +64,14 @@ def run_in_foreground(
             _log.warning("Not what the configuration says", reason=role.decision.sentence)
         ready = partial(announcer.ready, role)
         run = partial(
-            run_node, role.config, role.slave_config, paths, ready, is_lenient=is_lenient, role=role
+            run_node,
+            role.config,
+            role.slave_config,
+            paths,
+            ready,
+            is_lenient=is_lenient,
+            log_format=log_format,
+            role=role,
         )
         trio.run(run)
     except MetaServerError as error:

@@ -39,25 +39,14 @@ def formatter(name: str, *, with_offsets: bool) -> Callable[[Fetched, int | None
             return _lines_with_offsets if with_offsets else _lines
 
 
-def message_as_json(message: Message) -> str:
-    """One line for machines; a payload that is no UTF-8 comes in base64."""
+def message_as_json(message: Message | ReceivedMessage, partition: int | str) -> str:
+    """One line for machines; a payload that is no UTF-8 comes in base64.
+
+    ``partition``: a number of one broker, or, through a group, ``B-P`` of one of many brokers.
+    """
     fields: dict[str, object] = {
         "topic": message.topic,
-        "partition": message.partition,
-        "offset": message.offset,
-        "id": message.message_id,
-        "time": time_text(message.wall_seconds),
-        "attribute": message.attribute,
-        **payload_fields(message.payload),
-    }
-    return json.dumps(fields, ensure_ascii=False)
-
-
-def received_as_json(message: ReceivedMessage) -> str:
-    """The same of a message that came through a group: its partition is one of many brokers'."""
-    fields: dict[str, object] = {
-        "topic": message.topic,
-        "partition": str(message.partition.in_topic),
+        "partition": partition,
         "offset": message.offset,
         "id": message.message_id,
         "time": time_text(message.wall_seconds),
@@ -133,7 +122,9 @@ def _lines_with_offsets(fetched: Fetched, count_max: int | None) -> Written:
 
 
 def _json(fetched: Fetched, count_max: int | None) -> Written:
-    return _each(fetched, count_max, lambda message: message_as_json(message).encode() + b"\n")
+    return _each(
+        fetched, count_max, lambda message: message_as_json(message, message.partition).encode() + b"\n"
+    )
 
 
 def _each(fetched: Fetched, count_max: int | None, render: Callable[[Message], bytes]) -> Written:

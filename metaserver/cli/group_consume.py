@@ -15,6 +15,7 @@ from metaserver.cli.cluster import known_partitions, opened
 from metaserver.cli.framing import LENGTH
 from metaserver.cli.output import Failure, complain
 from metaserver.cli.reader import write_all
+from metaserver.cli.signals import on_signal
 from metaserver.errors import ClientError
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ def renderer(name: str, *, with_offsets: bool) -> Render:
         case "records":
             return lambda message: LENGTH.pack(len(message.payload)) + message.payload
         case "json":
-            from metaserver.cli.formats import received_as_json
+            from metaserver.cli.formats import message_as_json
 
-            return lambda message: received_as_json(message).encode() + b"\n"
+            return lambda message: message_as_json(message, str(message.partition.in_topic)).encode() + b"\n"
         case _ if with_offsets:
             return lambda message: (
                 b"%b:%d\t%b\n" % (str(message.partition.in_topic).encode(), message.offset, message.payload)
@@ -104,7 +105,12 @@ async def consume_in_group(choice: Choice, job: Job, output: Output) -> Ended:
     """Print until it is enough, a signal comes, or nobody reads any more."""
     ended = Ended()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_end_with_signal, nursery.cancel_scope, ended)
+
+        def end(number: int) -> None:
+            ended.signal_number = number
+            nursery.cancel_scope.cancel()
+
+        await nursery.start(on_signal, end, signal.SIGINT, signal.SIGTERM)
         try:
             await _consume(choice, job, output)
         except BrokenPipeError:
@@ -113,16 +119,6 @@ async def consume_in_group(choice: Choice, job: Job, output: Output) -> Ended:
             ended.problem = error
         nursery.cancel_scope.cancel()
     return ended
-
-
-async def _end_with_signal(
-    scope: trio.CancelScope, ended: Ended, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for number in signals:
-            ended.signal_number = number
-            scope.cancel()
 
 
 async def _consume(choice: Choice, job: Job, output: Output) -> None:

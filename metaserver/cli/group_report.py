@@ -75,17 +75,38 @@ class GroupReport:
         return sum(report.lag_bytes or 0 for report in self.partitions)
 
     @property
+    def lag_messages(self) -> int:
+        """Of all partitions whose messages were counted."""
+        return sum(backlog.messages for backlog in self._backlogs)
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether they were not all counted one by one."""
+        return any(backlog.is_estimated for backlog in self._backlogs)
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """Of the partition where it is most; None where nothing is before the group."""
+        known = [report.lag_seconds for report in self.partitions if report.lag_seconds is not None]
+        return max(known, default=None)
+
+    @property
+    def _backlogs(self) -> list[Backlog]:
+        return [report.backlog for report in self.partitions if report.backlog is not None]
+
+    @property
     def unknown(self) -> int:
         """Partitions whose end is not."""
         return sum(report.lag_bytes is None for report in self.partitions)
 
 
-async def report_groups(session: Session, *, names: list[str] | None = None) -> list[GroupReport]:
+async def report_groups(session: Session) -> list[GroupReport]:
     """Every group, without counting its messages. Raises DiscoveryError."""
     discovery = session.network.discovery
-    if names is None:
-        names = await group_names(discovery)
+    names = await group_names(discovery)
     groups = [group for name in names if (group := await read_group(discovery, name)) is not None]
+    # One look for all of them, instead of one for each group's topics.
+    await readable_partitions(session, {topic for group in groups for topic in group.topics})
     reports = [GroupReport(group, await _partitions(session, group)) for group in groups]
     # A partition's ends are asked for once, however many groups consume it.
     by_partition: dict[Partition, list[PartitionReport]] = {}
@@ -130,10 +151,15 @@ async def for_each(items: Iterable[_Item], look: Callable[[_Item], Awaitable[Non
             nursery.start_soon(limited, item)
 
 
-async def _partitions(session: Session, group: Group) -> list[PartitionReport]:
-    topics = group.topics
+async def readable_partitions(session: Session, topics: Iterable[str]) -> set[Partition]:
+    """The announced partitions of some topics. Raises DiscoveryError."""
+    topics = list(topics)
     await session.network.discovery.want(topics, session.options.discovery_seconds)
-    announced = {partition for topic in topics for partition in session.cluster.readable(topic)}
+    return {partition for topic in topics for partition in session.cluster.readable(topic)}
+
+
+async def _partitions(session: Session, group: Group) -> list[PartitionReport]:
+    announced = await readable_partitions(session, group.topics)
     reports = []
     for partition in sorted({*announced, *group.owners, *group.offsets}):
         report = PartitionReport(partition, group.owners.get(partition))

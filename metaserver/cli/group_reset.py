@@ -159,6 +159,8 @@ async def _reset(choice: Choice, request: Request) -> Done:
 
 async def _chosen(session: Session, group: Group, request: Request) -> list[Partition]:
     """The partitions to be moved, in their order; raises Failure where there is none of these."""
+    from metaserver.cli.group_report import readable_partitions
+
     if request.topic is not None:
         found = set(await known_partitions(session, request.topic))
         if request.topic not in group.topics:
@@ -167,9 +169,7 @@ async def _chosen(session: Session, group: Group, request: Request) -> list[Part
                 f"its topics: {', '.join(group.topics) or 'none'}"
             )
     else:
-        topics = group.topics
-        await session.network.discovery.want(topics, session.options.discovery_seconds)
-        found = {partition for topic in topics for partition in session.cluster.readable(topic)}
+        found = await readable_partitions(session, group.topics)
     missing = request.partitions - {partition.in_topic for partition in found}
     if missing:
         raise Failure(

@@ -103,14 +103,13 @@ def _summary(report: GroupReport) -> dict[str, Any]:
 
 
 def _as_json(report: GroupReport) -> dict[str, Any]:
-    counted = [found.backlog for found in report.partitions if found.backlog is not None]
     return {
         "group": report.group.name,
         "members": [{"id": name, "topics": topics} for name, topics in report.group.members.items()],
         "lag_bytes": report.lag_bytes,
-        "lag_messages": sum(backlog.messages for backlog in counted),
-        "is_estimated": any(backlog.is_estimated for backlog in counted),
-        "lag_seconds": _oldest(report),
+        "lag_messages": report.lag_messages,
+        "is_estimated": report.is_estimated,
+        "lag_seconds": report.lag_seconds,
         "partitions_unknown": report.unknown,
         "partitions": [
             {
@@ -131,12 +130,6 @@ def _as_json(report: GroupReport) -> dict[str, Any]:
             for found in report.partitions
         ],
     }
-
-
-def _oldest(report: GroupReport) -> float | None:
-    return max(
-        (found.lag_seconds for found in report.partitions if found.lag_seconds is not None), default=None
-    )
 
 
 def _describe_all(reports: list[GroupReport]) -> str:
@@ -162,15 +155,12 @@ def _unknown_text(report: GroupReport) -> str:
 
 def _describe(report: GroupReport) -> str:
     group = report.group
-    counted = [found.backlog for found in report.partitions if found.backlog is not None]
-    is_estimated = any(backlog.is_estimated for backlog in counted)
-    messages = sum(backlog.messages for backlog in counted)
-    oldest = _oldest(report)
+    oldest = report.lag_seconds
     head = (
         f"group {group.name}: {count_of(len(group.members), 'member')}, "
         f"{count_of(len(report.partitions), 'partition')}, behind by "
         f"{describe_bytes(report.lag_bytes)}{_unknown_text(report)}, "
-        f"{'~' if is_estimated else ''}{count_of(messages, 'message')}"
+        f"{'~' if report.is_estimated else ''}{count_of(report.lag_messages, 'message')}"
     )
     lines = [head if oldest is None else f"{head}, {describe_seconds(oldest)}"]
     numbers = {name: f"#{number}" for number, name in enumerate(group.members, 1)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from metaserver.cli.administration import query_stats
@@ -9,21 +10,30 @@ from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.follow import decide_to_follow
 from metaserver.cli.output import Failure, say
 from metaserver.cli.processes import ask
-from metaserver.cli.role_change import ask_version, start_again, stop_if_running, within
+from metaserver.cli.role_change import (
+    PATIENT_LOOK_SECONDS,
+    START_SECONDS,
+    STOP_SECONDS,
+    ask_version,
+    start_again,
+    start_options,
+    stop_if_running,
+    within,
+)
+from metaserver.client.comparison import parse_ranges
 from metaserver.errors import ClientError
 from metaserver.node.handover import HANDED_OVER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from metaserver.cli.installation import Installation
     from metaserver.cli.target import Address
 
 _SEAL_SECONDS = 20.0
+"""After that the master takes messages again, should this command have died."""
 _EQUAL_SECONDS = 10.0
 _TAKE_OVER_SECONDS = 120.0
-_STOP_SECONDS = 30.0
-_START_SECONDS = 60.0
 
 
 def hand_over_to(master: Installation, slave: Address, slave_id: int) -> None:
@@ -33,31 +43,24 @@ def hand_over_to(master: Installation, slave: Address, slave_id: int) -> None:
     """
     if not _is_slave(slave):
         raise Failure(f"no slave answers at {slave}; nothing was changed", ExitCode.UNREACHABLE)
-    ends = ask(master, "seal", seconds=_SEAL_SECONDS)["ends"]
-    if not within(_EQUAL_SECONDS, lambda: _has_all(slave, ends)):
-        ask(master, "unseal")
-        raise Failure(
-            f"the slave did not get everything within {_EQUAL_SECONDS:g} s; the master goes on",
-            ExitCode.TIMEOUT,
-        )
-    ends = ask(master, "step-down")["ends"]
-    if not within(_EQUAL_SECONDS, lambda: _has_all(slave, ends)):
+    options = start_options(master)
+    if not seal_and_copy(master, partial(_has_all, slave)):
         raise Failure(
             "the slave did not get the end of the registry, and no messages are taken: `metaServer restart` "
             "makes this node the master again",
             ExitCode.TIMEOUT,
         )
     say(f"{slave} has everything; it is waited for, by `metaServer promote --after-handover` on its machine")
-    if not within(_TAKE_OVER_SECONDS, lambda: not _is_slave(slave)):
+    if not within(_TAKE_OVER_SECONDS, lambda: not _is_slave(slave), PATIENT_LOOK_SECONDS):
         raise Failure(
             f"{slave} did not take over within {_TAKE_OVER_SECONDS:g} s, and no messages are taken: type the "
             "command there, and `metaServer follow` here; or `metaServer restart` here, to be master again",
             ExitCode.TIMEOUT,
         )
-    stop_if_running(master, _STOP_SECONDS, is_hurried=True)
+    stop_if_running(master, STOP_SECONDS, is_hurried=True)
     say("the old master has stopped")
     decide_to_follow(master, slave, slave_id)
-    start_again(master, _START_SECONDS)
+    start_again(master, options, START_SECONDS)
 
 
 def wait_for_handover(master: Address, limit_seconds: float) -> None:
@@ -69,11 +72,32 @@ def wait_for_handover(master: Address, limit_seconds: float) -> None:
         except OSError:
             return False
 
-    if not within(limit_seconds, has_handed_over):
+    if not within(limit_seconds, has_handed_over, PATIENT_LOOK_SECONDS):
         raise Failure(
             f"the master {master} did not hand over within {limit_seconds:g} s; nothing was changed",
             ExitCode.TIMEOUT,
         )
+
+
+def seal_and_copy(master: Installation, has_all: Callable[[Sequence[dict[str, Any]]], bool]) -> bool:
+    """Returns when the master can take nothing more: whether the slave has all, the end of the registry too.
+
+    Raises Failure where it did not get the messages in time, and the master goes on.
+    """
+    ends = ask(master, "seal", seconds=_SEAL_SECONDS)["ends"]
+    if not within(_EQUAL_SECONDS, lambda: has_all(ends)):
+        ask(master, "unseal")
+        raise Failure(
+            f"the slave did not get everything within {_EQUAL_SECONDS:g} s; the master goes on",
+            ExitCode.TIMEOUT,
+        )
+    last_ends = ask(master, "step-down")["ends"]
+    return within(_EQUAL_SECONDS, lambda: has_all(last_ends))
+
+
+def reaches(own: Mapping[tuple[str, int], int], ends: Sequence[dict[str, Any]]) -> bool:
+    """Whether the ends of the slave's partitions are these; one that is empty need not be there."""
+    return all(own.get((end["topic"], end["partition"]), 0) == end["end_offset"] for end in ends)
 
 
 def _is_slave(address: Address) -> bool:
@@ -86,8 +110,7 @@ def _is_slave(address: Address) -> bool:
 
 def _has_all(slave: Address, ends: Sequence[dict[str, Any]]) -> bool:
     try:
-        lines = query_stats(slave, "offsets").splitlines()
+        ranges = parse_ranges(query_stats(slave, "offsets"))
     except ClientError:
         return False
-    own = {(words[0], words[2]): int(words[6]) for line in lines if len(words := line.split(" ")) == 7}
-    return all(own.get((end["topic"], str(end["partition"])), 0) == end["end_offset"] for end in ends)
+    return reaches({(name.topic, name.partition): span.end for name, span in ranges.items()}, ends)

@@ -20,9 +20,10 @@ from metaserver.cli.cluster import (
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.framing import LineSplitter, RecordSplitter
 from metaserver.cli.options import server_file_option
-from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
+from metaserver.cli.output import Failure, complain, count_of, say
 from metaserver.cli.sender import Input, Job, Outcome, Request, Sender
-from metaserver.cli.sending import opened_input, progress, show_often
+from metaserver.cli.sending import describe_acknowledged, opened_input, progress, show_often
+from metaserver.cli.signals import on_signal
 from metaserver.cli.target import Address, chosen_address, server_option
 from metaserver.client import connect
 
@@ -142,21 +143,12 @@ def produce(
 async def _send(address: Address, job: Job, source: Input, show: Show) -> Outcome:
     async with connect(address.host, address.port) as connection, trio.open_nursery() as nursery:
         sender = Sender(connection, job)
-        await nursery.start(_interrupt_with_control_c, sender)
+        await nursery.start(on_signal, lambda _number: sender.interrupt(), signal.SIGINT)
         nursery.start_soon(show_often, sender.outcome, show)
         await sender.run(source)
         nursery.cancel_scope.cancel()
     show(sender.outcome)
     return sender.outcome
-
-
-async def _interrupt_with_control_c(
-    sender: Sender, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        task_status.started()
-        async for _ in signals:
-            sender.interrupt()
 
 
 def _parse_partition(text: str | None) -> int:
@@ -169,13 +161,7 @@ def _parse_partition(text: str | None) -> int:
 
 
 def _report(outcome: Outcome) -> None:
-    seconds = max(outcome.seconds, 1e-6)
-    size = outcome.acknowledged_bytes
-    text = (
-        f"{count_of(outcome.acknowledged, 'message')} acknowledged, {describe_bytes(size)} "
-        f"in {describe_seconds(seconds)}: {outcome.acknowledged / seconds:,.0f} messages/s, "
-        f"{describe_bytes(size / seconds)}/s"
-    )
+    text = describe_acknowledged(outcome, outcome.seconds)
     if outcome.first_offset is not None:
         text += f"; offsets {outcome.first_offset} to {outcome.last_offset}"
     say(text)

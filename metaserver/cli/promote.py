@@ -16,26 +16,28 @@ from metaserver.cli.options import chosen_node, json_option, node_arguments
 from metaserver.cli.output import Failure, complain, count_of, describe_bytes, say, table
 from metaserver.cli.processes import ask, find_node
 from metaserver.cli.role_change import (
+    START_SECONDS,
+    STOP_SECONDS,
     ask_version,
     now_text,
     prepare,
     role_of,
     start_again,
+    start_options,
     stop_if_running,
     wait_registered,
 )
-from metaserver.cli.target import Address
+from metaserver.cli.target import Address, parse_address
 from metaserver.names import REGISTRY_TOPIC
 from metaserver.node.role import Decision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from metaserver.cli.processes import Launch
     from metaserver.node.role import Role
 
-_STOP_SECONDS = 30.0
-_START_SECONDS = 60.0
 _REGISTER_SECONDS = 90.0
 _HANDOVER_SECONDS = 600.0
 
@@ -78,26 +80,33 @@ def promote(
     installation = chosen_slave(role, server_file, plug_ins)
     before = role_of(installation)
     report = loss_report(installation, before)
+    options = start_options(installation)
+    tell = complain if as_json else say
     prepared = None
     if is_handover:
-        prepared = _wait_for_handover(installation, str(report["master"]))
+        prepared = _wait_for_handover(installation, report, options)
         report = {"master": report["master"], "switchover": True, "partitions": []}
     else:
-        check_master_is_gone(report, forces=forces)
-        say(json.dumps(report, indent=2) if as_json else describe_loss(report))
-    problem = take_over(installation, before, report, register_seconds, prepared)
+        check_master_is_gone(report, tell, forces=forces)
+    if as_json:
+        say(json.dumps(report, indent=2))
+    elif not is_handover:
+        say(describe_loss(report))
+    problem = take_over(installation, before, report, options, register_seconds, prepared, tell)
     if problem:
         text = f"it is master and takes messages, but stands in no registry yet: {problem}; it goes on trying"
         raise Failure(text, ExitCode.TIMEOUT)
 
 
-def _wait_for_handover(installation: Installation, master: str) -> Launch:
+def _wait_for_handover(installation: Installation, report: dict[str, Any], options: Sequence[str]) -> Launch:
+    master = _master_of(report)
+    if master is None:
+        raise Failure("the slave has found no master since it was started; there is none to hand over")
     own = str(ask(installation, "status")["address"])
     complain(f"waiting for {master}; type on its machine: metaServer switchover --to {own}")
-    host, _, port = master.rpartition(":")
-    prepared = prepare(installation)
+    prepared = prepare(installation, options)
     try:
-        wait_for_handover(Address(host.strip("[]"), int(port)), _HANDOVER_SECONDS)
+        wait_for_handover(master, _HANDOVER_SECONDS)
     except BaseException:
         prepared.cancel()
         raise
@@ -118,25 +127,25 @@ def take_over(
     installation: Installation,
     before: Role,
     report: dict[str, Any],
+    options: Sequence[str],
     register_seconds: float,
     prepared: Launch | None,
+    tell: Callable[[str], None],
 ) -> str:
     """Stop the slave, decide, start the master; why it is not registered, blank where it is.
 
     In this order a crash in between leaves a slave that is stopped, or a master that is stopped.
     """
-    host, _, port = str(report["master"]).rpartition(":")
-    if stop_if_running(installation, _STOP_SECONDS, is_hurried=True):
-        say("slave stopped")
-    decision = Decision(
-        role="master", master_host=host, master_port=int(port), time=now_text(), report=report
-    )
+    host, port = _master_of(report) or ("", 0)
+    if stop_if_running(installation, STOP_SECONDS, is_hurried=True):
+        tell("slave stopped")
+    decision = Decision(role="master", master_host=host, master_port=port, time=now_text(), report=report)
     decision.save(before.config.data_path)
-    start_again(installation, _START_SECONDS, prepared)
+    start_again(installation, options, START_SECONDS, prepared, tell)
     problem = wait_registered(installation, register_seconds)
     if not problem:
         registry = ask(installation, "status").get("registry")
-        say("registered nowhere" if registry is None else f"registered as master in {registry['servers']}")
+        tell("registered nowhere" if registry is None else f"registered as master in {registry['servers']}")
     return problem
 
 
@@ -151,7 +160,7 @@ def loss_report(installation: Installation, role: Role) -> dict[str, Any]:
         if address is None:
             raise Failure("the slave is not running, and no file names its master: start it first")
         return {
-            "master": f"{address[0]}:{address[1]}",
+            "master": str(Address(*address)),
             "connected": False,
             "problem": "the slave was not running",
             "heard": None,
@@ -174,6 +183,11 @@ def loss_report(installation: Installation, role: Role) -> dict[str, Any]:
     }
 
 
+def _master_of(report: dict[str, Any]) -> Address | None:
+    """None: a running slave that no file names its master has found none."""
+    return parse_address(report["master"]) if report["master"] else None
+
+
 def _partition_report(details: dict[str, Any], size: dict[str, Any] | None) -> dict[str, Any]:
     missing = max(0, details["master_end_offset"] - details["end_offset"])
     messages = details["lag_messages"]
@@ -191,18 +205,27 @@ def _partition_report(details: dict[str, Any], size: dict[str, Any] | None) -> d
     }
 
 
-def check_master_is_gone(report: dict[str, Any], *, forces: bool) -> None:
+def check_master_is_gone(report: dict[str, Any], tell: Callable[[str], None], *, forces: bool) -> None:
     """By the slave's link and by a connection of our own; raises Failure, or says so where it is forced."""
-    host, _, port = str(report["master"]).rpartition(":")
+    master = _master_of(report)
+    if master is None:
+        text = "nothing is known of the master: the slave has found none since it was started"
+        if not forces:
+            raise Failure(
+                f"{text}. Where one runs, both would take messages that only one of them keeps; --force goes "
+                "on all the same"
+            )
+        complain(f"{text}; going on, as --force says")
+        return
     problems = []
     if report["connected"]:
-        problems.append(f"the slave is connected to its master {report['master']}")
+        problems.append(f"the slave is connected to its master {master}")
     try:
-        ask_version(Address(host.strip("[]"), int(port)))
+        ask_version(master)
     except OSError as error:
-        say(f"the master {report['master']} does not answer: {error}")
+        tell(f"the master {master} does not answer: {error}")
     else:
-        problems.append(f"the master {report['master']} answers")
+        problems.append(f"the master {master} answers")
     if not problems:
         return
     text = " and ".join(problems)

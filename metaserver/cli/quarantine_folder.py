@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from metaserver.cli.options import chosen_node
 from metaserver.cli.output import Failure
 from metaserver.cli.segment_file import Damage, Placed, open_for_reading, walk
+from metaserver.cli.target import config_of
 from metaserver.storage import QuarantineReport, RealFileSystem
 from metaserver.storage.documents import load_document
 from metaserver.storage.filenames import QUARANTINE_NAME, REPLAYED_NAME, REPORT_NAME, parse_segment_name
@@ -48,12 +49,7 @@ class Folder(NamedTuple):
 
 def data_paths(installation: Installation) -> list[Path]:
     """Every data directory of a node; raises ConfigError."""
-    from metaserver.config import apply_slave, load_server_config, load_slave_config
-
-    config = load_server_config(installation.server_file, lenient=True)
-    if installation.slave_file is not None:
-        config = apply_slave(config, load_slave_config(installation.slave_file, lenient=True))
-    return list(dict.fromkeys([config.data_path, *(topic.data_path for topic in config.topics)]))
+    return config_of(installation).data_paths
 
 
 def find_folder(name: str, role: str, server_file: Path | None, plug_ins: tuple[str, ...]) -> Folder:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from metaserver.cli.cluster import Choice
     from metaserver.cli.quarantine_folder import Folder
+    from metaserver.cli.target import Address
     from metaserver.client import Partition, Session
     from metaserver.message import Record
 
@@ -98,6 +99,8 @@ def replay(
     """
     if (server is None) == (servers is None):
         raise Failure("name the broker with --server HOST:PORT, or a cluster with --servers", ExitCode.USAGE)
+    address = None if server is None else parse_address(server)
+    choice = None if servers is None else chosen_cluster(servers, root, None)
     folder = find_folder(folder_name, role, server_file, plug_ins)
     messages = _load(folder, is_again=is_again)
     due = [message for message in messages if not message.is_acknowledged]
@@ -113,10 +116,10 @@ def replay(
         complain("nothing was sent; --execute does it")
         return
     note = _Note(folder, messages, where)
-    if server is not None:
-        trio.run(_send_to_broker, server, folder, due, note)
-    else:
-        trio.run(_send_to_cluster, chosen_cluster(servers, root, None), broker_id, folder, due, note)
+    if address is not None:
+        trio.run(_send_to_broker, address, folder, due, note)
+    elif choice is not None:
+        trio.run(_send_to_cluster, choice, broker_id, folder, due, note)
     if as_json:
         say(json.dumps(_noted(messages, where), indent=2))
     sent = [message for message in due if message.is_acknowledged]
@@ -178,9 +181,9 @@ class _Note:
             ) from error
 
 
-async def _send_to_broker(server: str, folder: Folder, due: Sequence[Message], note: _Note) -> None:
+async def _send_to_broker(address: Address, folder: Folder, due: Sequence[Message], note: _Note) -> None:
     """One connection and one partition, so the order holds whatever is on its way together."""
-    address, report = parse_address(server), folder.report
+    report = folder.report
     note.save()
     async with connect(address.host, address.port) as connection:
         for start in range(0, len(due), _AT_A_TIME):

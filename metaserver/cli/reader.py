@@ -10,6 +10,7 @@ import trio
 
 from metaserver.cli.output import complain
 from metaserver.client import Fetched, Moved, NothingThere
+from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import (
     DEFAULT_GROUP,
     FETCH_BYTES,
@@ -182,11 +183,8 @@ class Reader:
 
 async def partitions_of(connection: BrokerConnection, topic: str, *, must_exist: bool) -> set[int]:
     """The partitions of a topic that have messages. Raises ClientError, also for an unknown topic."""
-    found = {
-        int(words[2])
-        for line in (await connection.stats("offsets")).splitlines()
-        if len(words := line.split(" ")) == 7 and words[0] == topic and words[1] == "part"
-    }
+    ranges = parse_ranges(await connection.stats("offsets"))
+    found: set[int] = {name.partition for name in ranges if name.topic == topic}
     if not found and must_exist and "resultCode 1" in (await connection.stats(topic)).splitlines():
         raise ReplyError(Status.NOT_FOUND, f"the broker {connection.address} has no topic {topic!r}")
     return found

@@ -4,50 +4,71 @@ from __future__ import annotations
 
 import socket
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.formats import time_text
 from metaserver.cli.lifecycle import describe_ready
 from metaserver.cli.output import Failure, complain, say
-from metaserver.cli.processes import Ending, Launch, ask
+from metaserver.cli.processes import Ending, Launch, ask, find_node
 from metaserver.config import load_server_config, load_slave_config
-from metaserver.errors import ControlError
+from metaserver.errors import ConfigError, ControlError
 from metaserver.node.role import Role, find_role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from metaserver.cli.installation import Installation
     from metaserver.cli.target import Address
 
 VERSION_SECONDS = 3.0
 """For an answer to ``version`` on a fresh connection."""
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+PATIENT_LOOK_SECONDS = 0.1
+"""Between two looks where nothing is paused meanwhile."""
 _LOOK_SECONDS = 0.01
 _PREPARE_SECONDS = 10.0
-_OPTIONS = ("--log-format", "text")
 
 
-def role_of(installation: Installation) -> Role:
+def role_of(installation: Installation, *, is_lenient: bool = True) -> Role:
     """What a node is when it is started. Raises ConfigError and RoleError."""
-    server = load_server_config(installation.server_file, lenient=True)
+    server = load_server_config(installation.server_file, lenient=is_lenient)
     slave_file = installation.slave_file
-    return find_role(server, None if slave_file is None else load_slave_config(slave_file, lenient=True))
+    slave = None if slave_file is None else load_slave_config(slave_file, lenient=is_lenient)
+    return find_role(server, slave)
 
 
-def within(limit_seconds: float, condition: Callable[[], bool]) -> bool:
+def start_options(installation: Installation) -> tuple[str, ...]:
+    """What a node was started with, to start it again with, or what it would be started with.
+
+    To be asked before it is stopped: raises Failure and RoleError where it would not start with them.
+    """
+    status = find_node(installation).status or {}
+    # A node of an older version does not tell.
+    is_lenient = bool(status.get("lenient"))
+    try:
+        role_of(installation, is_lenient=is_lenient)
+    except ConfigError as error:
+        text = f"{error}\nthe {installation.role} would not start again with that; nothing was changed"
+        raise Failure(text, ExitCode.CONFIGURATION) from error
+    log_format = str(status.get("log_format", "text"))
+    return ("--log-format", log_format, *(["--lenient"] if is_lenient else []))
+
+
+def within(limit_seconds: float, condition: Callable[[], bool], pause_seconds: float = _LOOK_SECONDS) -> bool:
     """Look until it is so; False where it is not in time."""
     deadline = time.monotonic() + limit_seconds
     while not condition():
         if time.monotonic() >= deadline:
             return False
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(pause_seconds)
     return True
 
 
 def now_text() -> str:
     """This moment, as a decision notes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return time_text(time.time())
 
 
 def ask_version(address: Address, limit_seconds: float = VERSION_SECONDS) -> str:
@@ -75,19 +96,23 @@ def stop_if_running(installation: Installation, timeout_seconds: float, *, is_hu
     return True
 
 
-def prepare(installation: Installation) -> Launch:
+def prepare(installation: Installation, options: Sequence[str]) -> Launch:
     """A process for :func:`start_again` that has loaded everything, so that the change itself is short."""
-    prepared = Launch(installation, _OPTIONS, is_held=True)
+    prepared = Launch(installation, options, is_held=True)
     prepared.wait_held(_PREPARE_SECONDS)
     return prepared
 
 
 def start_again(
-    installation: Installation, timeout_seconds: float, prepared: Launch | None = None
+    installation: Installation,
+    options: Sequence[str],
+    timeout_seconds: float,
+    prepared: Launch | None = None,
+    tell: Callable[[str], None] = say,
 ) -> dict[str, Any]:
     """Start the node as what it is now, and say where it answers; what it said. Raises Failure."""
-    ready = (prepared or Launch(installation, _OPTIONS)).wait_ready(timeout_seconds)
-    say(describe_ready(installation, ready))
+    ready = (prepared or Launch(installation, options)).wait_ready(timeout_seconds)
+    tell(describe_ready(installation, ready))
     return ready
 
 
@@ -108,4 +133,4 @@ def wait_registered(installation: Installation, limit_seconds: float) -> str:
             told = problem
         if time.monotonic() >= deadline:
             return problem
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(PATIENT_LOOK_SECONDS)

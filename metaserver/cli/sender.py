@@ -5,7 +5,6 @@ Messages have numbers, from 1 in the order of the input, so that a failure can b
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from metaserver.cli.sending import keep_rate, piece_of
 from metaserver.client.connection import batch_result, expect_text
 from metaserver.errors import BrokerUnreachableError, ClientError, MetaServerError
 from metaserver.message import FLAG_HAS_ATTRIBUTE, HEADER_SIZE, checksum, encode_records, join_attribute
@@ -32,8 +32,6 @@ _SILENCE_SECONDS = 30.0
 """A broker that answers nothing for this long, while requests wait, is given up."""
 _LAST_REPLIES_SECONDS = 5.0
 """After an interrupt or a failure: for the replies to what was sent already."""
-_RATE_SLICES = 20
-"""With a rate, the messages of a second go out in about this many pieces."""
 _BATCH_SLACK = 1.5
 """So much larger than asked for may a batch be before it is split."""
 
@@ -136,7 +134,7 @@ class Sender:
             try:
                 async for bodies in source.batches(self._job.batch_bytes):
                     for piece in self._pieces(bodies):
-                        await self._keep_rate(started)
+                        await keep_rate(started, self._next_number - 1, self._job.messages_per_second)
                         await (self._send_batch(piece) if batched else self._send_each(piece))
             except (OSError, MetaServerError) as error:
                 self.outcome.input_problem = str(error)
@@ -152,8 +150,7 @@ class Sender:
     def _pieces(self, bodies: list[bytes]) -> Iterator[list[bytes]]:
         """The messages in runs that are sent together."""
         size_max = self._job.batch_bytes
-        rate = self._job.messages_per_second
-        count_max = len(bodies) if rate is None else math.ceil(rate / _RATE_SLICES)
+        count_max = piece_of(len(bodies), self._job.messages_per_second)
         if len(bodies) <= count_max and _size_of(bodies) <= size_max * _BATCH_SLACK:
             yield bodies
             return
@@ -164,12 +161,6 @@ class Sender:
                 start, size = end, 0
             size += HEADER_SIZE + len(body)
         yield bodies[start:]
-
-    async def _keep_rate(self, started: float) -> None:
-        rate = self._job.messages_per_second
-        if rate is not None:
-            due = started + (self._next_number - 1) / rate
-            await trio.sleep(max(0.0, due - time.perf_counter()))
 
     async def _send_batch(self, bodies: list[bytes]) -> None:
         job = self._job

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from metaserver.cli.output import Failure, count_of
+from metaserver.cli.output import Failure, count_of, describe_bytes, describe_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     Show = Callable[["Counts"], None]
 
 _SHOW_SECONDS = 0.1
+_RATE_SLICES = 20
+"""With a rate, the messages of a second go out in about this many pieces."""
 
 
 class Counts(Protocol):
@@ -24,6 +28,28 @@ class Counts(Protocol):
 
     acknowledged: int
     acknowledged_bytes: int
+
+
+def describe_acknowledged(counts: Counts, seconds: float) -> str:
+    """How many, and how fast."""
+    seconds, size = max(seconds, 1e-6), counts.acknowledged_bytes
+    return (
+        f"{count_of(counts.acknowledged, 'message')} acknowledged, {describe_bytes(size)} "
+        f"in {describe_seconds(seconds)}: {counts.acknowledged / seconds:,.0f} messages/s, "
+        f"{describe_bytes(size / seconds)}/s"
+    )
+
+
+def piece_of(available: int, messages_per_second: float | None) -> int:
+    """How many messages go out together; without a rate, all there are."""
+    return available if messages_per_second is None else math.ceil(messages_per_second / _RATE_SLICES)
+
+
+async def keep_rate(started: float, sent: int, messages_per_second: float | None) -> None:
+    """Returns when more may be sent; ``started`` by ``time.perf_counter``."""
+    if messages_per_second is not None:
+        due = started + sent / messages_per_second
+        await trio.sleep(max(0.0, due - time.perf_counter()))
 
 
 async def show_often(counts: Counts, show: Show) -> None:

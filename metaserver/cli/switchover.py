@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.follow import decide_to_follow
-from metaserver.cli.handover import hand_over_to
+from metaserver.cli.handover import hand_over_to, reaches, seal_and_copy
 from metaserver.cli.installation import find_installation
 from metaserver.cli.options import chosen_node, node_arguments
 from metaserver.cli.output import Failure, complain, describe_seconds, say
 from metaserver.cli.processes import Ending, ask, find_node
 from metaserver.cli.role_change import (
+    START_SECONDS,
+    STOP_SECONDS,
     now_text,
     prepare,
     role_of,
     start_again,
+    start_options,
     stop_if_running,
     wait_registered,
     within,
 )
 from metaserver.cli.target import parse_address
-from metaserver.errors import ControlError
+from metaserver.errors import ControlError, MetaServerError
 from metaserver.node.role import Decision, forget_decision
 
 if TYPE_CHECKING:
@@ -33,15 +37,11 @@ if TYPE_CHECKING:
 
     from metaserver.cli.installation import Installation
     from metaserver.cli.processes import Launch
+    from metaserver.node.role import Role
 
 _CLOSE_BYTES = 1024 * 1024
 """The slave is to be no further behind before the master is sealed."""
 _CATCH_UP_SECONDS = 60.0
-_SEAL_SECONDS = 20.0
-"""After that the master takes messages again, should this command have died."""
-_EQUAL_SECONDS = 10.0
-_START_SECONDS = 60.0
-_STOP_SECONDS = 30.0
 _REGISTER_SECONDS = 60.0
 
 
@@ -52,6 +52,9 @@ class Pair(NamedTuple):
     slave: Installation
     address: str
     """Of the master."""
+    master_options: tuple[str, ...]
+    slave_options: tuple[str, ...]
+    """With what each is started again."""
 
 
 @click.command()
@@ -100,22 +103,23 @@ def switchover(
     if role:
         raise Failure(f"{role!r} is for --to: here both nodes change places", ExitCode.USAGE)
     pair = find_pair(server_file, plug_ins)
+    before = role_of(pair.slave)
     _wait_until_close(pair, catch_up_seconds)
-    prepared = prepare(pair.slave)
+    prepared = prepare(pair.slave, pair.slave_options)
     try:
         began = time.monotonic()
-        _seal_and_copy(pair)
+        _seal_and_copy(pair, before)
     except BaseException:
         prepared.cancel()
         raise
     ending = Ending(pair.master, is_hurried=True)
-    address = _change_places(pair, prepared, ending)
+    address = _change_places(pair, before, prepared, ending)
     paused_seconds = time.monotonic() - began
-    slave_id = _slave_id(pair.slave)
-    ending.wait(_STOP_SECONDS)
+    ending.wait(STOP_SECONDS)
     say("the old master has stopped")
+    slave_id = 0 if before.overlay is None else before.overlay.slave_id
     decide_to_follow(pair.master, parse_address(address), slave_id)
-    start_again(pair.master, _START_SECONDS)
+    start_again(pair.master, pair.master_options, START_SECONDS)
     problem = wait_registered(pair.slave, _REGISTER_SECONDS)
     if problem:
         raise Failure(f"the new master stands in no registry yet: {problem}", ExitCode.TIMEOUT)
@@ -126,10 +130,12 @@ def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
     """The two nodes of the installation, both running; raises Failure where that is not what there is."""
     nodes = [find_installation(server_file), chosen_node("slave", server_file, plug_ins)]
     roles: dict[str, Installation] = {}
+    addresses: dict[str, str] = {}
     for node in nodes:
         found = find_node(node)
         if found.status is not None:
-            roles[str(found.status["role"])] = node
+            role = str(found.status["role"])
+            roles[role], addresses[role] = node, str(found.status["address"])
     if roles.keys() != {"master", "slave"}:
         running = " and ".join(f"a {role}" for role in roles) or "nothing"
         raise Failure(
@@ -138,14 +144,13 @@ def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
             "slave's, then `metaServer switchover --to HOST:PORT` on the master's",
             ExitCode.NOT_RUNNING,
         )
-    address = str(ask(roles["master"], "status")["address"])
-    pair = Pair(roles["master"], roles["slave"], address)
-    replication = ask(pair.slave, "slave-status")
+    master, slave, address = roles["master"], roles["slave"], addresses["master"]
+    replication = ask(slave, "slave-status")
     if replication["master"].rpartition(":")[2] != address.rpartition(":")[2] or not replication["connected"]:
         raise Failure(
             f"the slave follows {replication['master']} and is not connected to the master {address}"
         )
-    return pair
+    return Pair(master, slave, address, start_options(master), start_options(slave))
 
 
 def _wait_until_close(pair: Pair, limit_seconds: float) -> None:
@@ -163,48 +168,53 @@ def _wait_until_close(pair: Pair, limit_seconds: float) -> None:
         )
 
 
-def _seal_and_copy(pair: Pair) -> None:
+def _seal_and_copy(pair: Pair, before: Role) -> None:
     """Returns when the slave has everything, and the master can take nothing more; raises Failure."""
-    ends = ask(pair.master, "seal", seconds=_SEAL_SECONDS)["ends"]
-    if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
-        ask(pair.master, "unseal")
-        raise Failure(
-            f"the slave did not get everything within {_EQUAL_SECONDS:g} s; the master goes on",
-            ExitCode.TIMEOUT,
-        )
-    ends = ask(pair.master, "step-down")["ends"]
-    if not within(_EQUAL_SECONDS, lambda: _has_all(pair.slave, ends)):
-        _go_back(pair, Ending(pair.master, is_hurried=True), "the slave did not get the end of the registry")
+    if not seal_and_copy(pair.master, partial(_has_all, pair.slave)):
+        ending = Ending(pair.master, is_hurried=True)
+        _go_back(pair, before, ending, "the slave did not get the end of the registry")
 
 
-def _change_places(pair: Pair, prepared: Launch, ending: Ending) -> str:
+def _change_places(pair: Pair, before: Role, prepared: Launch, ending: Ending) -> str:
     """Start the slave as master while the old one is ending; where it answers."""
-    before = role_of(pair.slave)
-    stop_if_running(pair.slave, _STOP_SECONDS, is_hurried=True)
-    host, _, port = pair.address.rpartition(":")
-    report = {"master": pair.address, "switchover": True, "partitions": []}
-    previous = before.decision
-    Decision(role="master", master_host=host, master_port=int(port), time=now_text(), report=report).save(
-        before.config.data_path
-    )
     try:
-        return str(start_again(pair.slave, _START_SECONDS, prepared)["address"])
-    except Failure as error:
-        if previous is None:
-            forget_decision(before.config.data_path)
-        else:
-            previous.save(before.config.data_path)
-        _go_back(pair, ending, f"the slave did not start as master: {error.message}")
+        try:
+            stop_if_running(pair.slave, STOP_SECONDS, is_hurried=True)
+            _decide(pair, before)
+        except BaseException:
+            prepared.cancel()
+            raise
+        return str(start_again(pair.slave, pair.slave_options, START_SECONDS, prepared)["address"])
+    except (Failure, MetaServerError, OSError) as error:
+        _go_back(pair, before, ending, f"the slave did not start as master: {error}")
         raise
 
 
-def _go_back(pair: Pair, ending: Ending, reason: str) -> None:
+def _decide(pair: Pair, before: Role) -> None:
+    host, port = parse_address(pair.address)
+    report = {"master": pair.address, "switchover": True, "partitions": []}
+    Decision(role="master", master_host=host, master_port=port, time=now_text(), report=report).save(
+        before.config.data_path
+    )
+
+
+def _go_back(pair: Pair, before: Role, ending: Ending, reason: str) -> None:
     """The old master again; always raises."""
     complain(f"{reason}; starting the old master again")
-    ending.wait(_STOP_SECONDS)
-    start_again(pair.master, _START_SECONDS)
-    if not find_node(pair.slave).is_running:
-        start_again(pair.slave, _START_SECONDS)
+    try:
+        ending.wait(STOP_SECONDS)
+        start_again(pair.master, pair.master_options, START_SECONDS)
+    finally:
+        # Behind it: nothing of the slave's is to keep the master away.
+        if before.decision is None:
+            forget_decision(before.config.data_path)
+        else:
+            before.decision.save(before.config.data_path)
+    if find_node(pair.slave).is_running:
+        suffix = pair.slave.verb_suffix
+        complain(f"the slave runs as before, or is still ending: `metaServer status{suffix}` tells")
+    else:
+        start_again(pair.slave, pair.slave_options, START_SECONDS)
     raise Failure("nothing was changed, but the master was away for a moment")
 
 
@@ -215,10 +225,4 @@ def _has_all(slave: Installation, ends: Sequence[dict[str, Any]]) -> bool:
     except ControlError:
         return False
     own = {(found["topic"], found["partition"]): found["end_offset"] for found in status["details"]}
-    return all(own.get((end["topic"], end["partition"]), 0) == end["end_offset"] for end in ends)
-
-
-def _slave_id(slave: Installation) -> int:
-    """The number of the slave that is one no more: the old master's, from now on."""
-    overlay = role_of(slave).overlay
-    return 0 if overlay is None else overlay.slave_id
+    return reaches(own, ends)

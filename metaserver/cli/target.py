@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metaserver.cli.installation import Installation
+    from metaserver.config import ServerConfig
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _PORT_MAX = 65535
@@ -46,18 +47,25 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
+def config_of(installation: Installation) -> ServerConfig:
+    """What the files of a node say; raises ConfigError."""
+    from metaserver.config import apply_slave, load_server_config, load_slave_config
+
+    # What the broker refuses at its start is not the concern of who only wants its port, or its folders.
+    config = load_server_config(installation.server_file, lenient=True)
+    if installation.slave_file is None:
+        return config
+    return apply_slave(config, load_slave_config(installation.slave_file, lenient=True))
+
+
 def address_of(installation: Installation) -> Address:
     """Where the node of these files answers, from this machine.
 
     Raises ConfigError, and Failure where the files leave the port to chance and no node is running.
     """
     from metaserver.cli.processes import ask
-    from metaserver.config import apply_slave, load_server_config, load_slave_config
 
-    # What the broker refuses at its start is not the concern of who only wants its port.
-    config = load_server_config(installation.server_file, lenient=True)
-    if installation.slave_file is not None:
-        config = apply_slave(config, load_slave_config(installation.slave_file, lenient=True))
+    config = config_of(installation)
     host = "127.0.0.1" if config.bind_address in _WILDCARDS else config.bind_address
     if config.server_port:
         return Address(host, config.server_port)

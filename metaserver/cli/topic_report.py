@@ -8,6 +8,7 @@ import attrs
 
 from metaserver.cli.group_report import for_each
 from metaserver.cli.output import count_of, describe_bytes, table
+from metaserver.client.comparison import parse_ranges
 from metaserver.client.servers import format_address
 from metaserver.errors import ClientError
 from metaserver.registry.paths import Replica
@@ -140,10 +141,8 @@ async def _ask(session: Session, report: ReplicaReport) -> None:
     except ClientError as error:
         report.problem = str(error)
         return
-    for line in offsets.splitlines():
-        match line.split(" "):
-            case [topic, "part", number, "min_offset", start, "max_offset", end]:
-                report.ends[topic, int(number)] = int(start), int(end)
+    for name, span in parse_ranges(offsets).items():
+        report.ends[name.topic, name.partition] = span.start, span.end
     for line in topics.splitlines():
         match line.split(" "):
             case [topic, "partitions", _count, "message_count", messages, *_rest]:

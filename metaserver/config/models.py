@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from metaserver.names import REGISTRY_TOPIC, AckLevel, is_valid_topic
+from metaserver.names import REGISTRY_TOPIC, AckLevel, is_valid_topic, pattern_matches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,23 +82,8 @@ class TopicConfig:
         return AckLevel.DISK if self.unflush_threshold <= 0 else AckLevel.MEMORY
 
     def matches(self, topic: str) -> bool:
-        """Whether the section speaks for this topic.
-
-        In time proportional to the length of the topic, which comes from the network: no regular expression.
-        """
-        first, *pieces = self.name.split("*")
-        if not pieces:
-            return topic == first
-        last = pieces.pop()
-        if len(topic) < len(first) + len(last) or not topic.startswith(first) or not topic.endswith(last):
-            return False
-        position, end = len(first), len(topic) - len(last)
-        for piece in pieces:
-            found = topic.find(piece, position, end)
-            if found < 0:
-                return False
-            position = found + len(piece)
-        return True
+        """Whether the section speaks for this topic."""
+        return pattern_matches(self.name, topic)
 
 
 @attrs.frozen(kw_only=True)

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from metaserver.config import ServerConfig, SlaveConfig
+    from metaserver.logs import LogFormat
     from metaserver.node.paths import NodePaths
     from metaserver.node.role import Role
 
@@ -92,12 +93,13 @@ async def run_node(
     on_ready: Callable[[NodeAddresses], None],
     *,
     is_lenient: bool = False,
+    log_format: LogFormat = "text",
     role: Role | None = None,
 ) -> None:
     """Run until SIGTERM, SIGINT or the ``stop`` command; returns after a clean stop.
 
-    ``is_lenient``: a reload passes over keys it does not know, as the start did. ``role``: where the two
-    configurations come from.
+    ``is_lenient``: a reload passes over keys it does not know, as the start did. ``log_format`` is only
+    told, like that, to whoever starts the node again. ``role``: where the two configurations come from.
     Raises NodeError, StorageError and others of :mod:`metaserver.errors` when the start fails.
     """
     if slave_config is not None:
@@ -106,7 +108,7 @@ async def run_node(
             config = await sync_before_start(config, slave_config, paths, is_lenient=is_lenient)
     paths.logs_directory.mkdir(parents=True, exist_ok=True)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    node = _Node(config, slave_config, paths, on_ready, is_lenient, role)
+    node = _Node(config, slave_config, paths, on_ready, is_lenient, log_format, role)
     try:
         await node.run()
     except BaseExceptionGroup as group:
@@ -147,6 +149,7 @@ class _Node:
     _paths: NodePaths
     _on_ready: Callable[[NodeAddresses], None]
     _is_lenient: bool
+    _log_format: LogFormat
     _role: Role | None = None
     _membership: Membership | None = None
     _clock: SystemClock = attrs.Factory(SystemClock)
@@ -220,6 +223,7 @@ class _Node:
         slave = None if following is None else following.slave
         sync = None if following is None else following.config_sync
         reporter = Reporter(broker, store, disk, slave, membership, embedded, sync)
+        reporter.is_lenient, reporter.log_format = self._is_lenient, self._log_format
         reporter.decision = None if self._role is None else self._role.decision
         return _Parts(broker, committer, timers, disk, following, embedded, membership, reporter)
 

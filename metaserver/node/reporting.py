@@ -25,6 +25,7 @@ from metaserver.storage import RealFileSystem, quarantine_folders
 if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
     from metaserver.broker.partition import Partition
+    from metaserver.logs import LogFormat
     from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.node.role import Decision
     from metaserver.replication import ConfigSync, ConfigSyncReport, Slave, SlaveReport
@@ -43,6 +44,9 @@ class Reporter:
     _embedded: EmbeddedRegistry | None = None
     _config_sync: ConfigSync | None = None
     http_port: int = 0
+    is_lenient: bool = False
+    log_format: LogFormat = "text"
+    """With what it was started, and the line before."""
     decision: Decision | None = None
     """What makes the node something else than its files say."""
     _filesystem: FileSystem = attrs.Factory(RealFileSystem)
@@ -94,6 +98,8 @@ class Reporter:
             "http_port": self.http_port,
             "config": str(config.path),
             "config_checksum": config.checksum,
+            "lenient": self.is_lenient,
+            "log_format": self.log_format,
             "data_path": str(config.data_path),
             "uptime_seconds": round(self._uptime_seconds, 3),
             "connections": broker.connection_count,

@@ -46,7 +46,7 @@ class Decision:
 
     role: Literal["master", "slave"]
     master_host: str
-    """Of a slave, whom it follows; of a master, whose place it took."""
+    """Of a slave, whom it follows; of a master, whose place it took: blank where it had found none."""
     master_port: int
     time: str
     """When, ISO 8601."""
@@ -56,14 +56,16 @@ class Decision:
 
     @property
     def master(self) -> str:
-        """``HOST:PORT``."""
-        return format_address(self.master_host, self.master_port)
+        """``HOST:PORT``, an IPv6 address in brackets."""
+        # The host of an older decision may have them.
+        return format_address(self.master_host.strip("[]"), self.master_port)
 
     @property
     def sentence(self) -> str:
         """For whoever starts the node, or asks how it is."""
         if self.role == "master":
-            return f"promoted at {self.time} in place of {self.master}: it is master"
+            place = self.master if self.master_host else "a master it had not found"
+            return f"promoted at {self.time} in place of {place}: it is master"
         return f"told at {self.time} to follow {self.master}: it is its slave"
 
     def save(self, data_path: Path) -> None:

@@ -83,6 +83,13 @@ def test_watching_ends_when_nothing_is_left(capsys: pytest.CaptureFixture[str]) 
         watch(lambda: status(0, stopped=1), pauses.append)
 
 
+def test_watching_ends_when_the_slave_is_promoted(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [status(100, 5), {}]
+    with pytest.raises(Failure, match="is master since it was promoted"):
+        watch(lambda: answers.pop(0), lambda _: None)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_watching_a_slave_that_has_everything(pair: Home, call: Call) -> None:
     eventually(lambda: json.loads(call("slave-status", "--json").out)["lag_bytes"] == 0, "no lag")
     ran = call("slave-status", "--watch")

@@ -7,6 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
 from kazoo.client import KazooClient
 
 from metaserver.cli.exit_codes import ExitCode
@@ -158,6 +159,52 @@ def test_what_is_missing_is_told_exactly(home: Home) -> None:
     assert noted["missing_messages"] == 4
 
 
+@pytest.mark.parametrize("is_handover", [False, True])
+def test_json_is_all_that_is_on_standard_output(
+    home: Home, monkeypatch: pytest.MonkeyPatch, *, is_handover: bool
+) -> None:
+    monkeypatch.setattr("metaserver.cli.promote.wait_for_handover", lambda *_: None)
+    start_pair(home)
+    kill(home)
+    eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
+    ran = home.run("promote", "--json", *(["--after-handover"] if is_handover else []))
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["master"] == f"127.0.0.1:{home.port}"
+    for text in (
+        "waiting for" if is_handover else "does not answer",
+        "slave stopped",
+        "master ready at",
+        "registered as master in",
+    ):
+        assert text in ran.err
+
+
+def test_a_slave_that_has_found_no_master_is_promoted_by_force(home: Home) -> None:
+    # Master and registry have died, and the slave was started after that.
+    home.slave_file.write_text(
+        f"slaveId=0\nregistryAddress=127.0.0.1:{free_port()}\nserverPort=0\ndashboardHttpPort=0\n"
+        "dataPath=data/slave\n",
+        encoding="utf-8",
+    )
+    assert home.run("start", "slave").code == 0
+    ran = home.run("promote")
+    assert ran.code == ExitCode.FAILED
+    assert "nothing is known of the master" in ran.err
+    waited = home.run("promote", "--after-handover")
+    assert waited.code == ExitCode.FAILED
+    assert "the slave has found no master" in waited.err
+    assert home.status("slave")["role"] == "slave"
+    forced = home.run("promote", "--force", "--register-timeout", "0.1")
+    assert "going on, as --force says" in forced.err
+    assert forced.code == ExitCode.TIMEOUT
+    assert "it is master and takes messages, but stands in no registry yet" in forced.err
+    assert "because the slave has never reached it" in forced.out
+    found = home.status("slave")
+    assert found["role"] == "master"
+    assert "in place of a master it had not found" in found["decision"]["sentence"]
+    send(port_of(home, "slave"), ["taken"])
+
+
 def test_the_registry_comes_along(home: Home) -> None:
     start_pair(home)
     home.wait_registered("slave")
@@ -196,6 +243,33 @@ def test_a_restart_without_slave_is_enough_as_in_metaq(home: Home) -> None:
     send(port_of(home), ["taken"])
 
 
+def test_a_node_is_started_again_with_what_it_was_started_with(home: Home) -> None:
+    home.configure(serverPort=free_port(), no_such_key=1)
+    assert home.run("start", "--lenient", "--log-format", "json").code == 0
+    home.port = port_of(home)
+    home.configure_slave()
+    assert home.run("start", "slave", "--lenient").code == 0
+    eventually(lambda: home.status("slave")["replication"]["connected"], "the slave has its master")
+    changed = home.run("switchover")
+    assert changed.code == 0, changed.err
+    master, slave = home.status("slave"), home.status()
+    assert (master["role"], master["lenient"], master["log_format"]) == ("master", True, "text")
+    assert (slave["role"], slave["lenient"], slave["log_format"]) == ("slave", True, "json")
+    kill(home, "slave")
+    promoted = home.run("promote", "local", "--force")
+    assert promoted.code == 0, promoted.err
+    assert (home.status()["role"], home.status()["lenient"]) == ("master", True)
+
+    # How it was started nobody knows any more: a decision must not be left beside a node that does not start.
+    kill(home)
+    decision = (home.base / "data" / "slave" / "role.json").read_bytes()
+    followed = home.run("follow", f"127.0.0.1:{home.port}", "slave", "--force")
+    assert followed.code == ExitCode.CONFIGURATION
+    assert "no_such_key" in followed.err
+    assert "nothing was changed" in followed.err
+    assert (home.base / "data" / "slave" / "role.json").read_bytes() == decision
+
+
 def test_a_decision_that_cannot_be_read_stops_the_start(home: Home) -> None:
     data = home.base / "data" / "master"
     data.mkdir(parents=True)
@@ -203,6 +277,21 @@ def test_a_decision_that_cannot_be_read_stops_the_start(home: Home) -> None:
     ran = home.run("start")
     assert ran.code == ExitCode.FAILED
     assert "it says whether this node is master or slave" in ran.err
+
+
+def test_a_master_at_an_ipv6_address_is_named_as_one_writes_it(home: Home) -> None:
+    port = free_port()
+    home.slave_file.write_text(
+        f"slaveId=0\nmasterAddress=[::1]:{port}\nserverPort=0\ndashboardHttpPort=0\ndataPath=data/slave\n",
+        encoding="utf-8",
+    )
+    ran = home.run("promote", "slave")
+    assert ran.code == 0, ran.err
+    assert f"the master [::1]:{port} does not answer" in ran.out
+    decision = home.status("slave")["decision"]
+    assert (decision["master_host"], decision["master_port"]) == ("::1", port)
+    assert decision["report"]["master"] == f"[::1]:{port}"
+    assert f"in place of [::1]:{port}: it is master" in decision["sentence"]
 
 
 def test_who_is_to_be_followed_must_answer(home: Home) -> None:

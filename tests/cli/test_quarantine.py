@@ -168,3 +168,14 @@ def test_replay_through_the_registry(cluster: Home, topic: str, tmp_path: Path) 
 @pytest.mark.parametrize("options", [(), ("--server", "a:1", "--servers", "metaq://a:1")])
 def test_replay_wants_one_place(home: Home, options: tuple[str, ...]) -> None:
     assert home.run("quarantine", "replay", "x", *options).code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("options", [("--server", "nonsense"), ("--servers", "nonsense")])
+@pytest.mark.parametrize("execute", [(), ("--execute",)])
+def test_replay_looks_at_the_place_also_where_it_only_tells(
+    home: Home, options: tuple[str, ...], execute: tuple[str, ...]
+) -> None:
+    folder = give_up(home.base / "data" / "master", "test", 1000, BODIES)
+    ran = home.run("quarantine", "replay", str(folder), *options, *execute)
+    assert (ran.code, ran.out) == (ExitCode.USAGE, "")
+    assert "nonsense" in ran.err

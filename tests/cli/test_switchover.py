@@ -14,6 +14,7 @@ import trio
 from metaserver.cli import handover, switchover
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.installation import find_installation
+from metaserver.cli.output import Failure
 from metaserver.cli.target import Address
 from metaserver.client import ProducerOptions, Sent, open_session
 from metaserver.control.client import call
@@ -86,6 +87,27 @@ def test_it_is_between_two_that_run(home: Home) -> None:
     assert ran.code == ExitCode.FAILED
     assert "replication of test-0 has stopped" in ran.err
     assert home.status()["puts_refused"] == ""
+
+
+@pytest.mark.parametrize("broken", ["stop_if_running", "Decision.save"])
+def test_the_old_master_goes_on_where_the_slave_does_not_give_way(
+    home: Home, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object, **_options: object) -> bool:
+        raise Failure("too slow") if broken == "stop_if_running" else OSError("no room")
+
+    start_pair(home)
+    monkeypatch.setattr(f"metaserver.cli.switchover.{broken}", fail)
+    ran = home.run("switchover")
+    assert ran.code == ExitCode.FAILED
+    assert "starting the old master again" in ran.err
+    assert "nothing was changed, but the master was away for a moment" in ran.err
+    assert home.status()["role"] == "master"
+    assert home.status("slave")["role"] == "slave"
+    assert not (home.base / "data" / "slave" / "role.json").exists()
+    with Wire(home.port) as wire:
+        assert wire.ask(put("test", b"taken", 1)).status == 200
+    eventually(lambda: read_all(home.slave_port) == [b"taken"], "the slave follows")
 
 
 def test_a_sealed_master_takes_messages_again(home: Home) -> None:

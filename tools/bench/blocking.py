@@ -20,7 +20,7 @@ from anyio.from_thread import start_blocking_portal
 from metaserver.client import open_session as open_asynchronous
 from metaserver.client.blocking import open_session
 from tools.bench import wire
-from tools.bench.run import CACHE, SERVER_INI, Server, free_port
+from tools.bench.run import CACHE, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,22 +135,14 @@ def main() -> None:
     wire.pin(wire.GENERATOR_CORE)
     for backend in backends:
         with tempfile.TemporaryDirectory(prefix="bench-blocking-") as directory:
-            base, port = Path(directory), free_port()
-            (base / "conf").mkdir()
-            text = SERVER_INI.format(port=port, http_port=0, base=base, many=1)
-            (base / "conf" / "server.ini").write_text(
-                text.replace("numPartitions=8", "numPartitions=1"), encoding="utf-8"
-            )
-            server = Server(base, port, is_slave=False, core=wire.SERVER_CORE)
-            try:
-                servers = f"metaq://127.0.0.1:{port}"
+            place = Place(Path(directory), partitions=1, many=1)
+            with place.master():
+                servers = f"metaq://127.0.0.1:{place.master_port}"
                 print(
                     json.dumps({"blocking": backend, **measure_blocking(servers, backend, count)}), flush=True
                 )
                 found = anyio.run(measure_asynchronous, servers, count, backend=backend)
                 print(json.dumps({"asynchronous": backend, **found}), flush=True)
-            finally:
-                server.stop()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import anyio
 
 from metaserver.client import ConsumerOptions, ProducerOptions, open_session
 from tools.bench import wire
-from tools.bench.run import CACHE, FSYNC, SERVER_INI, Server, free_port
+from tools.bench.run import CACHE, FSYNC, Place
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,12 +104,7 @@ async def latency(session: Session, topic: str, rate: int, seconds: float) -> Fi
                     delays.append(time.perf_counter() - float(message.payload[:20]))
                     if len(delays) == count:
                         break
-    delays.sort()
-    return {
-        "p50_us": delays[len(delays) // 2] * 1e6,
-        "p99_us": delays[len(delays) * 99 // 100] * 1e6,
-        "max_us": delays[-1] * 1e6,
-    }
+    return wire.latency_figures(delays)
 
 
 Row = tuple[str, "Callable[[Session], Awaitable[Figures]]"]
@@ -133,22 +128,11 @@ def rows(seconds: float) -> list[Row]:
 def measure(row: Row, backend: str) -> Figures:
     """One row on a broker of its own."""
     with tempfile.TemporaryDirectory(prefix="bench-client-") as directory:
-        base = Path(directory)
-        (base / "conf").mkdir()
-        text = SERVER_INI.format(port=0, http_port=0, base=base, many=1).replace(
-            "numPartitions=8", "numPartitions=1"
-        )
-        port = free_port()
-        (base / "conf" / "server.ini").write_text(
-            text.replace("serverPort=0", f"serverPort={port}"), encoding="utf-8"
-        )
-        server = Server(base, port, is_slave=False, core=wire.SERVER_CORE)
-        try:
+        place = Place(Path(directory), partitions=1, many=1)
+        with place.master() as server:
             begin = wire.cpu_seconds(server.pid)
-            figures = anyio.run(_with_session, port, row[1], backend=backend)
+            figures = anyio.run(_with_session, place.master_port, row[1], backend=backend)
             figures["broker_cpu_seconds"] = wire.cpu_seconds(server.pid) - begin
-        finally:
-            server.stop()
     return figures
 
 

@@ -43,7 +43,7 @@ hostName=127.0.0.1
 serverPort={port}
 dashboardHttpPort={http_port}
 dataPath={base}/meta
-numPartitions=8
+numPartitions={partitions}
 unflushThreshold=0
 unflushInterval=10000
 maxSegmentSize=1073741824
@@ -148,12 +148,15 @@ class Server:
 class Place:
     """A temporary base directory with the configuration of a master and a slave."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, *, partitions: int = 8, many: int = MANY_PARTITIONS) -> None:
+        """``partitions`` of the ordinary topics, ``many`` of the one for many."""
         self.base = base
         self.master_port, self.slave_port = free_port(), free_port()
         (base / "conf").mkdir()
         (base / "conf" / "server.ini").write_text(
-            SERVER_INI.format(port=self.master_port, http_port=free_port(), base=base, many=MANY_PARTITIONS),
+            SERVER_INI.format(
+                port=self.master_port, http_port=free_port(), base=base, partitions=partitions, many=many
+            ),
             encoding="utf-8",
         )
         (base / "conf" / "async_slave.properties").write_text(
