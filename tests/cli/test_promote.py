@@ -73,6 +73,8 @@ def wait_copied(home: Home, end: int) -> None:
 
 def test_no_second_master_beside_a_living_one(home: Home) -> None:
     start_pair(home)
+    # The slave is ready before it has connected.
+    eventually(lambda: json.loads(home.run("slave-status", "--json").out)["connected"], "the connection")
     ran = home.run("promote")
     assert ran.code == ExitCode.FAILED
     assert f"the slave is connected to its master 127.0.0.1:{home.port}" in ran.err
