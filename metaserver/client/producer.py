@@ -487,8 +487,10 @@ class Producer:
             self._give_up(messages[0], error.text, lane.partition, error.status)
 
     def _pause(self, lane: Lane) -> None:
+        now = anyio.current_time()
+        self._give_up_late(lane, now)
         backoff = self._backoffs.setdefault(lane.partition, Backoff(_RETRY_SECONDS_MIN, _RETRY_SECONDS_MAX))
-        lane.pause(anyio.current_time() + backoff.next_seconds())
+        lane.pause(now + backoff.next_seconds())
 
     def _reroute(self, lane: Lane) -> None:
         """The lane's broker is away: what may go elsewhere does, where another broker is there."""
@@ -539,10 +541,7 @@ class Producer:
         """Give up what has waited too long."""
         now = anyio.current_time()
         for lane in list(self._lanes.values()):
-            link = self._links.get(lane.partition)
-            reason = "no broker" if link is None else link.problem
-            for message in lane.expired(now):
-                self._give_up(message, f"not sent in time: {reason}", lane.partition)
+            self._give_up_late(lane, now)
             if lane.waiting:
                 self._pump(lane)
         gone = [message for message in self._parked if message.deadline <= now]
@@ -553,6 +552,12 @@ class Producer:
         self._is_sweeping = bool(self._buffered)
         if self._is_sweeping:
             self._timers.schedule(_SWEEP_SECONDS, self._sweep)
+
+    def _give_up_late(self, lane: Lane, now: float) -> None:
+        link = self._links.get(lane.partition)
+        reason = "no broker" if link is None else link.problem
+        for message in lane.expired(now):
+            self._give_up(message, f"not sent in time: {reason}", lane.partition)
 
     def _give_up(
         self, message: Outgoing, reason: str, partition: Partition | None = None, status: int | None = None
