@@ -6,6 +6,7 @@
     ├── ConfigError                 problems of a configuration, all of them at once
     ├── ProtocolError               bytes that are no frame; the connection closes
     ├── RefusedError                a request that is understood and refused: status and text
+    ├── TransactionError            a command that its transaction's state does not allow
     ├── StorageError
     │   ├── CorruptLogError         bytes that are no record where one must be
     │   ├── OffsetOutOfRangeError   a position the log does not hold
@@ -88,6 +89,19 @@ class RefusedError(MetaServerError):
     def __str__(self) -> str:
         """The text of the reply."""
         return self.text
+
+
+@attrs.define
+class TransactionError(MetaServerError):
+    """A transaction that is not there, or whose state does not allow what was asked."""
+
+    message: str
+    code: int | None = None
+    """Of the XA specification; None where only the sentence is told."""
+
+    def __str__(self) -> str:
+        """The sentence."""
+        return self.message
 
 
 class StorageError(MetaServerError):

@@ -93,6 +93,14 @@ class TopicPartition:
 
 
 REGISTRY_TOPIC = Topic("__registry")
-"""The broker's own: what the embedded registry writes. No client puts into it, and no file configures it."""
+"""The broker's own: what the embedded registry writes."""
 
 REGISTRY_LOG = TopicPartition(REGISTRY_TOPIC, PartitionId(0))
+
+TRANSACTIONS_TOPIC = Topic("__transactions")
+"""The broker's own as well: the journal of transactions."""
+
+TRANSACTIONS_LOG = TopicPartition(TRANSACTIONS_TOPIC, PartitionId(0))
+
+INTERNAL_TOPICS = frozenset({REGISTRY_TOPIC, TRANSACTIONS_TOPIC})
+"""What the broker writes by itself. No client puts into it, and no file configures it."""

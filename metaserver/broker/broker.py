@@ -21,6 +21,7 @@ from metaserver.broker.puts import PutHandler
 from metaserver.broker.replicas import answer_epochs
 from metaserver.broker.reports import report
 from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraffic
+from metaserver.broker.transactions import TransactionHandler
 from metaserver.broker.version import VERSION_TEXT
 from metaserver.logs import get_logger
 from metaserver.message import MessageIdSource
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from metaserver.storage import Clock, MessageStore
     from metaserver.timers import Timers
 
-_NO_TRANSACTIONS = "This broker does not support transactions."
 _NO_SYNC = "This broker is no synchronous slave and takes no sync requests."
 
 _log = get_logger(__name__)
@@ -103,6 +103,7 @@ class Broker:
     closed: dict[str, set[int]] = attrs.Factory(dict)
     """Partitions an operator has closed, by topic."""
     acknowledgements: Acknowledgements = attrs.field(init=False)
+    transactions: TransactionHandler = attrs.field(init=False)
     _puts: PutHandler = attrs.field(init=False)
     _gets: GetHandler = attrs.field(init=False)
 
@@ -110,6 +111,7 @@ class Broker:
         """Serve every partition the store holds, configured or not."""
         self._puts, self._gets = PutHandler(self), GetHandler(self)
         self.acknowledgements = Acknowledgements(self)
+        self.transactions = TransactionHandler(self)
         self.real_time = RealTimeStatistics(self.clock)
         self.started_monotonic_seconds = self.clock.monotonic_seconds()
         self.message_ids = MessageIdSource(BrokerId(self.config.broker_id), self.clock)
@@ -145,8 +147,10 @@ class Broker:
                 self._stats(command, sink)
             case OversizedPut():
                 self._puts.refuse_oversized(command, sink)
-            case TransactionalPut() | Transaction():
-                sink.send(encode_result(Status.ERROR, _NO_TRANSACTIONS, command.opaque))
+            case TransactionalPut():
+                self.transactions.put(command, sink)
+            case Transaction():
+                self.transactions.handle(command, sink)
             case Sync():
                 sink.send(encode_result(Status.UNAVAILABLE, _NO_SYNC, command.opaque))
             case Malformed():
@@ -195,6 +199,14 @@ class Broker:
             self.on_new_partition()
         return partition
 
+    def find_partition(self, topic: str, requested: int) -> Partition:
+        """The partition that a put goes to, made where it is missing; raises RefusedError."""
+        return self._puts.find_partition(topic, requested)
+
+    def hold(self, size_bytes: int, sink: ReplySink) -> None:
+        """Count memory that a request holds (a negative size when it is free again)."""
+        self._puts.hold(size_bytes, sink)
+
     def _serve(self, name: TopicPartition) -> Partition:
         partition = Partition.of(name, self.store.partitions[name], self.config)
         self.partitions[(name.topic, name.partition)] = partition
@@ -237,6 +249,7 @@ class Broker:
         """A peer is gone."""
         self.paused.pop(sink, None)
         self.acknowledgements.acks.disconnected(sink)
+        self.transactions.disconnected(sink)
 
     def is_closed(self, topic: str, partition: int) -> bool:
         """Whether an operator has closed the partition."""

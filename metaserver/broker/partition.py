@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from metaserver.broker.replica_acks import AckRule
-from metaserver.names import REGISTRY_TOPIC, AckLevel
+from metaserver.names import INTERNAL_TOPICS, TRANSACTIONS_TOPIC, AckLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from metaserver.names import TopicPartition
     from metaserver.storage import PartitionLog
     from metaserver.timers import Timer
+
+_NEVER = 2**31 - 1
+_EVERY_SECOND_MS = 1000
 
 
 @attrs.define(eq=False)
@@ -94,21 +97,23 @@ class Partition:
         found = None if self.is_internal else config.topic_config(self.name.topic)
         self.is_configured = found is not None
         self.config = found or config.defaults
-        if self.is_internal:
+        if self.name.topic == TRANSACTIONS_TOPIC:
+            self.config = _journal_config(config)
+        elif self.is_internal:
             # Its acknowledgements, and a slave's copy of them, are worth what they are worth to ZooKeeper.
             self.config = attrs.evolve(
                 config.defaults, unflush_threshold=0, ack_level=AckLevel.DISK, stat=False
             )
         level = self.config.acknowledged
         self.ack_rule = None
-        if level.waits_for_slaves:
+        if not self.is_internal and level.waits_for_slaves:
             timeout_seconds = self.config.slave_ack_timeout_ms / 1000
             self.ack_rule = AckRule(level, self.config.slaves_min, timeout_seconds)
 
     @property
     def is_internal(self) -> bool:
         """Whether the broker itself writes it: clients put nothing into it, and it is not listed."""
-        return self.name.topic == REGISTRY_TOPIC
+        return self.name.topic in INTERNAL_TOPICS
 
     @property
     def is_group_commit(self) -> bool:
@@ -135,3 +140,26 @@ class Partition:
             self.waiting_gets.clear()
             for get in waiting:
                 get.answer()
+
+
+def _journal_config(config: ServerConfig) -> TopicConfig:
+    """Of the journal of transactions: synced as ``flushTxLogAtCommit`` says.
+
+    Where any topic waits for slaves they are to report the journal as soon as that topic: a decision waits
+    for them too.
+    """
+    level, threshold, interval_ms = AckLevel.DISK, 0, config.defaults.unflush_interval_ms
+    if config.flush_tx_log_at_commit != 1:
+        level, threshold = AckLevel.MEMORY, _NEVER
+        interval_ms = _EVERY_SECOND_MS if config.flush_tx_log_at_commit == 2 else _NEVER
+    levels = [topic.acknowledged for topic in config.topics]
+    for wanted in (AckLevel.SLAVE, AckLevel.SLAVE_DISK):
+        if wanted in levels:
+            level = wanted
+    return attrs.evolve(
+        config.defaults,
+        unflush_threshold=threshold,
+        unflush_interval_ms=interval_ms,
+        ack_level=level,
+        stat=False,
+    )

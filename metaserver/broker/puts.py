@@ -21,7 +21,7 @@ from metaserver.message import (
     message_id_block,
     scan,
 )
-from metaserver.names import REGISTRY_TOPIC, PartitionId, Topic, TopicPartition, is_valid_topic
+from metaserver.names import INTERNAL_TOPICS, PartitionId, Topic, TopicPartition, is_valid_topic
 from metaserver.protocol import STORED_TEXT, Puts, Status, encode_put_results, encode_result
 
 if TYPE_CHECKING:
@@ -239,13 +239,13 @@ class PutHandler:
 
     def _partition_for_put(self, topic: str, requested: int, count: int) -> Partition:
         """Where ``count`` messages go. What may wait for slaves that are not there is not taken."""
-        partition = self._find_partition(topic, requested)
+        partition = self.find_partition(topic, requested)
         rule = partition.ack_rule
         if rule is not None and (detail := self._broker.acknowledgements.refusal(rule, count)) is not None:
             self._refuse_put(topic, partition.name.partition, detail, Status.UNAVAILABLE)
         return partition
 
-    def _find_partition(self, topic: str, requested: int) -> Partition:
+    def find_partition(self, topic: str, requested: int) -> Partition:
         """The checks and their order are the reference's (wire-protocol 6.1)."""
         closed = self._broker.closed.get(topic)
         if closed and requested in closed:
@@ -259,7 +259,7 @@ class PutHandler:
         partition = self._broker.partitions.get((topic, requested))
         if partition is not None and requested < partition.config.partition_count and partition.is_configured:
             return partition
-        if topic == REGISTRY_TOPIC:
+        if topic in INTERNAL_TOPICS:
             self._refuse_put(topic, requested, f"The topic {topic} is the broker's own,put to another")
         topic_config = self._broker.config.topic_config(topic)
         if topic_config is None or not is_valid_topic(topic):

@@ -43,7 +43,7 @@ from metaserver.errors import (
     ReplyError,
     RequestTimeoutError,
 )
-from metaserver.names import REGISTRY_TOPIC
+from metaserver.names import INTERNAL_TOPICS
 from metaserver.protocol import ReplyDecoder, Result, Status, encode_stats
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def topics_from_stats(address: Address) -> dict[str, Any]:
     for line in query_stats(address, "offsets").splitlines():
         match line.split(" "):
             case [topic, "part", partition, "min_offset", start, "max_offset", end] if (
-                topic != REGISTRY_TOPIC
+                topic not in INTERNAL_TOPICS
             ):
                 partitions.append(
                     {

@@ -28,7 +28,7 @@ from metaserver.cli.role_change import (
     wait_registered,
 )
 from metaserver.cli.target import Address, parse_address
-from metaserver.names import REGISTRY_TOPIC
+from metaserver.names import INTERNAL_TOPICS
 from metaserver.node.role import Decision
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def describe_loss(report: dict[str, Any]) -> str:
         ]
         lines.append(table(rows, right=frozenset({1, 2, 3, 4, 5})))
     size = sum(found["missing_bytes"] for found in behind)
-    messages = sum(found["missing_messages"] for found in behind if found["topic"] != REGISTRY_TOPIC)
+    messages = sum(found["missing_messages"] for found in behind if found["topic"] not in INTERNAL_TOPICS)
     lines.append(
         f"missing of what was known: {describe_bytes(size)}, about {count_of(messages, 'message')}, in "
         f"{len(behind)} of {count_of(len(partitions), 'partition')}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from metaserver.names import REGISTRY_TOPIC, AckLevel, is_valid_topic, pattern_matches
+from metaserver.names import INTERNAL_TOPICS, AckLevel, is_valid_topic, pattern_matches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,7 +135,7 @@ class ServerConfig:
     bind_address: str = "0.0.0.0"  # noqa: S104 - as in MetaQ; the shipped file says 127.0.0.1
     data_path: Path
     data_log_path: Path
-    """Parent of the ``transactions`` directory."""
+    """Where the journal of transactions is; a Java broker's is in ``transactions`` there."""
     app_class_path: Path
     """Where filter classes are looked up; it need not exist."""
     defaults: TopicConfig
@@ -152,13 +152,17 @@ class ServerConfig:
     flush_tx_log_at_commit: int = 1
     """0: never, 1: at each prepare, commit and rollback, 2: every second."""
     max_checkpoints: int = 3
+    """Of no effect: the journal needs no checkpoint files."""
     checkpoint_interval_ms: int = 3_600_000
     max_tx_timeout_timer_capacity: int = 30_000
+    """Transactions that are begun and neither prepared nor finished."""
     max_tx_timeout_seconds: int = 60
 
     max_connections: int = 10_000
     max_line_bytes: int = 8 * KIB
     max_request_bytes: int = 16 * MIB
+    max_transaction_bytes: int = 256 * MIB
+    """Bytes of the messages of all transactions together, prepared ones included."""
     max_inflight_bytes: int = 64 * MIB
     """Bytes of puts of all connections that wait to be written."""
     max_connection_inflight_bytes: int = 8 * MIB
@@ -196,7 +200,8 @@ class ServerConfig:
     @property
     def data_paths(self) -> list[Path]:
         """Every directory that holds partitions, each once."""
-        return list(dict.fromkeys([self.data_path, *(topic.data_path for topic in self.topics)]))
+        paths = [self.data_path, *(topic.data_path for topic in self.topics), self.data_log_path]
+        return list(dict.fromkeys(paths))
 
     @property
     def accept_publish(self) -> bool:
@@ -216,7 +221,7 @@ class ServerConfig:
     def topic_config(self, topic: str) -> TopicConfig | None:
         """The section of that name, else the first whose pattern matches, else None: no such topic."""
         found = self._literal.get(topic)
-        if found is not None or topic == REGISTRY_TOPIC or not is_valid_topic(topic):
+        if found is not None or topic in INTERNAL_TOPICS or not is_valid_topic(topic):
             return found
         return next((pattern for pattern in self._patterns if pattern.matches(topic)), None)
 

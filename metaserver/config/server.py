@@ -22,7 +22,7 @@ from metaserver.config.reading import (
 )
 from metaserver.config.text import Problems, decode, excerpt
 from metaserver.errors import ConfigError
-from metaserver.names import REGISTRY_TOPIC, TOPIC_BYTES_MAX, AckLevel, is_valid_topic
+from metaserver.names import INTERNAL_TOPICS, TOPIC_BYTES_MAX, AckLevel, is_valid_topic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -201,7 +201,7 @@ def _topic(section: Section, problems: Problems, base_directory: Path) -> dict[s
             f"{excerpt(name)} is no topic name; 1 to {TOPIC_BYTES_MAX} printable ASCII characters are, "
             "without blank or slash",
         )
-    if name == REGISTRY_TOPIC:
+    if name in INTERNAL_TOPICS:
         problems.add(section.line, where, "is the broker's own topic; choose another name")
     fields = _section_fields(section, schema.TOPIC_KEYS, problems)
     if "data_path" in fields:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from metaserver.errors import MetaServerError
-from metaserver.names import REGISTRY_TOPIC
+from metaserver.names import INTERNAL_TOPICS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,8 +65,9 @@ class Handover:
         self._broker.gate.seal(_SEALED)
         if not self._has_stepped_down:
             self._timer = self._timers.schedule(seconds, self._expired)
+        await self._broker.transactions.wait_until_settled()
         await self._committer.wait_until_idle()
-        return {"ends": self._ends(with_registry=False)}
+        return {"ends": self._ends(with_internal=False)}
 
     async def unseal(self, _request: dict[str, Any]) -> dict[str, object]:
         """Take puts again."""
@@ -85,14 +86,16 @@ class Handover:
             self._has_stepped_down = True
             if self._embedded is not None:
                 await self._embedded.stop()
+            self._broker.transactions.stop()
+            await self._committer.wait_until_idle()
             self._broker.version_text += f" {HANDED_OVER}"
-        return {"ends": self._ends(with_registry=True)}
+        return {"ends": self._ends(with_internal=True)}
 
-    def _ends(self, *, with_registry: bool) -> list[dict[str, object]]:
+    def _ends(self, *, with_internal: bool) -> list[dict[str, object]]:
         return [
             {"topic": topic, "partition": number, "end_offset": partition.log.end_offset}
             for (topic, number), partition in self._broker.partitions.items()
-            if with_registry or topic != REGISTRY_TOPIC
+            if with_internal or topic not in INTERNAL_TOPICS
         ]
 
     def _cancel_timer(self) -> None:

@@ -239,6 +239,8 @@ class _Node:
             if embedded is not None:
                 nursery.start_soon(embedded.run)
                 await embedded.wait_opened()
+            if following is None:
+                await broker.transactions.load()
             await nursery.start(self._handle_signals, stop, broker)
             handover = Handover(broker, parts.committer, parts.timers, embedded)
             handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()
@@ -269,6 +271,7 @@ class _Node:
                     if config.zookeeper.ensemble is None:
                         # In a master's own registry it takes a moment that nobody has to wait for.
                         nursery.start_soon(parts.membership.run)
+                broker.transactions.stop()
                 with trio.move_on_after(config.stop_timeout_ms / 1000):
                     await parts.committer.wait_until_idle()
                 if embedded is not None:

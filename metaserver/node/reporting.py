@@ -16,7 +16,7 @@ from metaserver.metrics import (
     ReplicationSnapshot,
     TopicSnapshot,
 )
-from metaserver.names import REGISTRY_TOPIC
+from metaserver.names import INTERNAL_TOPICS
 from metaserver.node.slaves import acknowledgement_snapshot, slaves_status, unconfirmed_bytes
 from metaserver.replication import ReplicaState
 from metaserver.replication.master import format_place
@@ -268,7 +268,7 @@ class Reporter:
                 sent_bytes=counts.bytes_out,
             )
             for topic, counts in traffic.items()
-            if topic != REGISTRY_TOPIC
+            if topic not in INTERNAL_TOPICS
         )
 
     def _recovery(self) -> RecoverySnapshot:

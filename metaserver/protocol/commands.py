@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
+
+if TYPE_CHECKING:
+    from metaserver.protocol.transactions import TransactionAction, TransactionKey
 
 OPAQUE_MISSING = 2147483647
 """What a reply carries where the request had no opaque (``stats`` and ``version`` may omit it)."""
@@ -66,11 +69,15 @@ class OversizedPut:
 
 @attrs.frozen
 class TransactionalPut:
-    """A put inside a transaction; its body has been read."""
+    """A put inside a transaction."""
 
     topic: str
     partition: int
-    transaction_key: str
+    body: bytes = attrs.field(repr=False)
+    flag: int
+    checksum: int | None
+    """As it stood in the frame; None where the frame had none."""
+    key: TransactionKey
     opaque: int
 
 
@@ -133,7 +140,13 @@ class Quit:
 class Transaction:
     """Any of the transaction commands."""
 
-    action: str
+    action: TransactionAction
+    key: TransactionKey | None
+    """None where the frame said ``null``."""
+    timeout_seconds: int
+    """0 where the frame had none."""
+    qualifier: str
+    """Blank where the frame had none."""
     opaque: int
 
 

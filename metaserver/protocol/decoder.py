@@ -27,11 +27,13 @@ from metaserver.protocol.commands import (
     TransactionalPut,
     Version,
 )
+from metaserver.protocol.transactions import NO_KEY, TransactionAction, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metaserver.protocol.commands import Command
+    from metaserver.protocol.transactions import TransactionKey
 
 # The head is captured whole: puts of one producer share it, so it is parsed once and then looked up.
 # Only canonical opaques match; any other form takes the slow path, which makes them canonical.
@@ -39,6 +41,8 @@ _PUT = re.compile(
     rb"(put [!-~]+ -?[0-9]{1,10} [0-9]{1,10} -?[0-9]{1,10}) "
     rb"(?:(-?[0-9]{1,10}) )?(0|-?[1-9][0-9]{0,9})\r\n"
 )
+_DIGITS = re.compile(r"[0-9]+", re.ASCII)
+_ACTIONS = {action.value: action for action in TransactionAction}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}", re.ASCII)
 _HEADS_MAX = 1024
 _HEAD_BYTES_MAX = 256
@@ -304,19 +308,21 @@ class CommandDecoder:
         length = _length(length_text, self._limits.body_bytes_max, opaque)
         flag = _int32(flag_text, "flag", opaque)
         checksum: int | None = None
-        transaction_key: str | None = None
+        key_text: str | None = None
         if len(words) == 8:
-            checksum, transaction_key = _int32(words[5], "checksum", opaque), words[6]
+            checksum, key_text = _int32(words[5], "checksum", opaque), words[6]
         elif len(words) == 7:
             if words[5][:1].isdigit() or words[5][:1] == "-":
                 checksum = _int32(words[5], "checksum", opaque)
             else:
-                transaction_key = words[5]
+                key_text = words[5]
+        key = None if key_text is None else _transaction_key(key_text, opaque)
         if length + HEADER_SIZE > self._limits.record_bytes_max:
             return OversizedPut(topic, partition, length, opaque)
-        if transaction_key is not None:
-            refused = TransactionalPut(topic, partition, transaction_key, opaque)
-            return _BodyDue(length, lambda _body: refused)
+        if key is not None:
+            return _BodyDue(
+                length, lambda body: TransactionalPut(topic, partition, body, flag, checksum, key, opaque)
+            )
         checksum_text = None if checksum is None else b"%d" % checksum
         return _BodyDue(
             length,
@@ -411,7 +417,28 @@ def _parse_epochs_query(words: list[str]) -> EpochsQuery:
 def _parse_transaction(words: list[str]) -> Transaction:
     if not 5 <= len(words) <= 7:
         _fail(f"transaction takes 5 to 7 words, not {len(words)}")
-    return Transaction(words[3], _opaque(words[-1]))
+    opaque = _opaque(words[-1])
+    # The third word, the session, is in the key as well.
+    _, key_text, _, action, *options = words[:-1]
+    if action not in _ACTIONS:
+        _fail(f"{_shown(action)} is no type of a transaction command", opaque)
+    timeout_text, qualifier = "0", ""
+    if len(options) == 2:
+        timeout_text, qualifier = options
+    elif options and _DIGITS.fullmatch(options[0]):
+        timeout_text = options[0]
+    elif options:
+        qualifier = options[0]
+    timeout_seconds = _int32(timeout_text, "timeout", opaque)
+    key = None if key_text == NO_KEY else _transaction_key(key_text, opaque)
+    return Transaction(_ACTIONS[action], key, timeout_seconds, qualifier, opaque)
+
+
+def _transaction_key(text: str, opaque: int) -> TransactionKey:
+    try:
+        return parse_key(text)
+    except ValueError as error:
+        _fail(f"{_shown(text)} {error}", opaque)
 
 
 def _ignore(_body: bytes) -> None:

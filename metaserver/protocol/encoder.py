@@ -6,11 +6,13 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from metaserver.message import checksum
+from metaserver.protocol.transactions import NO_KEY, LocalKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from metaserver.protocol.commands import ReplicaPosition
+    from metaserver.protocol.transactions import TransactionAction, TransactionKey
 
 
 def encode_result(status: int, text: str | bytes, opaque: int | bytes) -> bytes:
@@ -66,6 +68,32 @@ def encode_put(topic: str, partition: int, data: bytes, flag: int, opaque: int) 
 def encode_put_batch(topic: str, partition: int, records: bytes, opaque: int) -> bytes:
     """A ``putbatch`` frame; ``records`` are whole records, their ids are ignored."""
     return b"putbatch %b %d %d %d\r\n%b" % (topic.encode(), partition, len(records), opaque, records)
+
+
+def encode_transactional_put(
+    topic: str, partition: int, data: bytes, flag: int, key: TransactionKey, opaque: int
+) -> bytes:
+    """A ``put`` frame inside a transaction, with its checksum."""
+    head = f"put {topic} {partition} {len(data)} {flag} {checksum(data)} {key} {opaque}\r\n"
+    return head.encode() + data
+
+
+def encode_transaction(
+    action: TransactionAction,
+    key: TransactionKey | None,
+    opaque: int,
+    *,
+    timeout_seconds: int = 0,
+    qualifier: str = "",
+) -> bytes:
+    """A ``transaction`` line; a timeout of 0 and a blank qualifier are left out, as Java clients do."""
+    session = key.session if isinstance(key, LocalKey) else NO_KEY
+    words = ["transaction", NO_KEY if key is None else str(key), session, action]
+    if timeout_seconds > 0:
+        words.append(str(timeout_seconds))
+    if qualifier:
+        words.append(qualifier)
+    return f"{' '.join(words)} {opaque}\r\n".encode()
 
 
 def encode_get(

@@ -20,7 +20,7 @@ from metaserver.client.connection import expect_text, fetch_result
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
-from metaserver.names import REGISTRY_LOG, TopicPartition
+from metaserver.names import INTERNAL_TOPICS, TopicPartition
 from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query
 from metaserver.replication.acknowledging import ProgressReports
 from metaserver.replication.catch_up import CatchUp, Reservation
@@ -93,7 +93,7 @@ class _Replica:
     """The local log refused something: nothing is done until what was handed to it has come back."""
     idle_seconds: float = 0.0
     trim: _Trim | None = None
-    """Of the registry: what the master has dropped, and is to be dropped here."""
+    """Of an internal log: what the master has dropped, and is to be dropped here."""
     copied_bytes: int = 0
     copied_messages: int = 0
     last_id: int | None = None
@@ -240,7 +240,11 @@ class Slave:
                 continue  # What is on its way to the log cannot be compared yet.
             # This node deletes old segments by itself, whenever its own retention says so.
             replica.progress.local_start = self._broker.store.partitions[name].start_offset
-            if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
+            if (
+                name.topic in INTERNAL_TOPICS
+                and start > replica.progress.local_start
+                and replica.trim is None
+            ):
                 replica.trim = _Trim(start, end)
             replica.progress.knows_epochs = self._knows_epochs
             action = replica.progress.master_range(start, end)
@@ -254,8 +258,9 @@ class Slave:
         except (StorageError, OSError) as error:
             _log.error("Cannot open partition", partition=str(name), reason=str(error))
             return None
-        # The registry begins a segment with each snapshot, of whatever size the last one is.
-        is_internal = name == REGISTRY_LOG
+        # The registry begins a segment with each snapshot, of whatever size the last one is; the journal of
+        # transactions does with each compaction.
+        is_internal = name.topic in INTERNAL_TOPICS
         segment_bytes_max = 0 if is_internal else self._broker.config.max_segment_size_bytes
         replica = _Replica(
             name,
@@ -271,18 +276,18 @@ class Slave:
         return replica
 
     async def _trim(self) -> None:
-        """Drop the registry's segments that its master has dropped, once what replaces them is on disk."""
-        replica = self._replicas.get(REGISTRY_LOG)
-        if replica is None or replica.trim is None:
-            return
-        trim, log = replica.trim, self._broker.store.partitions[REGISTRY_LOG]
-        if log.flushed_offset < trim.master_end:
-            return
-        replica.trim = None
-        try:
-            await trio.to_thread.run_sync(log.delete_before, trim.master_start)
-        except StorageError as error:
-            _log.warning("Old segments of the registry stay", reason=str(error))
+        """Drop what the master has dropped of internal logs, once what replaces it is on disk."""
+        for replica in self._replicas.values():
+            if (trim := replica.trim) is None:
+                continue
+            log = self._broker.store.partitions[replica.name]
+            if log.flushed_offset < trim.master_end:
+                continue
+            replica.trim = None
+            try:
+                await trio.to_thread.run_sync(log.delete_before, trim.master_start)
+            except StorageError as error:
+                _log.warning("Old segments stay", partition=str(replica.name), reason=str(error))
 
     # One partition.
 

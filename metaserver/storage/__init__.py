@@ -43,6 +43,7 @@ from metaserver.storage.quarantine import (
     quarantine_folders,
     quarantine_tail,
 )
+from metaserver.storage.reading import read_runs
 from metaserver.storage.recovery import RecoveryReport
 from metaserver.storage.segment import LogSlice, OffsetRange
 from metaserver.storage.statistics import LogStatistics
@@ -72,4 +73,5 @@ __all__ = [
     "common_end",
     "quarantine_folders",
     "quarantine_tail",
+    "read_runs",
 ]

@@ -48,7 +48,9 @@ LARGE_RECORDS = "large records bypass group commit"
 LATE_TO_READ = "a record becomes readable only with the next flush"
 QUIT = "`quit` drops the replies that are still owed"
 VERSION_TEXT = "the text of `version`"
-TRANSACTIONS = "transactions"
+AFTER_PREPARE = "puts into a prepared transaction"
+TRANSACTIONAL_CHECKSUM = "the checksum of a put in a transaction"
+NULL_KEY = "the text of a begin without a key"
 SYNC_TEXT = "the text of the 503 for `sync`"
 DIRECTORY_NAMES = "a topic that is no directory name"
 UNKNOWN_TOPIC_AT_RANDOM = "partition -1 of an unknown topic"
@@ -64,7 +66,6 @@ DIFFERENT_CONVERSATIONS = {
     "topics that are no directory names, although the pattern matches them": DIRECTORY_NAMES,
     "a put of exactly maxTransferSize, then one byte more, then the next": LARGE_RECORDS,
     "the body of a put that is too long is no command": TOO_LONG,
-    "put in a transaction, and the transaction's own commands": TRANSACTIONS,
     "sync, on a broker that is no synchronous slave": SYNC_TEXT,
     "replies sent to a broker are dropped": VERSION_TEXT,
     "version without an opaque": VERSION_TEXT,
@@ -260,7 +261,6 @@ class Difference:
 
 
 _FAILED = "Put message to [broker 'meta://127.0.0.1:PORT'] [partition '{topic}-0'] failed."
-_NO_TRANSACTIONS = "500 1 This broker does not support transactions."
 
 DIFFERENT = [
     Difference(
@@ -320,22 +320,40 @@ DIFFERENT = [
         ("200 1 ID 0 0", "400 2 Bad request,wait 'soon' is no whole number", CLOSED),
     ),
     Difference(
-        TRANSACTIONS,
-        ("put {topic} 0 5 0 TX:s-1-1:1 1\\r\\nhello",),
-        ("500 1 Local transaction 'TX:s-1-1:1' has not been started.",),
-        (_NO_TRANSACTIONS,),
+        AFTER_PREPARE,
+        (
+            "transaction XID:2:ab:cd:q null BEGIN 1\\r\\n",
+            "put {topic} 0 5 0 XID:2:ab:cd:q 2\\r\\nhello",
+            "transaction XID:2:ab:cd:q null PREPARE 3\\r\\n",
+            "put {topic} 0 5 0 XID:2:ab:cd:q 4\\r\\nhello",
+            "transaction XID:2:ab:cd:q null ROLLBACK 5\\r\\n",
+        ),
+        ("200 1 ", "200 2 ID 0 -1", "200 3 0", "200 4 ID 0 -1", "200 5 "),
+        ("200 1 ", "200 2 ID 0 -1", "200 3 0", "500 4 Cannot call put now.", "200 5 "),
     ),
     Difference(
-        TRANSACTIONS,
-        ("put {topic} 0 5 0 907060870 XID:1:ab:cd:q 1\\r\\nhello",),
-        ("500 1 XA transaction 'XID:1:ab:cd:q' has not been started.",),
-        (_NO_TRANSACTIONS,),
+        TRANSACTIONAL_CHECKSUM,
+        (
+            "transaction TX:s-1-1:2 s-1-1 BEGIN 1\\r\\n",
+            "put {topic} 0 5 0 1 TX:s-1-1:2 2\\r\\nhello",
+        ),
+        ("200 1 ", "200 2 ID 0 -1"),
+        (
+            "200 1 ",
+            "500 2 Checksum failure,message may be corrupted when transfering on networking.",
+        ),
     ),
     Difference(
-        TRANSACTIONS, ("transaction TX:s-1-1:2 s-1-1 BEGIN 1\\r\\n",), ("200 1 ",), (_NO_TRANSACTIONS,)
+        NULL_KEY,
+        ("transaction null null BEGIN 1\\r\\n",),
+        (
+            "500 1 class com.taobao.metamorphosis.transaction.NullTransactionId cannot be cast to class "
+            "com.taobao.metamorphosis.transaction.LocalTransactionId "
+            "(com.taobao.metamorphosis.transaction.NullTransactionId and "
+            "com.taobao.metamorphosis.transaction.LocalTransactionId are in unnamed module of loader 'app')",
+        ),
+        ("500 1 A transaction needs a key: TX:SESSION:NUMBER, or XID with four parts",),
     ),
-    Difference(TRANSACTIONS, ("put {topic} 0 5 0 no-key 1\\r\\nhello",), (CLOSED,), (_NO_TRANSACTIONS,)),
-    Difference(TRANSACTIONS, ("transaction no-key s-1-1 BEGIN 1\\r\\n",), (CLOSED,), (_NO_TRANSACTIONS,)),
     Difference(
         SYNC_TEXT,
         ("sync {topic} 0 5 0 1 907060870 1\\r\\nhello",),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 from hypothesis import strategies as st
 
-from metaserver.protocol import CommandDecoder, Limits, Malformed, Puts
+from metaserver.protocol import CommandDecoder, Limits, LocalKey, Malformed, Puts, XaKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -145,7 +145,22 @@ frames = st.one_of(
     _line(st.just("offset"), _names, _names, _spelt_numbers, _spelt_numbers, _spelt_numbers),
     _line(st.just("stats"), _names, _spelt_numbers),
     _line(st.just("version"), _spelt_numbers),
-    _line(st.just("transaction"), _names, _names, st.sampled_from(["BEGIN", "NONE"]), _spelt_numbers),
+    _line(
+        st.just("transaction"),
+        st.sampled_from(["null", "TX:s:1", "XID:1:ab::q"]) | _names,
+        _names,
+        st.sampled_from(["BEGIN", "RECOVER", "NONE"]),
+        _spelt_numbers,
+    ),
+    _line(
+        st.just("transaction"),
+        st.sampled_from(["TX:s:1", "XID:1:ab::q"]),
+        _names,
+        st.just("PREPARE"),
+        _spelt_numbers,
+        _names,
+        _spelt_numbers,
+    ),
     st.sampled_from(
         [b"quit\r\n", b"stats\r\n", b"version\r\n", b"\r\n", b"result 200 2 1\r\nok", b"value 1 1\r\nx"]
     ),
@@ -190,8 +205,15 @@ def is_final(command: object) -> bool:
 
 def shown(command: Command) -> dict[str, object]:
     """A command as the tables write it."""
-    fields = {name: _shown_value(value) for name, value in attrs.asdict(command).items()}
-    return {"kind": type(command).__name__, **fields}
+    fields = attrs.asdict(command, value_serializer=_shown_key)
+    return {
+        "kind": type(command).__name__,
+        **{name: _shown_value(value) for name, value in fields.items()},
+    }
+
+
+def _shown_key(_owner: object, _field: object, value: object) -> object:
+    return str(value) if isinstance(value, LocalKey | XaKey) else value
 
 
 def _shown_value(value: object) -> object:

@@ -14,6 +14,7 @@ from metaserver.protocol import (
     CommandDecoder,
     Get,
     Limits,
+    LocalKey,
     OffsetQuery,
     PutBatch,
     Puts,
@@ -21,8 +22,10 @@ from metaserver.protocol import (
     ReplyDecoder,
     Result,
     Stats,
+    TransactionAction,
     Value,
     Version,
+    XaKey,
     encode_get,
     encode_offset_query,
     encode_put,
@@ -31,6 +34,8 @@ from metaserver.protocol import (
     encode_replicated,
     encode_result,
     encode_stats,
+    encode_transaction,
+    encode_transactional_put,
     encode_value_header,
     encode_version,
 )
@@ -76,6 +81,24 @@ def test_golden_reply(case: dict[str, Any]) -> None:
         ),
         (encode_stats("", -1), b"stats  -1\r\n"),
         (encode_stats("topics", 7), b"stats topics 7\r\n"),
+        (
+            encode_transactional_put("test", 3, b"hello", 1, LocalKey("s-1-1", 2), -7),
+            b"put test 3 5 1 907060870 TX:s-1-1:2 -7\r\nhello",
+        ),
+        (
+            encode_transaction(TransactionAction.BEGIN, LocalKey("s-1-1", 2), -7, timeout_seconds=30),
+            b"transaction TX:s-1-1:2 s-1-1 BEGIN 30 -7\r\n",
+        ),
+        (
+            encode_transaction(
+                TransactionAction.BEGIN, XaKey(1, "ab", "", "q"), 7, timeout_seconds=30, qualifier="q"
+            ),
+            b"transaction XID:1:ab::q null BEGIN 30 q 7\r\n",
+        ),
+        (
+            encode_transaction(TransactionAction.RECOVER, None, 7, qualifier="q"),
+            b"transaction null null RECOVER q 7\r\n",
+        ),
         (encode_version(-2147483648), b"version -2147483648\r\n"),
     ],
 )

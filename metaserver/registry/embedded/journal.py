@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from metaserver.errors import CorruptLogError, LogFailedError, StorageError
+from metaserver.errors import LogFailedError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import checksum, encode_records, iterate_records, message_id_block
 from metaserver.registry.embedded.records import SNAPSHOT_END, TRANSACTION
+from metaserver.storage import read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from metaserver.storage import File, PartitionLog
 
 _log = get_logger(__name__)
-
-_READ_BYTES = 1024 * 1024
 
 
 class Executor(Protocol):
@@ -109,27 +108,9 @@ class LogJournal:
         return first
 
     def _records(self, offset: int) -> Iterator[bytes]:
-        log, end = self._log, self._log.end_offset
-        held = b""
-        while offset < end:
-            piece = log.read(offset, _READ_BYTES, end)
-            try:
-                data = piece.read()
-            except OSError as error:
-                raise StorageError(f"{log.directory} cannot be read: {error}") from error
-            finally:
-                piece.release()
-            if not data:
-                break
-            offset += len(data)
-            held += data
-            position = 0
-            for record in iterate_records(held):
+        for _, run in read_runs(self._log, offset):
+            for record in iterate_records(run):
                 yield record.data
-                position = record.position + record.size
-            held = held[position:]
-        if held or offset < end:
-            raise CorruptLogError(log.directory, offset - len(held), "the registry's log is not whole")
 
     def append(self, records: Sequence[bytes], done: Callable[[StorageError | None], None]) -> None:
         """See :class:`Journal`."""
