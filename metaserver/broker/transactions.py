@@ -243,6 +243,7 @@ class TransactionHandler:
         def prepared(offset: int, shortfall: str) -> None:
             self._cancel_timer(transaction)
             transaction.state, transaction.journal_offset = State.PREPARED, offset
+            self._tick_soon()
             done(TransactionError(f"{shortfall}. It is prepared", XaCode.UNAVAILABLE) if shortfall else None)
 
         def failed(error: StorageError) -> None:
@@ -320,6 +321,7 @@ class TransactionHandler:
                 transaction.journal_offset = offset
             else:
                 self._finish(transaction)
+            self._tick_soon()
             self._tell(transaction, None)
 
         def failed(error: StorageError) -> None:

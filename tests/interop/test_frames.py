@@ -347,10 +347,7 @@ DIFFERENT = [
         NULL_KEY,
         ("transaction null null BEGIN 1\\r\\n",),
         (
-            "500 1 class com.taobao.metamorphosis.transaction.NullTransactionId cannot be cast to class "
-            "com.taobao.metamorphosis.transaction.LocalTransactionId "
-            "(com.taobao.metamorphosis.transaction.NullTransactionId and "
-            "com.taobao.metamorphosis.transaction.LocalTransactionId are in unnamed module of loader 'app')",
+            "500 1 class com.taobao.metamorphosis.transaction.NullTransactionId cannot be cast to class com.taobao.metamorphosis.transaction.LocalTransactionId (com.taobao.metamorphosis.transaction.NullTransactionId and com.taobao.metamorphosis.transaction.LocalTransactionId are in unnamed module of loader 'app')",
         ),
         ("500 1 A transaction needs a key: TX:SESSION:NUMBER, or XID with four parts",),
     ),
