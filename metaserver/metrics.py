@@ -142,6 +142,29 @@ class RegistrySnapshot:
 
 
 @attrs.frozen(kw_only=True)
+class TransactionsSnapshot:
+    """The transactions of a master."""
+
+    begun: int
+    commit_requests: int
+    rollback_requests: int
+    timeouts: int
+    """Rolled back because their time was over."""
+    open: int
+    prepared: int
+    oldest_prepared_seconds: float
+    """How long the oldest prepared one has waited; since the start, where it is older."""
+    heuristic: int
+    """Decided by an operator and not yet forgotten."""
+    unapplied: int
+    """Committed, and some of it not known to be on disk in its partitions."""
+    message_bytes: int
+    journal_bytes: int
+    failed: bool
+    """None are taken until the broker restarts."""
+
+
+@attrs.frozen(kw_only=True)
 class BrokerSnapshot:
     """Everything a scrape shows, at one moment. Counters count since the broker started."""
 
@@ -178,6 +201,8 @@ class BrokerSnapshot:
     """None on a master."""
     registry: RegistrySnapshot | None = None
     """None where none is hosted."""
+    transactions: TransactionsSnapshot | None = None
+    """None on a slave."""
     puts_refused: bool = False
     quarantine_folders: int = 0
     quarantined_messages: int = 0
@@ -236,6 +261,8 @@ def metric_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
         yield from _replication_families(snapshot.replication)
     if snapshot.registry is not None:
         yield from _registry_families(snapshot.registry)
+    if snapshot.transactions is not None:
+        yield from _transaction_families(snapshot.transactions)
 
 
 def _broker_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
@@ -460,6 +487,37 @@ def _registry_families(registry: RegistrySnapshot) -> Iterator[Metric]:
         "1 if the embedded registry does not serve until the broker restarts.",
         float(registry.failed),
     )
+
+
+def _transaction_families(transactions: TransactionsSnapshot) -> Iterator[Metric]:
+    counters = (
+        ("begun", "Requests to begin a transaction.", transactions.begun),
+        ("commit_requests", "Requests to commit one.", transactions.commit_requests),
+        ("rollback_requests", "Requests to roll one back.", transactions.rollback_requests),
+        ("timeouts", "Transactions rolled back because their time was over.", transactions.timeouts),
+    )
+    for name, documentation, count in counters:
+        yield _counter(f"transactions_{name}", documentation, count)
+    gauges = (
+        ("open", "Transactions that are neither prepared nor finished.", transactions.open),
+        ("prepared", "Transactions that wait for the decision of their manager.", transactions.prepared),
+        (
+            "oldest_prepared_seconds",
+            "How long the oldest prepared transaction has waited, as far as this process knows.",
+            transactions.oldest_prepared_seconds,
+        ),
+        (
+            "heuristic",
+            "Transactions that an operator has decided, and nobody forgotten.",
+            transactions.heuristic,
+        ),
+        ("unapplied", "Committed transactions that are not known to be on disk.", transactions.unapplied),
+        ("message_bytes", "Bytes of the messages that transactions hold.", transactions.message_bytes),
+        ("journal_bytes", "Bytes of the journal of transactions.", transactions.journal_bytes),
+        ("failed", "1 if no transactions are taken until the broker restarts.", float(transactions.failed)),
+    )
+    for name, documentation, value in gauges:
+        yield _gauge(f"transactions_{name}", documentation, value)
 
 
 def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:

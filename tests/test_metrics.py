@@ -21,6 +21,7 @@ from metaserver.metrics import (
     ReplicationSnapshot,
     SlaveSnapshot,
     TopicSnapshot,
+    TransactionsSnapshot,
     metric_families,
 )
 
@@ -78,6 +79,20 @@ SNAPSHOT = BrokerSnapshot(
     registry=RegistrySnapshot(
         connections=81, sessions=82, watches=83, nodes=84, zxid=85, log_bytes=86, failed=True
     ),
+    transactions=TransactionsSnapshot(
+        begun=101,
+        commit_requests=102,
+        rollback_requests=103,
+        timeouts=104,
+        open=105,
+        prepared=106,
+        oldest_prepared_seconds=107.5,
+        heuristic=108,
+        unapplied=109,
+        message_bytes=110,
+        journal_bytes=111,
+        failed=True,
+    ),
     replication=ReplicationSnapshot(
         connected=True,
         lag_bytes=71,
@@ -128,6 +143,18 @@ def listed(samples: Samples) -> list[str]:
     [
         ("metaserver_build_info", {"version": "0.1.0", "role": "master", "broker_id": "7"}, 1),
         ("metaserver_uptime_seconds", {}, 1.5),
+        ("metaserver_transactions_begun_total", {}, 101),
+        ("metaserver_transactions_commit_requests_total", {}, 102),
+        ("metaserver_transactions_rollback_requests_total", {}, 103),
+        ("metaserver_transactions_timeouts_total", {}, 104),
+        ("metaserver_transactions_open", {}, 105),
+        ("metaserver_transactions_prepared", {}, 106),
+        ("metaserver_transactions_oldest_prepared_seconds", {}, 107.5),
+        ("metaserver_transactions_heuristic", {}, 108),
+        ("metaserver_transactions_unapplied", {}, 109),
+        ("metaserver_transactions_message_bytes", {}, 110),
+        ("metaserver_transactions_journal_bytes", {}, 111),
+        ("metaserver_transactions_failed", {}, 1),
         ("metaserver_ready", {}, 1),
         ("metaserver_requests_total", {"command": "put"}, 21),
         ("metaserver_requests_total", {"command": "get"}, 22),

@@ -55,6 +55,9 @@ VERBS = {
     "quarantine": Verb(
         "quarantine", "quarantine list|show|replay", "what a replica had to give up, and sending it again"
     ),
+    "transactions": Verb(
+        "transactions", "transactions [list|commit|rollback|forget]", "what is prepared, and deciding on it"
+    ),
     "dump-log": Verb("dump", "dump-log FILE", "print the records of a .meta file, however damaged"),
     "verify": Verb("verify", "verify DIR", "check a data directory without writing to it"),
     "compare": Verb("compare", "compare MASTER SLAVE", "show where two running replicas differ"),

@@ -18,6 +18,7 @@ from metaserver.metrics import (
 )
 from metaserver.names import INTERNAL_TOPICS
 from metaserver.node.slaves import acknowledgement_snapshot, slaves_status, unconfirmed_bytes
+from metaserver.node.transactions import transactions_snapshot, transactions_status
 from metaserver.replication import ReplicaState
 from metaserver.replication.master import format_place
 from metaserver.storage import RealFileSystem, quarantine_folders
@@ -134,6 +135,8 @@ class Reporter:
                 "sessions": 0 if statistics is None else statistics.sessions,
                 "nodes": 0 if statistics is None else statistics.nodes,
             }
+        if not broker.is_slave:
+            status["transactions"] = transactions_status(broker)
         if slaves := slaves_status(broker):
             status["slaves"] = slaves
         if self._slave is not None:
@@ -228,6 +231,7 @@ class Reporter:
             acknowledgements=acknowledgement_snapshot(broker),
             replication=self._replication(),
             registry=self._registry(),
+            transactions=None if broker.is_slave else transactions_snapshot(broker),
             puts_refused=bool(broker.gate.reason),
             quarantine_folders=self._quarantine_folders(),
             quarantined_messages=sum(report.records for report in self._quarantined),
