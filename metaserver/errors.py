@@ -30,6 +30,9 @@
         │   ├── SendFailedError     it never left: it is not stored
         │   └── SendUnknownError    no answer came: it may be stored or not
         ├── SendManyError           of several messages, some were not acknowledged
+        ├── TransactionFailedError  a transaction is not committed, and its messages are gone
+        ├── TransactionUnknownError whether it is committed, or durably, is not known
+        ├── XaError                 a broker's answer to a transaction manager
         ├── OffsetStorageError      offsets of a group cannot be read or written
         │   ├── OffsetConflictError somebody else has written them meanwhile
         │   └── OffsetUnreadableError what is stored of some partitions is no offset
@@ -389,6 +392,43 @@ class SendManyError(ClientError):
         """How many, and the first of them."""
         failures = self.failures
         return f"{len(failures)} of {len(self.outcomes)} messages were not acknowledged; first: {failures[0]}"
+
+
+@attrs.define
+class TransactionFailedError(ClientError):
+    """A transaction is not committed: nobody will read its messages."""
+
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Which, and why."""
+        return f"transaction {self.key} is not committed: {self.reason}"
+
+
+@attrs.define
+class TransactionUnknownError(ClientError):
+    """No answer to a commit came, or one that promises less than the topics ask for; see the reason."""
+
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Which, and why."""
+        return f"whether transaction {self.key} is committed and safe is not known: {self.reason}"
+
+
+@attrs.define
+class XaError(ClientError):
+    """A broker's answer to a transaction manager that is no success."""
+
+    code: int
+    """Of the XA specification: -4 unknown, -6 wrong state, -7 try again, 6 and 7 an operator has decided."""
+    message: str
+
+    def __str__(self) -> str:
+        """Code and sentence."""
+        return f"XA {self.code}: {self.message}"
 
 
 @attrs.define

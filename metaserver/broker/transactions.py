@@ -18,6 +18,7 @@ from metaserver.errors import MetaServerError, RefusedError, StorageError, Trans
 from metaserver.logs import get_logger
 from metaserver.message import HEADER_SIZE, checksum
 from metaserver.protocol import (
+    COMMITTED_TEXT,
     PREPARED_TEXT,
     READ_ONLY_TEXT,
     LocalKey,
@@ -298,7 +299,7 @@ class TransactionHandler:
             else:
                 self._finish(transaction)
             problem = problem or shortfall
-            text = f"The transaction is committed, but {problem}"
+            text = f"{COMMITTED_TEXT}, but {problem}"
             self._tell(transaction, TransactionError(text, XaCode.UNAVAILABLE) if problem else None)
 
         self.commits.carry_out(transaction, transaction.journal_offset, carried_out)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from metaserver.client.received import ReceivedMessage
     from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector
     from metaserver.client.session import Session, SessionOptions, open_session
+    from metaserver.client.transactions import Transaction, XaResource, Xid
 
 __all__ = [
     "Batch",
@@ -78,6 +79,9 @@ __all__ = [
     "Session",
     "SessionOptions",
     "SqlOffsets",
+    "Transaction",
+    "XaResource",
+    "Xid",
     "announced_registry_port",
     "assign_blocks",
     "assign_consistently",
@@ -122,6 +126,9 @@ _HOMES = {
     "Session": "metaserver.client.session",
     "SessionOptions": "metaserver.client.session",
     "SqlOffsets": "metaserver.client.offsets",
+    "Transaction": "metaserver.client.transactions",
+    "XaResource": "metaserver.client.transactions",
+    "Xid": "metaserver.client.transactions",
     "announced_registry_port": "metaserver.client.connection",
     "assign_blocks": "metaserver.client.assignment",
     "assign_consistently": "metaserver.client.assignment",

@@ -28,7 +28,7 @@ class Sent(NamedTuple):
     message_id: int | None
     """None: no broker took it, and it lies in the local store (as durable as that), to be sent later."""
     offset: int | None
-    """Where its record begins in the partition's log; None as the id."""
+    """Where its record begins in the partition's log; None as the id, and of what is in a transaction."""
 
     @property
     def is_local(self) -> bool:

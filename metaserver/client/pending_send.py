@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import attrs
 
-from metaserver.errors import SendError
+from metaserver.errors import ClientError, SendError
 from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
@@ -66,3 +66,8 @@ class SendGroup:
         self.left -= 1
         if not self.left:
             self.is_complete.set()
+
+
+def reason_of(error: Exception) -> str:
+    """Why a message was not sent, whoever has raised it."""
+    return str(error) if isinstance(error, ClientError) else f"{type(error).__name__}: {error}"

@@ -16,9 +16,10 @@ import anyio.lowlevel
 from metaserver.client.backoff import Backoff
 from metaserver.client.lane import Lane, Outgoing, Sent
 from metaserver.client.partition import Partition
-from metaserver.client.pending_send import PendingSend, SendGroup
+from metaserver.client.pending_send import PendingSend, SendGroup, reason_of
 from metaserver.client.put_request import acknowledged, put_request
 from metaserver.client.selectors import KeyHash
+from metaserver.client.transactions import open_transaction
 from metaserver.errors import (
     BrokerUnreachableError,
     ClientError,
@@ -36,6 +37,7 @@ from metaserver.protocol import STORED_TEXT, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from metaserver.client.connection import BrokerConnection, Reply
     from metaserver.client.forwarding import Forwarder
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from metaserver.client.pool import BrokerLink
     from metaserver.client.producer_options import ProducerOptions
     from metaserver.client.selectors import Selector
+    from metaserver.client.transactions import Transaction
     from metaserver.timers import Timer
 
 _log = get_logger(__name__)
@@ -73,7 +76,7 @@ class Producer:
         """Use the session's method."""
         self.options = options
         self._discovery = network.discovery
-        self._pool = network.pool
+        self._network = network
         self._timers = network.timers
         self._selector = selector or KeyHash()
         self._forwarder = forwarder
@@ -99,9 +102,8 @@ class Producer:
         """Set when the cluster has changed."""
         self._room = anyio.Event()
         self._drained = anyio.Event()
-        self._is_full = False
-        """Whether somebody waits for room."""
-        self._is_sweeping = False
+        self._is_full = self._is_sweeping = False
+        """Whether somebody waits for room; whether the next sweep is scheduled."""
         self._is_open = True
         network.discovery.listen(self._cluster_changed)
 
@@ -140,6 +142,10 @@ class Producer:
         if len(sent) != len(outcomes):
             raise SendManyError(tuple(outcomes))
         return sent
+
+    def transaction(self, *, timeout_seconds: int = 0) -> AbstractAsyncContextManager[Transaction]:
+        """Messages that are taken together at the end of the block, or not at all."""
+        return open_transaction(self._network, self._selector, self.partitions, timeout_seconds)
 
     async def send_stored(self, topic: str, messages: Sequence[OutgoingMessage]) -> list[Sent | SendError]:
         """Send what was in the local store, past all that waits there; the outcome of each."""
@@ -404,7 +410,7 @@ class Producer:
         if address is None:
             # The registry does not know it now; a connection that still stands is as good.
             return None if link is None else link.usable
-        current = self._pool.link(address)
+        current = self._network.pool.link(address)
         if link is not current:
             if link is not None:
                 link.ignore(self._link_listener(partition))
@@ -516,7 +522,7 @@ class Producer:
             try:
                 other = self._route(message, now)
             except Exception as error:  # noqa: BLE001 - a selector is the application's
-                self._give_up(message, _reason_of(error), lane.partition)
+                self._give_up(message, reason_of(error), lane.partition)
                 continue
             if other is not None and other is not lane:
                 self._pump(other)
@@ -534,7 +540,7 @@ class Producer:
             except NoPartitionError:
                 self._parked.append(message)
             except Exception as error:  # noqa: BLE001 - as above
-                self._give_up(message, _reason_of(error))
+                self._give_up(message, reason_of(error))
         self._pump_all()
 
     def _sweep(self) -> None:
@@ -592,7 +598,3 @@ class Producer:
             self._room.set()
         if not self._buffered:
             self._drained.set()
-
-
-def _reason_of(error: Exception) -> str:
-    return str(error) if isinstance(error, ClientError) else f"{type(error).__name__}: {error}"

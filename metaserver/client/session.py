@@ -33,8 +33,10 @@ from metaserver.client.pool import BrokerPool
 from metaserver.client.producer import Producer
 from metaserver.client.producer_options import ProducerOptions
 from metaserver.client.scope import background_tasks
+from metaserver.client.selectors import KeyHash
 from metaserver.client.servers import ROOT_DEFAULT, Servers
 from metaserver.client.times import find_time
+from metaserver.client.transactions import XaResource, check_qualifier, common_broker
 from metaserver.timers import Timers
 
 if TYPE_CHECKING:
@@ -156,6 +158,29 @@ class Session:
         Iterate over it with ``async for``. It belongs to no group and commits nothing. Raises ClientError.
         """
         return TopicBrowser(lambda: self.partitions(topic), self.fetch)
+
+    async def xa_resource(
+        self,
+        topics: str | Sequence[str],
+        *,
+        qualifier: str,
+        broker_id: int | None = None,
+        selector: Selector | None = None,
+    ) -> XaResource:
+        """A broker that takes messages of all the topics, as a party of distributed transactions.
+
+        ``qualifier`` names the application: what is prepared under it is found under it again. Raises
+        NoPartitionError, DiscoveryError and ConfigError.
+        """
+        check_qualifier(qualifier)
+        names = (topics,) if isinstance(topics, str) else tuple(topics)
+        found = [await self._writable(topic) for topic in names]
+        home = common_broker(names, found, broker_id)
+        return XaResource(self.network, selector or KeyHash(), self._writable, home, qualifier)
+
+    async def _writable(self, topic: str) -> tuple[Partition, ...]:
+        await self.network.discovery.want([topic], self.options.discovery_seconds)
+        return self.cluster.writable(topic)
 
     @asynccontextmanager
     async def _producer(

@@ -62,6 +62,7 @@ from metaserver.protocol.encoder import (
 )
 from metaserver.protocol.replies import ReplyDecoder
 from metaserver.protocol.transactions import (
+    COMMITTED_TEXT,
     PREPARED_TEXT,
     READ_ONLY_TEXT,
     LocalKey,
@@ -75,6 +76,7 @@ from metaserver.protocol.transactions import (
 )
 
 __all__ = [
+    "COMMITTED_TEXT",
     "OPAQUE_MISSING",
     "PREPARED_TEXT",
     "READ_ONLY_TEXT",

@@ -94,6 +94,10 @@ READ_ONLY_TEXT = "3"
 """The same where nothing was put: the transaction is over."""
 
 
+COMMITTED_TEXT = "The transaction is committed"
+"""Begins the text of a failure that does not mean what any other means: what is missing will come."""
+
+
 def xa_failure_text(code: int, message: str) -> str:
     """The text of a 500 that an XA client understands."""
     return f"XAException:code={code},msg={message}"

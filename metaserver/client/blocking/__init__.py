@@ -21,5 +21,6 @@ has ended.
 from metaserver.client.blocking.consumer import Consumer
 from metaserver.client.blocking.producer import Producer
 from metaserver.client.blocking.session import Session, open_session
+from metaserver.client.blocking.transactions import Transaction, XaResource
 
-__all__ = ["Consumer", "Producer", "Session", "open_session"]
+__all__ = ["Consumer", "Producer", "Session", "Transaction", "XaResource", "open_session"]

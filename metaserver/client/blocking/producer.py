@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import attrs
 
+from metaserver.client.blocking.block import entered
+from metaserver.client.blocking.transactions import Transaction
 from metaserver.errors import MetaServerError, SendFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from metaserver.client import producer
     from metaserver.client.blocking.block import Block
@@ -111,6 +113,13 @@ class Producer:
         those handed over go their way.
         """
         return self._block.call(self._inner.send_many, topic, list(messages))
+
+    @contextmanager
+    def transaction(self, *, timeout_seconds: int = 0) -> Iterator[Transaction]:
+        """Messages that are taken together at the end of the block, or not at all."""
+        manager = self._inner.transaction(timeout_seconds=timeout_seconds)
+        with entered(self._block.thread, manager, self._block) as block:
+            yield Transaction(block)
 
     def wait_for_room(self) -> None:
         """Returns when ``send_nowait`` would take a message."""

@@ -12,11 +12,13 @@ from metaserver.client.blocking.consumer import Consumer
 from metaserver.client.blocking.lending import LendingConsumer
 from metaserver.client.blocking.loop_thread import loop_thread
 from metaserver.client.blocking.producer import Producer
+from metaserver.client.blocking.transactions import XaResource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from metaserver.client import transactions
     from metaserver.client.blocking.loop_thread import Backend
     from metaserver.client.cluster import Cluster
     from metaserver.client.consumer import ConsumerOptions, Filter
@@ -106,6 +108,23 @@ class Session:
         )
         with entered(self._block.thread, manager, self._block) as block:
             yield Consumer(block, message_filter)  # type: ignore[arg-type]  # as open_session has told it
+
+    def xa_resource(
+        self,
+        topics: str | Sequence[str],
+        *,
+        qualifier: str,
+        broker_id: int | None = None,
+        selector: Selector | None = None,
+    ) -> XaResource:
+        """A broker as a party of distributed transactions; see the session of :mod:`metaserver.client`."""
+
+        async def make() -> transactions.XaResource:
+            return await self._inner.xa_resource(
+                topics, qualifier=qualifier, broker_id=broker_id, selector=selector
+            )
+
+        return XaResource(self._block, self._block.call(make))
 
     def fetch(
         self, partition: Partition, offset: int, *, size_max: int = 1024 * 1024, wait_ms: int = 0
