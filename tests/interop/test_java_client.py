@@ -26,9 +26,13 @@ MESSAGES = 60
 
 
 def session(classpath: str, directory: Path, *arguments: str) -> list[str]:
+    return session_of("ClientSession", classpath, directory, *arguments)
+
+
+def session_of(main: str, classpath: str, directory: Path, *arguments: str) -> list[str]:
     """What the session printed, the rest of its output beside it for a failure's message."""
     ended = subprocess.run(
-        java_command(classpath, directory, "ClientSession", *arguments),
+        java_command(classpath, directory, main, *arguments),
         cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

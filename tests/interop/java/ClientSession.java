@@ -80,7 +80,7 @@ public final class ClientSession {
     }
 
     /** The nodes that a producer and a consumer look for. */
-    private static ZkClient register(final ZkUtils.ZKConfig zk, final int port) throws Exception {
+    static ZkClient register(final ZkUtils.ZKConfig zk, final int port) throws Exception {
         final ZkClient client = new ZkClient(zk.zkConnect, 30000, 30000, new ZkUtils.StringSerializer());
         final String topic = "{\"numParts\":" + PARTITIONS + ",\"broker\":\"0-m\"}";
         ZkUtils.createEphemeralPath(client, zk.zkRoot + "/brokers/ids/0/master", "meta://127.0.0.1:" + port);
