@@ -80,7 +80,6 @@ class Commits:
 
         Raises TransactionError; nothing has happened then.
         """
-        rules: list[AckRule] = []
         for name, batch in transaction.batches.items():
             try:
                 partition = self._partition(name)
@@ -93,7 +92,13 @@ class Commits:
                 refusal = self._broker.acknowledgements.refusal(rule, batch.count)
                 if refusal is not None:
                     raise TransactionError(refusal, XaCode.UNAVAILABLE)
-                rules.append(rule)
+        return self.rule(transaction)
+
+    def rule(self, transaction: Transaction) -> AckRule | None:
+        """What any decision on it waits for beyond this disk: the strictest rule of its topics."""
+        places = [(name.topic, name.partition) for name in transaction.batches]
+        partitions = [self._broker.partitions[place] for place in places if place in self._broker.partitions]
+        rules = [found.ack_rule for found in partitions if found.ack_rule is not None]
         return max(rules, key=lambda rule: (rule.level is AckLevel.SLAVE_DISK, rule.slaves_min), default=None)
 
     def set_floors(self, transaction: Transaction) -> None:

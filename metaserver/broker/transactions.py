@@ -316,21 +316,22 @@ class TransactionHandler:
         transaction.state = State.ROLLING_BACK
         self._waiting[transaction] = [done]
 
-        def rolled_back(offset: int, _shortfall: str) -> None:
+        def rolled_back(offset: int, shortfall: str) -> None:
             if transaction.is_heuristic:
                 self.table.remember(transaction, has_committed=False)
                 transaction.journal_offset = offset
             else:
                 self._finish(transaction)
             self._tick_soon()
-            self._tell(transaction, None)
+            text = f"The transaction is rolled back, but {shortfall}"
+            self._tell(transaction, TransactionError(text, XaCode.UNAVAILABLE) if shortfall else None)
 
         def failed(error: StorageError) -> None:
             transaction.state, transaction.is_heuristic = State.PREPARED, False
             self._tell(transaction, _unavailable(error))
 
         entry = RolledBack(transaction.serial, transaction.key, transaction.is_heuristic)
-        self.journal.append([entry], rolled_back, failed)
+        self.journal.append([entry], rolled_back, failed, self.commits.rule(transaction))
 
     def _forget(self, key: TransactionKey | None, done: Callable[[Outcome], None]) -> None:
         if not isinstance(key, XaKey):

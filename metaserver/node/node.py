@@ -51,7 +51,7 @@ from metaserver.node.listening import advertised_host, listen, own_host
 from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
-from metaserver.node.transactions import transaction_handlers
+from metaserver.node.transactions import load_transactions, transaction_handlers
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
 from metaserver.timers import Timers
 
@@ -241,7 +241,7 @@ class _Node:
                 nursery.start_soon(embedded.run)
                 await embedded.wait_opened()
             if following is None:
-                await broker.transactions.load()
+                await load_transactions(broker)
             await nursery.start(self._handle_signals, stop, broker)
             handover = Handover(broker, parts.committer, parts.timers, embedded)
             handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
+from metaserver.logs import get_logger
 from metaserver.metrics import TransactionsSnapshot
 from metaserver.transactions import State
+from metaserver.transactions.java_journal import prepared_keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from metaserver.broker import Broker
 
     Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+_log = get_logger(__name__)
 
 _SHOWN_MAX = 1000
 """A reply of the control socket stays readable; the counts are of all."""
@@ -58,6 +65,31 @@ def transaction_handlers(broker: Broker) -> dict[str, Handler]:
         "transactions-rollback": roll_back,
         "transactions-forget": forget,
     }
+
+
+async def load_transactions(broker: Broker) -> None:
+    """Recover this broker's own; and take none while what a Java broker has prepared lies there undecided."""
+    await broker.transactions.load()
+    folder = broker.config.data_log_path / "transactions"
+    keys = await trio.to_thread.run_sync(_left_by_java, folder)
+    if keys:
+        broker.transactions.problem = (
+            f"A Java broker has left {len(keys)} prepared transactions in {folder}: {', '.join(keys[:10])}"
+            f"{', …' if len(keys) > 10 else ''}. They are not carried over: start the Java "
+            "broker again and decide them, or move the folder away and give them up"
+        )
+        _log.error("Transactions are not available", reason=broker.transactions.problem)
+
+
+def _left_by_java(folder: Path) -> list[str]:
+    """In a worker thread. An unreadable file is told as a key, so that nothing passes unseen."""
+    found = [path for path in folder.glob("redo.*") if path.suffix[1:].isdigit()]
+    try:
+        return prepared_keys(
+            path.read_bytes() for path in sorted(found, key=lambda path: int(path.suffix[1:]))
+        )
+    except OSError as error:
+        return [f"(unreadable: {error})"]
 
 
 def transactions_status(broker: Broker) -> dict[str, object]:
