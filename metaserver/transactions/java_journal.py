@@ -1,7 +1,7 @@
 """What a Java broker has left prepared in its redo files. Source: reference transactions section 5.
 
 A record is a length of 4 bytes, big-endian, and a protocol-buffer message of it; behind a commit follows
-an attachment that the length does not count. Only what is prepared matters here: it is told, and not carried over.
+an attachment that the length does not count. Only what is prepared matters: it is told, not carried over.
 """
 
 from __future__ import annotations

@@ -85,9 +85,23 @@ def test_what_a_java_broker_has_prepared_is_told_and_not_passed_over(
     reply = ours.ask(b"transaction TX:s:1 s BEGIN 1\r\n")
     assert reply.status == 500
     assert "A Java broker has left 1 prepared transactions in" in reply.text
-    assert "XID:7:09ff:00:books" in reply.text
+    assert "XID:7:00:09ff:books" in reply.text
     assert ours.ask(put("orders", b"hello", 1)).status == 200
     assert ours.stop() == 0
     (ours.data / "transactions").rename(ours.base / "put away")
     ours.start()
     assert ours.ask(b"transaction TX:s:1 s BEGIN 1\r\n").status == 200
+
+
+def test_a_transaction_manager_decides_over_a_database_and_the_broker(
+    java_classpath: str, zookeeper: ZooKeeperProcess, start_ours: StartBroker, tmp_path: Path
+) -> None:
+    ours = start_ours("transfer", topics=TOPICS, **SETTINGS)
+    arguments = (zookeeper.address, f"/{uuid.uuid4()}", str(ours.port))
+    said = session_of("DatabaseTransfer", java_classpath, tmp_path, *arguments)
+    assert said == ["committed", "rolled back", "rollback only", "row | committed", "end"]
+    assert bodies(ours) == [f"committed {number}" for number in range(3)]
+    statistics = dict(line.split(" ", 1) for line in ours.statistics())
+    assert statistics["tx_xa_begin"] == "3"
+    assert ours.status()["transactions"]["prepared"] == 0
+    assert "XID:" not in ours.ask(b"transaction null null RECOVER 1\r\n").text
