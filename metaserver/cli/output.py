@@ -69,6 +69,8 @@ def count_of(number: int, noun: str) -> str:
 
 def describe_lag(replication: dict[str, Any]) -> str:
     """How far a slave is behind, from its report: bytes, messages, seconds."""
+    if replication["heard_seconds"] is None:
+        return "not known: it has heard nothing of a master since it was started"
     return (
         f"{describe_bytes(replication['lag_bytes'])}, {count_of(replication['lag_messages'], 'message')}, "
         f"{describe_seconds(replication['lag_seconds'])}"

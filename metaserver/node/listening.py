@@ -60,6 +60,14 @@ def own_host(config: ServerConfig) -> str:
     return "[::1]" if ":" in config.bind_address else "127.0.0.1"
 
 
+def own_addresses(config: ServerConfig, host: str) -> frozenset[tuple[str, int]]:
+    """All by which a node that tells others ``host`` can be reached; IPv6 without brackets."""
+    names = {host, own_host(config)}
+    if not names.isdisjoint(("127.0.0.1", "[::1]")):
+        names.add("localhost")
+    return frozenset((name.strip("[]"), config.server_port) for name in names)
+
+
 def bracketed(host: str) -> str:
     """As it stands in front of a port."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -172,9 +172,11 @@ def test_reload_changes_topics_and_names_what_waits(
     assert home.run("produce", "fresh", stdin="x\n").code == 0
     home.configure(topics="[topic=fresh]\nnumPartitions=x\n")
     ran = call("reload")
-    assert (ran.code, "numPartitions" in ran.err) == (ExitCode.FAILED, True)
+    assert ran.code == ExitCode.CONFIGURATION
+    assert ran.err.startswith(f"metaServer: {home.server_file}:")
+    assert "numPartitions" in ran.err
     home.server_file.write_text("[topic=fresh]\ndataPath=elsewhere\n", encoding="utf-8")
-    assert call("reload").code == ExitCode.FAILED
+    assert call("reload").code == ExitCode.CONFIGURATION
     assert home.status()["running"]
 
 

@@ -75,6 +75,25 @@ def test_restart_starts_what_was_not_running_and_replaces_what_was(home: Home) -
     assert home.status()["pid"] != before
 
 
+def test_restart_stops_nothing_that_would_not_start_again(home: Home) -> None:
+    home.start()
+    home.start_slave()
+    before = [home.status()["pid"], home.status("slave")["pid"]]
+    for path in (home.base / "conf" / "logging.toml", home.server_file):
+        good = path.read_bytes() if path.exists() else b""
+        path.write_bytes(good + b"\nnonsense=1\n")
+        for role, word in ((["slave"], "slave"), ([], "master")):
+            ran = home.run("restart", *role)
+            assert ran.code == ExitCode.CONFIGURATION
+            assert f"the {word} would not start again with that; nothing was changed" in ran.err
+        path.write_bytes(good)
+    home.slave_file.write_text("slaveId=0\nserverPort=0\ndashboardHttpPort=0\n", encoding="utf-8")
+    ran = home.run("restart", "slave")
+    assert ran.code == ExitCode.FAILED
+    assert "masterAddress is missing" in ran.err
+    assert [home.status()["pid"], home.status("slave")["pid"]] == before
+
+
 def test_master_and_slave_beside_each_other(home: Home) -> None:
     home.start()
     home.start_slave()
