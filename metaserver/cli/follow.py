@@ -8,7 +8,7 @@ import attrs
 import click
 
 from metaserver.cli.exit_codes import ExitCode
-from metaserver.cli.options import chosen_node, node_arguments
+from metaserver.cli.options import chosen_node, node_arguments, slave_id_option
 from metaserver.cli.output import Failure, complain, count_of, say
 from metaserver.cli.processes import ask, find_node
 from metaserver.cli.role_change import (
@@ -39,14 +39,7 @@ _UNCLEAR = ("probing", "reconciling", "checking")
 @click.command()
 @click.argument("master", metavar="HOST:PORT")
 @node_arguments
-@click.option(
-    "--slave-id",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Of a node that was a master: its number among the slaves of the new one.",
-)
+@slave_id_option("Of a node that was a master: its number among the slaves of the new one.")
 @click.option("--force", "forces", is_flag=True, help="Also where no broker answers there now.")
 def follow(
     *,

@@ -60,6 +60,8 @@ def run_in_foreground(
         slave_file = installation.slave_file
         slave = None if slave_file is None else load_slave_config(slave_file, lenient=is_lenient)
         role = find_role(server, slave)
+        for warning in server.warnings:
+            _log.warning("Configuration", reason=warning)
         if role.decision is not None:
             _log.warning("Not what the configuration says", reason=role.decision.sentence)
         ready = partial(announcer.ready, role)
@@ -110,6 +112,7 @@ class _Announcer:
             pid=os.getpid(),
             role="master" if role.slave_config is None else "slave",
             decision=None if role.decision is None else role.decision.sentence,
+            warnings=role.config.warnings,
             address=addresses.address,
             port=addresses.port,
             http_port=addresses.http_port,

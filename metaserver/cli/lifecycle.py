@@ -182,6 +182,8 @@ def _start(
         complain(f"the pid file of an earlier {installation.role} (pid {node.stale_pid}) is stale; going on")
     options = ["--log-format", log_format, *(["--lenient"] if is_lenient else [])]
     ready = launch(installation, options, timeout_seconds)
+    for warning in ready["warnings"]:
+        complain(warning)
     if ready.get("decision"):
         complain(f"the {installation.role} of {installation.server_file} was {ready['decision']}")
     say(describe_ready(installation, ready))

@@ -12,7 +12,7 @@ from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.follow import decide_to_follow
 from metaserver.cli.handover import hand_over_to, reaches, seal_and_copy
 from metaserver.cli.installation import find_installation
-from metaserver.cli.options import chosen_node, node_arguments
+from metaserver.cli.options import chosen_node, node_arguments, slave_id_option
 from metaserver.cli.output import Failure, complain, describe_seconds, say
 from metaserver.cli.processes import Ending, ask, find_node
 from metaserver.cli.role_change import (
@@ -76,14 +76,7 @@ class Pair(NamedTuple):
     metavar="HOST:PORT",
     help="The slave, where it runs on another machine: type `promote --after-handover` there before.",
 )
-@click.option(
-    "--slave-id",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="With --to: the old master's number among the slaves of the new one.",
-)
+@slave_id_option("With --to: the old master's number among the slaves of the new one.")
 def switchover(
     *,
     role: str,

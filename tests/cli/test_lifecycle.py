@@ -158,6 +158,14 @@ def test_a_port_in_use(home: Home) -> None:
     assert not home.status()["running"]
 
 
+def test_an_address_that_is_not_of_this_machine(home: Home) -> None:
+    home.configure(bindAddress="192.0.2.1")
+    ran = home.run("start")
+    assert ran.code == ExitCode.FAILED
+    assert "cannot listen on 192.0.2.1:0" in ran.err
+    assert "bindAddress must be an address of this machine" in ran.err
+
+
 def test_a_data_directory_in_use_names_its_owner(home: Home, tmp_path: Path) -> None:
     home.start()
     pid = home.status()["pid"]
