@@ -14,6 +14,7 @@ import trio
 
 from metaserver.broker.commits import Commits
 from metaserver.broker.transaction_journal import TransactionJournal
+from metaserver.broker.transaction_recovery import recover
 from metaserver.errors import MetaServerError, RefusedError, StorageError, TransactionError
 from metaserver.logs import get_logger
 from metaserver.message import HEADER_SIZE, checksum
@@ -37,8 +38,6 @@ from metaserver.transactions import (
     RolledBack,
     State,
     TransactionTable,
-    drop_present,
-    replay,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +58,17 @@ _WAITING_BYTES = 200
 """What a command that waits for the journal costs; it also keeps its connection from being idle."""
 _CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."
 _NOT_LOADED = "The transactions of this broker have not been recovered"
+
+_UNSUPPORTED: dict[TransactionAction | None, str] = {
+    TransactionAction.BEGIN: "beginTransaction",
+    TransactionAction.PREPARE: "prepareTransaction",
+    TransactionAction.COMMIT_ONE_PHASE: "commitTransaction",
+    TransactionAction.COMMIT_TWO_PHASE: "commitTransaction",
+    TransactionAction.ROLLBACK: "rollbackTransaction",
+    TransactionAction.FORGET: "forgetTransaction",
+    TransactionAction.RECOVER: "getPreparedTransactions",
+}
+"""What a synchronous pair answers, in MetaQ's words."""
 
 Outcome = TransactionError | None
 
@@ -94,6 +104,11 @@ class TransactionHandler:
         self.journal = TransactionJournal(self._broker)
         self.commits = Commits(self._broker)
 
+    @property
+    def is_unsupported(self) -> bool:
+        """Whether this is a broker of a synchronous pair: what one of them appends, the other is sent."""
+        return self._broker.pair_master is not None or self._broker.pair_slave is not None
+
     # Commands.
 
     def handle(self, command: TransactionCommand, sink: ReplySink) -> None:
@@ -121,7 +136,7 @@ class TransactionHandler:
                 sink.send(encode_result(Status.ERROR, _failure_text(outcome, command), command.opaque))
 
         try:
-            self._check_usable()
+            self._check_usable(command.action)
             self._act(command, sink, answer)
         except TransactionError as error:
             answer(error)
@@ -156,9 +171,11 @@ class TransactionHandler:
             self._finish(transaction)
             _log.info("Rolled a transaction back: its connection is gone", transaction=str(transaction.key))
 
-    def _check_usable(self) -> None:
+    def _check_usable(self, action: TransactionAction | None = None) -> None:
         broker = self._broker
         reason = ""
+        if self.is_unsupported:
+            raise TransactionError("Unsupported " + _UNSUPPORTED.get(action, "putInTransaction"))
         if broker.master_address is not None:
             reason = (
                 f"This broker is a slave and takes no transactions,send to its master {broker.master_address}"
@@ -222,7 +239,7 @@ class TransactionHandler:
 
     def _recover(self, command: TransactionCommand, sink: ReplySink) -> None:
         try:
-            self._check_usable()
+            self._check_usable(command.action)
         except TransactionError as error:
             sink.send(encode_result(Status.ERROR, _failure_text(error, command), command.opaque))
             return
@@ -428,67 +445,14 @@ class TransactionHandler:
         """
         self._compact_at = self._broker.clock.monotonic_seconds()
         try:
-            if self.journal.partition is not None:
-                await self._load()
+            await recover(self._broker, self.table, self.journal, self.commits)
         except MetaServerError as error:
             self.problem = f"{_NOT_LOADED}: {error}"
             _log.error("Transactions are not available", reason=str(error))
         else:
             self.problem = ""
-
-    async def _load(self) -> None:
-        partition = self.journal.partition
-        assert partition is not None  # noqa: S101 - its only caller has looked
-        found = await trio.to_thread.run_sync(replay, partition.log)
-        for transaction in found:
-            await trio.to_thread.run_sync(self._drop_present, transaction)
-            transaction.began_seconds = self._broker.clock.wall_seconds()
-            transaction.journal_offset = partition.log.start_offset
-            self.table.restore(transaction)
-        committed = [transaction for transaction in found if transaction.state is State.COMMITTED]
-        for transaction in committed:
-            await self._carry_out_again(transaction)
-        _log.info(
-            "Recovered transactions",
-            prepared=len(self.table.prepared()),
-            committed=len(committed),
-        )
-        if found:
-            # What was found is written once more: then a start never reads more than was journalled since.
-            self.journal.begin_compaction(is_due=True)
-            self._tick_soon()
-
-    def _drop_present(self, transaction: Transaction) -> None:
-        """In a worker thread; nothing is served yet."""
-        for name, batch in list(transaction.batches.items()):
-            log = self._broker.store.partitions.get(name)
-            if log is None:
-                batch.floor = 0
-                continue
-            dropped = drop_present(log, batch)
-            if dropped:
-                transaction.size_bytes = sum(len(other.data) for other in transaction.batches.values())
-            batch.floor = log.end_offset
-            if not batch.count:
-                del transaction.batches[name]
-
-    async def _carry_out_again(self, transaction: Transaction) -> None:
-        finished = trio.Event()
-
-        def done(problem: str) -> None:
-            if problem:
-                _log.error("A committed transaction is not complete yet", reason=problem)
-            finished.set()
-
-        assert transaction.journal_offset is not None  # noqa: S101 - it was found there
-        self.commits.carry_out(transaction, transaction.journal_offset, done)
-        if transaction.is_heuristic:
-            self.table.remember(transaction, has_committed=True)
-        else:
-            self.table.finish(transaction)
-        # Slaves may be long in coming; whoever committed it is gone.
-        with trio.move_on_after(_TICK_SECONDS):
-            await finished.wait()
+            if self.journal.partition is not None:
+                self._tick_soon()
 
     def _tick_soon(self) -> None:
         if self._tick is None and not self._is_stopped:

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from metaserver.client.assignment import assign_blocks, assign_consistently
     from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
     from metaserver.client.consumer import Consumer, ConsumerOptions
+    from metaserver.client.dead_letters import LocalDeadLetters, TopicDeadLetters
     from metaserver.client.fetching import FetchReport
     from metaserver.client.filters import by_attribute, by_attribute_pattern
     from metaserver.client.held_partition import Lag
     from metaserver.client.lane import Sent
+    from metaserver.client.local_store import LocalStore
     from metaserver.client.messages import (
         Batch,
         BatchResult,
@@ -58,6 +60,8 @@ __all__ = [
     "FileOffsets",
     "KeyHash",
     "Lag",
+    "LocalDeadLetters",
+    "LocalStore",
     "MemoryOffsets",
     "Message",
     "Moved",
@@ -79,6 +83,7 @@ __all__ = [
     "Session",
     "SessionOptions",
     "SqlOffsets",
+    "TopicDeadLetters",
     "Transaction",
     "XaResource",
     "Xid",
@@ -105,6 +110,8 @@ _HOMES = {
     "FileOffsets": "metaserver.client.offsets",
     "KeyHash": "metaserver.client.selectors",
     "Lag": "metaserver.client.held_partition",
+    "LocalDeadLetters": "metaserver.client.dead_letters",
+    "LocalStore": "metaserver.client.local_store",
     "MemoryOffsets": "metaserver.client.offsets",
     "Message": "metaserver.client.messages",
     "Moved": "metaserver.client.messages",
@@ -126,6 +133,7 @@ _HOMES = {
     "Session": "metaserver.client.session",
     "SessionOptions": "metaserver.client.session",
     "SqlOffsets": "metaserver.client.offsets",
+    "TopicDeadLetters": "metaserver.client.dead_letters",
     "Transaction": "metaserver.client.transactions",
     "XaResource": "metaserver.client.transactions",
     "Xid": "metaserver.client.transactions",

@@ -69,6 +69,9 @@ def transaction_handlers(broker: Broker) -> dict[str, Handler]:
 
 async def load_transactions(broker: Broker) -> None:
     """Recover this broker's own; and take none while what a Java broker has prepared lies there undecided."""
+    if broker.transactions.is_unsupported:
+        broker.transactions.problem = ""
+        return
     await broker.transactions.load()
     folder = broker.config.data_log_path / "transactions"
     keys = await trio.to_thread.run_sync(_left_by_java, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from metaserver.broker import PairMaster
 from metaserver.errors import TransactionError
 from metaserver.names import TRANSACTIONS_LOG
 from metaserver.storage import Point
@@ -295,3 +296,11 @@ async def test_a_prepared_transaction_commits_at_the_end_whatever_was_put_meanwh
         one.put(Peer(), b"newer %d" % number, 0)
     assert one.do(Peer(), "COMMIT_TWO_PHASE", XA) == OK
     assert one.bodies(0) == [b"newer 0", b"newer 1", b"newer 2", b"hello"]
+
+
+async def test_a_synchronous_pair_takes_no_transactions() -> None:
+    one = await started()
+    one.broker.pair_master = PairMaster("meta://there:1", 1.0, one.broker.timers)
+    assert one.do(Peer(), "BEGIN", LOCAL) == (500, "Unsupported beginTransaction")
+    assert one.do(Peer(), "RECOVER", "null") == (500, "Unsupported getPreparedTransactions")
+    assert one.put(Peer(), b"hello", 0, LOCAL) == (500, "Unsupported putInTransaction")

@@ -1,0 +1,77 @@
+"""What a start makes of the journal of transactions, before the port opens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from metaserver.logs import get_logger
+from metaserver.transactions import State, drop_present, replay
+
+if TYPE_CHECKING:
+    from metaserver.broker.broker import Broker
+    from metaserver.broker.commits import Commits
+    from metaserver.broker.transaction_journal import TransactionJournal
+    from metaserver.storage import MessageStore
+    from metaserver.transactions import Transaction, TransactionTable
+
+_log = get_logger(__name__)
+
+_PATIENCE_SECONDS = 1.0
+"""For slaves to have what is appended now: whoever has committed it is gone."""
+
+
+async def recover(
+    broker: Broker, table: TransactionTable, journal: TransactionJournal, commits: Commits
+) -> None:
+    """Put what is prepared into the table, and append what a commit lacks. Raises StorageError."""
+    partition = journal.partition
+    if partition is None:
+        return
+    found = await trio.to_thread.run_sync(replay, partition.log)
+    for transaction in found:
+        await trio.to_thread.run_sync(_drop_present, broker.store, transaction)
+        transaction.began_seconds = broker.clock.wall_seconds()
+        transaction.journal_offset = partition.log.start_offset
+        table.restore(transaction)
+    committed = [transaction for transaction in found if transaction.state is State.COMMITTED]
+    for transaction in committed:
+        await _carry_out_again(transaction, partition.log.start_offset, table, commits)
+    _log.info("Recovered transactions", prepared=len(table.prepared()), committed=len(committed))
+    if found:
+        # What was found is written once more: then a start reads no more than was journalled since the last.
+        journal.begin_compaction(is_due=True)
+
+
+def _drop_present(store: MessageStore, transaction: Transaction) -> None:
+    """Leave what its partitions lack. In a worker thread: nothing is served yet."""
+    for name, batch in list(transaction.batches.items()):
+        log = store.partitions.get(name)
+        if log is None:
+            batch.floor = 0
+            continue
+        drop_present(log, batch)
+        batch.floor = log.end_offset
+        if not batch.count:
+            del transaction.batches[name]
+    transaction.size_bytes = sum(len(batch.data) for batch in transaction.batches.values())
+
+
+async def _carry_out_again(
+    transaction: Transaction, journal_offset: int, table: TransactionTable, commits: Commits
+) -> None:
+    finished = trio.Event()
+
+    def done(problem: str) -> None:
+        if problem:
+            _log.error("A committed transaction is not complete yet", reason=problem)
+        finished.set()
+
+    commits.carry_out(transaction, journal_offset, done)
+    if transaction.is_heuristic:
+        table.remember(transaction, has_committed=True)
+    else:
+        table.finish(transaction)
+    with trio.move_on_after(_PATIENCE_SECONDS):
+        await finished.wait()
