@@ -364,6 +364,7 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
                 "lag_bytes": replica.lag_bytes,
                 "lag_messages": replica.lag_messages,
                 "lag_seconds": round(replica.lag_seconds, 3),
+                "gaps": [list(gap) for gap in replica.gaps],
             }
             for replica in report.partitions
         ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.broker.replicas import reconcile
+from metaserver.broker.replicas import read_log, reconcile, skip
 from metaserver.client import BrokerConnection, Fetched, Moved, connect
 from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import expect_text, fetch_result
@@ -35,6 +35,7 @@ from metaserver.replication.progress import (
     Reconcile,
     ReplicaProgress,
     ReplicaState,
+    Skip,
     Stop,
 )
 from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metaserver.broker import Broker
+    from metaserver.broker.partition import Partition
     from metaserver.client.connection import Reply
     from metaserver.config import SlaveConfig
     from metaserver.replication.master import Address, MasterFacts, MasterPlace
@@ -87,8 +89,10 @@ class _Replica:
     """Handed to the local log and not yet safe there."""
     paused: Fetch | None = None
     """What to fetch when enough is written."""
-    next_segment: Append | None = None
+    deferred: Append | Skip | None = None
     """What begins a segment, when everything before it is written."""
+    is_lent: bool = False
+    """A worker has the log and changes its end: no action is based on what is known of it."""
     failure: StorageError | None = None
     """The local log refused something: nothing is done until what was handed to it has come back."""
     idle_seconds: float = 0.0
@@ -97,6 +101,8 @@ class _Replica:
     copied_bytes: int = 0
     copied_messages: int = 0
     last_id: int | None = None
+    told: str = ""
+    """The reason of the last stop that was logged."""
 
 
 @attrs.define(eq=False)
@@ -123,6 +129,8 @@ class Slave:
     """Whether the master does."""
     quarantined: list[QuarantineReport] = attrs.Factory(list)
     """What this slave had to give up since its start."""
+    skips: int = 0
+    """How often a partition went on behind a gap since then, for the master did not have what came next."""
     _look: trio.Event = attrs.Factory(trio.Event)
     """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
     _heard_wall_seconds: float | None = None
@@ -166,7 +174,7 @@ class Slave:
                 self._reports.disconnected()
                 for replica in self._replicas.values():
                     replica.ticket += 1
-                    replica.paused = replica.next_segment = None
+                    replica.paused = replica.deferred = None
                     replica.progress.disconnected()
             self._look = trio.Event()
             with trio.move_on_after(pause_seconds):
@@ -210,6 +218,7 @@ class Slave:
             lag_bytes,
             lag_messages,
             lag_seconds,
+            tuple((gap.start, gap.end) for gap in self._broker.store.partitions[replica.name].unreadable),
         )
 
     # The master's partitions.
@@ -234,12 +243,13 @@ class Slave:
         for name, span in parse_ranges(offsets).items():
             start, end = span.start, span.end
             replica = self._replicas.get(name) or self._open(name, start)
-            if replica is None or replica.failure is not None:
+            if replica is None or replica.failure is not None or replica.is_lent:
                 continue
             if replica.unwritten_bytes and replica.progress.state is ReplicaState.PROBING:
                 continue  # What is on its way to the log cannot be compared yet.
             # This node deletes old segments by itself, whenever its own retention says so.
-            replica.progress.local_start = self._broker.store.partitions[name].start_offset
+            log = self._broker.store.partitions[name]
+            replica.progress.local_start, replica.progress.run_start = log.start_offset, log.last_run_start
             if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
                 replica.trim = _Trim(start, end)
             replica.progress.knows_epochs = self._knows_epochs
@@ -290,8 +300,10 @@ class Slave:
         match action:
             case Fetch():
                 self._fetch(replica, action)
-            case Append(begins_segment=True) if replica.unwritten_bytes:
-                replica.next_segment = action
+            case Append(begins_segment=True) | Skip() if replica.unwritten_bytes:
+                replica.deferred = action
+            case Skip():
+                self._skip(replica, action)
             case Append():
                 self._append(replica, action)
             case Locate():
@@ -301,12 +313,15 @@ class Slave:
             case Reconcile():
                 self._reconcile(replica, action)
             case Compare():
-                is_equal = self._local_bytes(replica.name, action.offset, len(action.data)) == action.data
+                log = self._broker.store.partitions[replica.name]
+                is_equal = read_log(log, action.offset, len(action.data)) == action.data
                 self._act(
                     replica, replica.progress.compared(action.offset, len(action.data), is_equal=is_equal)
                 )
             case Stop():
-                _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)
+                if action.reason != replica.told:  # It may be tried again and again.
+                    _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)
+                replica.told = action.reason
 
     def _ask_epochs(self, replica: _Replica) -> None:
         if self._link is None:
@@ -364,10 +379,36 @@ class Slave:
                 replica.progress.rewind(log.end_offset, log.last_segment_start)
                 replica.progress.chain = chain
 
-        broker = self._broker
-        partition = broker.partitions[name.topic, name.partition]
-        epochs = broker.store.epochs[name]
-        reconcile(broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
+        partition, epochs = self._partition(name), self._broker.store.epochs[name]
+        reconcile(self._broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
+
+    def _skip(self, replica: _Replica, action: Skip) -> None:
+        replica.ticket += 1
+        ticket, end = replica.ticket, replica.progress.local_end
+        replica.is_lent = True
+        log = self._broker.store.partitions[replica.name]
+
+        def done(error: Exception | None) -> None:
+            replica.is_lent = False
+            if error is not None:
+                self._recover(replica, error)
+                return
+            self.skips += 1
+            _log.error(
+                "A gap stays in the log: the master does not have what came next",
+                partition=str(replica.name),
+                offsets=f"{end} to {log.end_offset}",
+                reason=action.reason,
+            )
+            if ticket == replica.ticket:
+                self._act(replica, replica.progress.skipped(log.end_offset))
+            else:
+                replica.progress.rewind(log.end_offset, log.last_segment_start)
+
+        skip(self._broker.committer, self._partition(replica.name), action.offset, done)
+
+    def _partition(self, name: TopicPartition) -> Partition:
+        return self._broker.partitions[name.topic, name.partition]
 
     def _fetch(self, replica: _Replica, fetch: Fetch) -> None:
         if replica.progress.is_copying:
@@ -529,12 +570,12 @@ class Slave:
     def _written(self, replica: _Replica) -> None:
         if replica.failure is not None:
             replica.ticket += 1
-            replica.paused = replica.next_segment = None
+            replica.paused = replica.deferred = None
             if replica.unwritten_bytes == 0:
                 self._recover(replica, replica.failure)
-        elif replica.next_segment is not None and replica.unwritten_bytes == 0:
-            append, replica.next_segment = replica.next_segment, None
-            self._append(replica, append)
+        elif replica.deferred is not None and replica.unwritten_bytes == 0:
+            action, replica.deferred = replica.deferred, None
+            self._act(replica, action)
         elif replica.paused is not None and replica.unwritten_bytes <= _UNWRITTEN_BYTES_MAX:
             fetch, replica.paused = replica.paused, None
             self._fetch(replica, fetch)
@@ -555,22 +596,3 @@ class Slave:
             replica.failure = None  # The next refresh starts the partition from its end.
 
         self._timers.schedule(_RETRY_SECONDS, try_again)
-
-    def _local_bytes(self, name: TopicPartition, offset: int, size: int) -> bytes:
-        """Bytes of the local log, as far as they can be read."""
-        log = self._broker.store.partitions[name]
-        pieces: list[bytes] = []
-        while size > 0:
-            try:
-                log_slice = log.read(offset, size, log.end_offset)
-            except StorageError:
-                break
-            try:
-                pieces.append(log_slice.read())
-            except OSError as error:
-                _log.error("A partition cannot be read", partition=str(name), reason=str(error))
-                break
-            finally:
-                log_slice.release()
-            offset, size = offset + log_slice.size, size - log_slice.size
-        return b"".join(pieces)

@@ -12,6 +12,7 @@
         00000000000000001024.torn-300       bytes that recovery cut off at position 300
         recovery.checkpoint                 what is known to be good (checkpoint.py)
         epochs                              whose bytes the log holds (epochs.py)
+        gaps                                what the log passes over, knowingly (gaps.py)
         *.tmp                               a file being written; means nothing after a crash
 
 Nothing but segments may end with ``.meta``: a Java broker reads every such file as one.
@@ -26,6 +27,7 @@ from metaserver.names import MAX_OFFSET
 LOCK_NAME = ".lock"
 CHECKPOINT_NAME = "recovery.checkpoint"
 EPOCHS_NAME = "epochs"
+GAPS_NAME = "gaps"
 QUARANTINE_NAME = "quarantine"
 REPORT_NAME = "report.json"
 REPLAYED_NAME = "replayed.json"
