@@ -30,6 +30,11 @@ class Layout:
         """For searches."""
         object.__setattr__(self, "starts", tuple(segment.start_offset for segment in self.segments))
 
+    @property
+    def last_run_start(self) -> int:
+        """From here on everything can be read, without a damaged or missing piece."""
+        return max(self.starts[0], self.unreadable[-1].end) if self.unreadable else self.starts[0]
+
     def with_segments(self, segments: tuple[Segment, ...]) -> Layout:
         """Others, of the same log."""
         return Layout(segments, self.unreadable)
@@ -66,6 +71,22 @@ class Layout:
                 break
         return self.segments[index], stop
 
+    def piece_at(self, offset: int, end: int) -> tuple[Segment, int]:
+        """The segment that holds an offset, damaged or not, and where its bytes end, at ``end`` at last.
+
+        Raises OffsetOutOfRangeError, also where no file holds it.
+        """
+        index = self.index_of(offset)
+        segment = self.segments[max(0, index)]
+        held = end if index + 1 == len(self.starts) else segment.start_offset + segment.size_bytes
+        if index < 0 or offset >= held:
+            raise OffsetOutOfRangeError(offset, self.starts[0], end)
+        return segment, held
+
+    def is_readable(self, start: int, end: int) -> bool:
+        """Whether nothing between two offsets is known to be damaged or missing."""
+        return all(gap.end <= start or end <= gap.start for gap in self.unreadable)
+
     def segment_start(self, offset: int) -> int:
         """The start of the segment that holds an offset before the end; the log's start below it.
 
@@ -87,3 +108,16 @@ def merge_ranges(ranges: Iterable[OffsetRange]) -> list[OffsetRange]:
         else:
             merged.append(gap)
     return merged
+
+
+def subtract_range(ranges: Iterable[OffsetRange], gone: OffsetRange) -> list[OffsetRange]:
+    """What of the ranges is left without the offsets of one."""
+    parts = [
+        part
+        for one in ranges
+        for part in (
+            OffsetRange(one.start, min(one.end, gone.start)),
+            OffsetRange(max(one.start, gone.end), one.end),
+        )
+    ]
+    return [part for part in parts if part.start < part.end]

@@ -25,10 +25,10 @@ from metaserver.storage.checkpoint import Checkpoint, fingerprint, save_checkpoi
 from metaserver.storage.filenames import segment_name
 from metaserver.storage.filesystem import Point, is_no_room, reason_of, translate_error
 from metaserver.storage.gaps import save_gap
-from metaserver.storage.layout import Layout, merge_ranges
+from metaserver.storage.layout import Layout, merge_ranges, subtract_range
 from metaserver.storage.recovery import FoundSegment, RecoveredLog
-from metaserver.storage.resynchronise import scan_file
-from metaserver.storage.retention import compress_segment, dispose_segment, is_expired
+from metaserver.storage.retention import ExpiryPolicy, expire_segments
+from metaserver.storage.scrub import count_records
 from metaserver.storage.segment import LogSlice, OffsetRange, OpenSegments, Segment
 from metaserver.storage.statistics import LogStatistics
 
@@ -181,16 +181,14 @@ class PartitionLog:
         return self._layout.starts
 
     @property
-    def last_run_start(self) -> int:
-        """From here on everything can be read, without a damaged or missing piece."""
-        layout = self._layout
-        return max(layout.starts[0], layout.unreadable[-1].end) if layout.unreadable else layout.starts[0]
+    def layout(self) -> Layout:
+        """Its segments, and where it cannot be read, at this moment."""
+        return self._layout
 
     @property
     def unreadable(self) -> tuple[OffsetRange, ...]:
         """The damaged and missing ranges, in order."""
-        layout = self._layout
-        return tuple(gap for gap in layout.unreadable if gap.end > layout.starts[0])
+        return tuple(gap for gap in self._layout.unreadable if gap.end > self.start_offset)
 
     @property
     def checkpoint_due(self) -> bool:
@@ -350,6 +348,14 @@ class PartitionLog:
         layout, end = self._layout, self._end_offset
         return end if offset >= end else layout.segment_start(offset)
 
+    def set_unreadable(self, damaged: OffsetRange) -> None:
+        """Send readers on from a range that holds no valid record. Raises as :meth:`write_checkpoint`."""
+        self._set_unreadable([*self._layout.unreadable, damaged])
+
+    def set_readable(self, repaired: OffsetRange) -> None:
+        """A range that was damaged holds valid records now. Raises as :meth:`write_checkpoint`."""
+        self._set_unreadable(subtract_range(self._layout.unreadable, repaired))
+
     def truncate(self, offset: int) -> None:
         """Forget everything from an offset on (a record's start), durably.
 
@@ -387,32 +393,11 @@ class PartitionLog:
         the last segment always stays.
         Raises DiskFullError, StorageError; what was done before stays done.
         """
-        names: list[str] = []
+        policy = ExpiryPolicy(action, age_seconds, compress, now_wall_seconds, before_offset)
         try:
-            layout = self._layout
-            for segment, end_offset in zip(layout.segments, layout.starts[1:], strict=False):
-                path = segment.path
-                is_young = not is_expired(self._filesystem, path, age_seconds, now_wall_seconds)
-                if is_young or end_offset > before_offset:
-                    break
-                if action == "archive" and compress:
-                    compress_segment(self._filesystem, path)
-                # Out of sight of readers before the file goes.
-                with self._layout_lock:
-                    self._layout = self._layout.with_segments(self._layout.segments[1:])
-                try:
-                    dispose_segment(self._filesystem, path, action, compress=compress)
-                except OSError:
-                    with self._layout_lock:
-                        self._layout = self._layout.with_segments((segment, *self._layout.segments))
-                    raise
-                segment.retire()
-                names.append(path.name)
-            if names:
-                self._filesystem.sync_directory(self._directory, Point.RETENTION_SYNC_DIRECTORY)
+            return expire_segments(self._filesystem, self._layout, policy, self._hide_first, self._show_first)
         except OSError as error:
             self._raise_storage_error("old segments cannot be removed", error)
-        return names
 
     def delete_before(self, offset: int) -> list[str]:
         """Delete the segments that end at an offset or before, of any age; see :meth:`delete_expired`."""
@@ -494,6 +479,22 @@ class PartitionLog:
             self._raise_storage_error("the last segment cannot be opened for writing", error)
         return self._writer
 
+    def _hide_first(self) -> None:
+        with self._layout_lock:
+            self._layout = self._layout.with_segments(self._layout.segments[1:])
+
+    def _show_first(self, segment: Segment) -> None:
+        with self._layout_lock:
+            self._layout = self._layout.with_segments((segment, *self._layout.segments))
+
+    def _set_unreadable(self, ranges: list[OffsetRange]) -> None:
+        with self._layout_lock:
+            self._layout = self._layout.with_unreadable(ranges)
+        self._plan_roll()
+        # Not the same as the one on disk, wherever that ends.
+        self._checkpoint_offset = -1
+        self.write_checkpoint(clean=False)
+
     def _begin_segment(self, offset: int, steps: BeginSteps) -> Segment:
         """Make the file of the next segment, durably. Raises as :meth:`roll` does."""
         segment = self._segment(FoundSegment(offset, 0))
@@ -562,7 +563,9 @@ class PartitionLog:
             self._checkpoint_offset = -1
             self._checkpoint_due_offset = -1 + self._options.checkpoint_bytes
             self._is_checkpoint_clean = False
-        lost_count = self._count_records(segment, position, removed)
+        last = removed[-1] if removed else segment
+        last.size_bytes = self._end_offset - last.start_offset
+        lost_count = count_records(segment, position, removed)
         # First out of sight of readers.
         self._end_offset = offset
         self._flushed_offset = min(self._flushed_offset, offset)
@@ -583,23 +586,6 @@ class PartitionLog:
         self._writer.sync(Point.TRUNCATE_SYNC)
         self._flushed_offset = offset
         self._plan_roll()
-
-    def _count_records(self, segment: Segment, position: int, removed: tuple[Segment, ...]) -> int:
-        """How many records a truncation takes away."""
-        last = removed[-1] if removed else segment
-        last.size_bytes = self._end_offset - last.start_offset
-        count = 0
-        for counted in (segment, *removed):
-            start = position if counted is segment else 0
-            file = counted.pin()
-            try:
-                count += scan_file(file, start, counted.size_bytes, None).count
-            except OSError:
-                # A count is no reason to keep what cannot be read.
-                continue
-            finally:
-                counted.unpin()
-        return count
 
     def _raise_failure(self, cause: OSError | None = None) -> NoReturn:
         failure = self._failure

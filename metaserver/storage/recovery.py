@@ -2,6 +2,7 @@
 
 The passes:
 
+0. Repair: finish what a crash has interrupted (repair.py).
 1. List: which segments there are. A file that ends like a segment and is none stops the opening.
 2. Join: each segment must end where the next begins. A missing piece becomes a *hole*, or a *gap* where
    it is missing knowingly; two segments that both hold an offset stop the opening.
@@ -34,7 +35,8 @@ from metaserver.storage.filenames import (
 )
 from metaserver.storage.filesystem import Point
 from metaserver.storage.gaps import is_intended, load_gaps
-from metaserver.storage.layout import merge_ranges
+from metaserver.storage.layout import merge_ranges, subtract_range
+from metaserver.storage.repair import finish_repair
 from metaserver.storage.resynchronise import ScanResult, scan_file
 from metaserver.storage.segment import OffsetRange
 
@@ -65,6 +67,8 @@ class RecoveryReport:
     """Ranges that no file holds, and should."""
     gaps: tuple[OffsetRange, ...]
     """Ranges that no file holds, knowingly (gaps.py)."""
+    repaired: OffsetRange | None
+    """Where a repair was finished that a crash had interrupted."""
     bytes_missing: int
     """What the checkpoint had vouched for and is not there any more."""
     highest_message_id: int | None
@@ -141,6 +145,7 @@ def recover(
     Raises CorruptLogError where a human must look, and OSError where the disk does not answer.
     """
     started = clock.monotonic_seconds()
+    repaired = finish_repair(filesystem, directory)
     segments = _list_segments(filesystem, directory)
     checkpoint = load_checkpoint(filesystem, directory)
     if not segments:
@@ -149,7 +154,7 @@ def recover(
         # All segments are gone, by whatever hand. Offsets must never be given out twice.
         _create_segment(filesystem, directory, checkpoint.end_offset)
         segments = [FoundSegment(checkpoint.end_offset, 0)]
-    known = checkpoint.unreadable if checkpoint is not None else ()
+    known = _known_unreadable(checkpoint, repaired)
     intended = load_gaps(filesystem, directory)
     holes, before_holes = _join_segments(filesystem, directory, segments, (*known, *intended))
     gaps = tuple(hole for hole in holes if is_intended(hole, intended))
@@ -203,7 +208,8 @@ def recover(
         record_count=count,
         last_message_id=last_id,
         unreadable=tuple(merge_ranges([*damaged, *holes])),
-        checkpoint_offset=-1 if trust.checkpoint is None else trust.checkpoint.end_offset,
+        # After a repair the one on disk may still call the range unreadable.
+        checkpoint_offset=-1 if trust.checkpoint is None or repaired else trust.checkpoint.end_offset,
         is_checkpoint_clean=is_clean,
         failure=failure,
     )
@@ -216,6 +222,7 @@ def recover(
         damaged_ranges=tuple(damaged),
         holes=tuple(hole for hole in holes if hole not in gaps),
         gaps=gaps,
+        repaired=repaired,
         bytes_missing=trust.bytes_missing,
         highest_message_id=last_id,
         seconds=clock.monotonic_seconds() - started,
@@ -281,6 +288,11 @@ def _join_segments(
         if result.end < segment.size_bytes:
             incomplete.append(OffsetRange(segment.start_offset + result.end, segment.end_offset))
     return holes, incomplete
+
+
+def _known_unreadable(checkpoint: Checkpoint | None, repaired: OffsetRange | None) -> tuple[OffsetRange, ...]:
+    known = checkpoint.unreadable if checkpoint is not None else ()
+    return known if repaired is None else tuple(subtract_range(known, repaired))
 
 
 # Pass 3.

@@ -20,11 +20,14 @@ from metaserver.storage import Divergence, EpochChain, OffsetRange, Point, quara
 from metaserver.storage.documents import load_document, remove_document, save_document
 from metaserver.storage.filesystem import translate_error
 from metaserver.storage.layout import merge_ranges
+from metaserver.storage.repair import repair_range
+from metaserver.storage.scrub import scrub_step
 from tests.storage.faulty_filesystem import CrashedError, Fault, FaultyFileSystem
 from tests.storage.support import DIRECTORY, NAME, open_store, options, readable_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from metaserver.storage import MessageStore, PartitionLog
     from tests.storage.faulty_filesystem import Kind, Survival
@@ -48,6 +51,8 @@ class Script:
     next_id: int = 1
     skipped: set[OffsetRange] = attrs.Factory(set)
     """What the log may pass over, for it was told to."""
+    damaged: set[OffsetRange] = attrs.Factory(set)
+    """Records the disk has damaged and nobody has repaired yet: they may be found damaged, or repaired."""
     is_torn: bool = False
     """Whether a torn tail was left: wherever it is, it must not be lost."""
     segment_bytes_max: int = 400
@@ -101,6 +106,9 @@ class Script:
         self.filesystem.clock.advance(WEEK_SECONDS)
         self.retain(log, "archive", compress=True)
         self.fill(log, 8)
+        for start in log.layout.starts[-2:]:
+            self.repair(log, start)
+        self.fill(log, 2)
         self.filesystem.clock.advance(WEEK_SECONDS)
         self.retain(log, "archive", compress=False)
         self.fill(log, 8)
@@ -169,6 +177,34 @@ class Script:
             )
         if log.end_offset == gap.start:
             self.check_readable(log)
+
+    def repair(self, log: PartitionLog, offset: int) -> None:
+        """A disk has changed a byte; whatever comes, the record is the good one in the end, or damaged still."""
+        good = self.promised.get(offset)
+        if good is None or log.failure is not None or offset + len(good) not in self.promised:
+            return
+        path = DIRECTORY / f"{offset:020d}.meta"
+        self.filesystem.flip(path, len(good) - 1)
+        damaged = self.filesystem.read_bytes(path)[: len(good)]
+        self.damaged.add(OffsetRange(offset, offset + len(good)))
+        self.written.pop(offset, None)
+        found = self.attempt(lambda: scrub_step(log, offset))
+        if found is None:
+            return
+        assert found.damaged == (OffsetRange(offset, offset + len(good)),)
+        self.attempt(lambda: log.set_unreadable(found.damaged[0]))
+        done = self.attempt(lambda: repair_range(self.filesystem, log, NAME, offset, good, "another"))
+        if done is not None:
+            self.damaged.clear()
+            self.written[offset] = good
+            assert scrub_step(log, offset).damaged == ()
+            assert log.unreadable == () or is_covered(log.unreadable, self.skipped)
+        kept = [
+            self.filesystem.read_bytes(path)
+            for path in damaged_files(self.filesystem)
+            if path.name == f"{offset:020d}.damaged"
+        ]
+        assert done is None or damaged in kept
 
     def truncate(self, log: PartitionLog, offset: int) -> None:
         # From now on what lies behind may be gone or not.
@@ -270,8 +306,11 @@ def check_after_restart(script: Script) -> None:
         store.close()
         return
     assert log.failure is None
+    still_damaged = find_damage(script, log)
     found = readable_records(log)
     for offset, record in script.promised.items():
+        if any(gap.start == offset for gap in still_damaged):
+            continue
         assert offset in found, f"the flushed record at {offset} is gone"
         assert encode_record(found[offset].data, found[offset].message_id) == record
     attempted = set(script.attempted)
@@ -280,8 +319,8 @@ def check_after_restart(script: Script) -> None:
     # Without lost sectors there are no gaps but those that were ordered: one run from start to end.
     covered = sum(message.size for message in found.values()) + sum(gap.size_bytes for gap in log.unreadable)
     assert covered == log.end_offset - log.start_offset
-    assert is_covered(log.unreadable, script.skipped)
-    assert all(not report.holes and not report.damaged_ranges for report in store.reports)
+    assert is_covered(log.unreadable, script.skipped | still_damaged)
+    assert all(not report.holes and {*report.damaged_ranges} <= still_damaged for report in store.reports)
     if found:
         assert store.highest_message_id >= max(message.message_id for message in found.values())
     # What readers were shown after the restart, a power cut cannot take away any more. (It may bring
@@ -301,6 +340,29 @@ def check_after_restart(script: Script) -> None:
     assert all(report.clean for report in again.reports)
     again.close()
     check_directory(filesystem, script.skipped)
+
+
+def find_damage(script: Script, log: PartitionLog) -> set[OffsetRange]:
+    """What a disk has damaged, and no repair came to; the whole record, and nothing else."""
+    found = set()
+    offset = log.start_offset
+    while offset < log.flushed_offset:
+        step = scrub_step(log, offset)
+        found |= {*step.damaged}
+        offset = step.next_offset
+    for gap in found:
+        log.set_unreadable(gap)
+    found |= {gap for gap in log.unreadable if gap in script.damaged}
+    assert found <= script.damaged
+    return found
+
+
+def damaged_files(filesystem: FaultyFileSystem) -> list[Path]:
+    root = DIRECTORY.parent / "quarantine" / str(NAME)
+    folders = (
+        [root / name for name in filesystem.list_directory(root)] if filesystem.is_directory(root) else []
+    )
+    return [folder / name for folder in folders for name in filesystem.list_directory(folder)]
 
 
 def is_covered(gaps: Iterable[OffsetRange], by: set[OffsetRange]) -> bool:
