@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
     from metaserver.broker.partition import Partition
     from metaserver.logs import LogFormat
+    from metaserver.node.checking import Checking
     from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.node.role import Decision
     from metaserver.replication import ConfigSync, ConfigSyncReport, Slave, SlaveReport
@@ -41,6 +42,7 @@ class Reporter:
     _disk: DiskGuard
     _slave: Slave | None
     _membership: Membership
+    _checking: Checking
     _embedded: EmbeddedRegistry | None = None
     _config_sync: ConfigSync | None = None
     http_port: int = 0
@@ -82,6 +84,7 @@ class Reporter:
                 for replica in report.partitions
                 if replica.state is ReplicaState.STOPPED
             ]
+        reasons += self._checking.problems()
         if self._config_sync is not None and self._config_sync.is_refused:
             reasons.append(self._config_sync.problem)
         return reasons
@@ -106,10 +109,11 @@ class Reporter:
             "topics": len({topic for topic, _ in partitions}),
             "partitions": len(partitions),
             "messages": sum(partition.log.record_count for partition in partitions.values()),
-            "bytes": sum(p.log.end_offset - p.log.start_offset for p in partitions.values()),
+            "bytes": sum(partition.log.statistics().size_bytes for partition in partitions.values()),
             "disk_free_bytes": self._disk.free_bytes,
             "problems": self.readiness(),
             "quarantine": self._quarantine(),
+            "scrub": self._checking.status(),
             "puts_refused": broker.gate.reason,
             "fenced": broker.gate.fenced is not None,
         }
@@ -229,6 +233,7 @@ class Reporter:
             replication=self._replication(),
             registry=self._registry(),
             puts_refused=bool(broker.gate.reason),
+            damage=self._checking.snapshot(),
             quarantine_folders=self._quarantine_folders(),
             quarantined_messages=sum(report.records for report in self._quarantined),
         )
@@ -294,6 +299,7 @@ class Reporter:
             diverged_partitions=sum(r.state is ReplicaState.STOPPED for r in report.partitions),
             copied_bytes=report.catch_up.copied_bytes,
             catch_up_seconds=report.estimated_seconds,
+            gaps=self._slave.skips,
         )
 
     def _registry(self) -> RegistrySnapshot | None:

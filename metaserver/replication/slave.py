@@ -318,6 +318,8 @@ class Slave:
             case Compare():
                 log = self._broker.store.partitions[replica.name]
                 is_equal = read_log(log, action.offset, len(action.data)) == action.data
+                if not is_equal:
+                    self._broker.suspect(replica.name, action.offset)
                 self._act(
                     replica, replica.progress.compared(action.offset, len(action.data), is_equal=is_equal)
                 )
@@ -348,7 +350,7 @@ class Slave:
     def _reconcile(self, replica: _Replica, action: Reconcile) -> None:
         """In a worker: copy away what must go, cut, take over the master's epochs."""
         replica.ticket += 1
-        ticket, name = replica.ticket, replica.name
+        ticket, name, broker = replica.ticket, replica.name, self._broker
         divergence = None
         if action.offset is not None:
             _log.error("Replica holds what its master does not", partition=str(name), reason=action.reason)
@@ -362,8 +364,8 @@ class Slave:
             )
 
         def done(report: QuarantineReport | None, error: Exception | None) -> None:
-            log = self._broker.store.partitions[name]
-            chain = self._broker.store.epochs[name].chain
+            log = broker.store.partitions[name]
+            chain = broker.store.epochs[name].chain
             partition.progressed()  # What is cut off is no longer what the master was told.
             if report is not None:
                 self.quarantined.append(report)
@@ -388,8 +390,7 @@ class Slave:
     def _skip(self, replica: _Replica, action: Skip) -> None:
         replica.ticket += 1
         ticket, end = replica.ticket, replica.progress.local_end
-        replica.is_lent = True
-        log = self._broker.store.partitions[replica.name]
+        replica.is_lent, log = True, self._broker.store.partitions[replica.name]
 
         def done(error: Exception | None) -> None:
             replica.is_lent = False
