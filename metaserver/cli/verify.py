@@ -32,6 +32,7 @@ from metaserver.storage.filenames import (
     GAPS_NAME,
     LOCK_NAME,
     QUARANTINE_NAME,
+    REPAIR_NAME,
     ROLE_NAME,
     claims_to_be_segment,
     parse_segment_name,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from metaserver.storage import File
 
 _KEPT_SUFFIXES = (".arc", ".zip")
+_KNOWN_NAMES = (CHECKPOINT_NAME, EPOCHS_NAME, GAPS_NAME, REPAIR_NAME)
 _TRANSACTIONS_NAME = "transactions"
 
 
@@ -155,7 +157,7 @@ def _list_segments(directory: Path, report: Report) -> list[int]:
                 starts.append(start)
         elif ".torn-" in name:
             report.notes.append(f"{name}: {child.stat().st_size} bytes that recovery has cut off")
-        elif name not in (CHECKPOINT_NAME, EPOCHS_NAME, GAPS_NAME) and not name.endswith(_KEPT_SUFFIXES):
+        elif name not in _KNOWN_NAMES and not name.endswith(_KEPT_SUFFIXES):
             report.notes.append(f"{name} is no file of a broker")
     return sorted(starts)
 
@@ -281,3 +283,5 @@ def _print(reports: list[Report], partitions: int, seconds: float, *, is_running
         f"in {describe_seconds(seconds)} ({describe_bytes(size / max(seconds, 1e-6))}/s): "
         f"{count_of(problems, 'problem') if problems else 'clean'}"
     )
+    if any(text.startswith("damaged") for report in reports for text in report.damage):
+        complain("`metaServer repair` fetches damaged records from another replica")

@@ -248,11 +248,9 @@ class Slave:
             if replica.unwritten_bytes and replica.progress.state is ReplicaState.PROBING:
                 continue  # What is on its way to the log cannot be compared yet.
             # This node deletes old segments by itself, whenever its own retention says so.
-            log = self._broker.store.partitions[name]
-            replica.progress.local_start, replica.progress.run_start = (
-                log.start_offset,
-                log.layout.last_run_start,
-            )
+            layout = self._broker.store.partitions[name].layout
+            replica.progress.local_start = layout.starts[0]
+            replica.progress.run_start = layout.last_run_start
             if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
                 replica.trim = _Trim(start, end)
             replica.progress.knows_epochs = self._knows_epochs

@@ -4,7 +4,7 @@ A small text file inside the partition directory; its last line is a CRC over th
 
     metaserver gaps 1
     gap 1310720 4194304
-    crc 5d0c8a11
+    crc 459500fe
 
 It tells such a gap from a file that is missing: the one is no damage, the other is. A line is durable before
 the segment behind the gap exists. So a gap that is written here and is none in the log (a crash came between)
