@@ -19,7 +19,6 @@ from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import expect_text, fetch_result
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
-from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, TopicPartition
 from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query
 from metaserver.replication.acknowledging import ProgressReports
@@ -38,6 +37,7 @@ from metaserver.replication.progress import (
     Skip,
     Stop,
 )
+from metaserver.replication.replica import Replica, Trim
 from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
 from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
@@ -69,42 +69,6 @@ _IDLE_POLLS_PER_SECOND = 200
 ends it at once all the same."""
 
 
-@attrs.frozen
-class _Trim:
-    """The range of the master at one moment."""
-
-    master_start: int
-    master_end: int
-
-
-@attrs.define(eq=False)
-class _Replica:
-    """One partition: its progress, and what is under way for it."""
-
-    name: TopicPartition
-    progress: ReplicaProgress
-    ticket: int = 0
-    """Of the newest fetch; the reply to an older one is dropped."""
-    unwritten_bytes: int = 0
-    """Handed to the local log and not yet safe there."""
-    paused: Fetch | None = None
-    """What to fetch when enough is written."""
-    deferred: Append | Skip | None = None
-    """What begins a segment, when everything before it is written."""
-    is_lent: bool = False
-    """A worker has the log and changes its end: no action is based on what is known of it."""
-    failure: StorageError | None = None
-    """The local log refused something: nothing is done until what was handed to it has come back."""
-    idle_seconds: float = 0.0
-    trim: _Trim | None = None
-    """Of the registry: what the master has dropped, and is to be dropped here."""
-    copied_bytes: int = 0
-    copied_messages: int = 0
-    last_id: int | None = None
-    told: str = ""
-    """The reason of the last stop that was logged."""
-
-
 @attrs.define(eq=False)
 class Slave:
     """Follows a master until cancelled."""
@@ -118,7 +82,7 @@ class Slave:
     """Told the master's version text with each new connection."""
     on_facts: Callable[[BrokerConnection, MasterFacts], None] | None = None
     """Told what the master says of itself, with each new connection and with each look at its partitions."""
-    _replicas: dict[TopicPartition, _Replica] = attrs.Factory(dict)
+    _replicas: dict[TopicPartition, Replica] = attrs.Factory(dict)
     _link: BrokerConnection | None = None
     _address: Address | None = None
     """Of the connection."""
@@ -181,6 +145,10 @@ class Slave:
                 await self._look.wait()
             pause_seconds = min(2 * pause_seconds, _RECONNECT_SECONDS_MAX)
 
+    def is_connected(self) -> bool:
+        """Whether there is a connection to the master."""
+        return self._link is not None
+
     def wake(self) -> None:
         """Look at once where the master is, and for its partitions."""
         self._look.set()
@@ -199,27 +167,9 @@ class Slave:
             self._heard_wall_seconds,
         )
 
-    def _report(self, replica: _Replica) -> ReplicaReport:
-        progress = replica.progress
-        written_end = progress.local_end - replica.unwritten_bytes
-        lag_bytes = max(0, progress.master_end - written_end)
-        average = replica.copied_bytes / replica.copied_messages if replica.copied_messages else lag_bytes
-        lag_messages = max(1, round(lag_bytes / average)) if lag_bytes else 0
-        lag_seconds = 0.0
-        if lag_bytes and replica.last_id is not None:
-            lag_seconds = max(0.0, self._clock.wall_seconds() - message_id_to_seconds(replica.last_id))
-        return ReplicaReport(
-            replica.name,
-            progress.state,
-            progress.reason,
-            progress.local_start,
-            written_end,
-            progress.master_end,
-            lag_bytes,
-            lag_messages,
-            lag_seconds,
-            tuple((gap.start, gap.end) for gap in self._broker.store.partitions[replica.name].unreadable),
-        )
+    def _report(self, replica: Replica) -> ReplicaReport:
+        gaps = self._broker.store.partitions[replica.name].unreadable
+        return replica.report(self._clock.wall_seconds(), gaps)
 
     # The master's partitions.
 
@@ -252,13 +202,13 @@ class Slave:
             replica.progress.local_start = layout.starts[0]
             replica.progress.run_start = layout.last_run_start
             if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
-                replica.trim = _Trim(start, end)
+                replica.trim = Trim(start, end)
             replica.progress.knows_epochs = self._knows_epochs
             action = replica.progress.master_range(start, end)
             if action is not None:
                 self._act(replica, action)
 
-    def _open(self, name: TopicPartition, master_start: int) -> _Replica | None:
+    def _open(self, name: TopicPartition, master_start: int) -> Replica | None:
         config = self._broker.config.topic_config(name.topic) or self._broker.config.defaults
         try:
             log = self._broker.open_partition(name, config, master_start).log
@@ -268,7 +218,7 @@ class Slave:
         # The registry begins a segment with each snapshot, of whatever size the last one is.
         is_internal = name == REGISTRY_LOG
         segment_bytes_max = 0 if is_internal else self._broker.config.max_segment_size_bytes
-        replica = _Replica(
+        replica = Replica(
             name,
             ReplicaProgress(
                 log.start_offset,
@@ -297,7 +247,7 @@ class Slave:
 
     # One partition.
 
-    def _act(self, replica: _Replica, action: Action) -> None:
+    def _act(self, replica: Replica, action: Action) -> None:
         match action:
             case Fetch():
                 self._fetch(replica, action)
@@ -326,7 +276,7 @@ class Slave:
                     _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)
                 replica.told = action.reason
 
-    def _ask_epochs(self, replica: _Replica) -> None:
+    def _ask_epochs(self, replica: Replica) -> None:
         if self._link is None:
             return
         replica.ticket += 1
@@ -345,7 +295,7 @@ class Slave:
             replica, lambda opaque: encode_epochs_query(name.topic, name.partition, end, opaque), answered
         )
 
-    def _reconcile(self, replica: _Replica, action: Reconcile) -> None:
+    def _reconcile(self, replica: Replica, action: Reconcile) -> None:
         """In a worker: copy away what must go, cut, take over the master's epochs."""
         replica.ticket += 1
         ticket, name, broker = replica.ticket, replica.name, self._broker
@@ -385,7 +335,7 @@ class Slave:
         partition, epochs = self._partition(name), self._broker.store.epochs[name]
         reconcile(self._broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
 
-    def _skip(self, replica: _Replica, action: Skip) -> None:
+    def _skip(self, replica: Replica, action: Skip) -> None:
         replica.ticket += 1
         ticket, end = replica.ticket, replica.progress.local_end
         replica.is_lent, log = True, self._broker.store.partitions[replica.name]
@@ -412,7 +362,7 @@ class Slave:
     def _partition(self, name: TopicPartition) -> Partition:
         return self._broker.partitions[name.topic, name.partition]
 
-    def _fetch(self, replica: _Replica, fetch: Fetch) -> None:
+    def _fetch(self, replica: Replica, fetch: Fetch) -> None:
         if replica.progress.is_copying:
             self._reports.follow(replica.name)
         if replica.unwritten_bytes > _UNWRITTEN_BYTES_MAX:
@@ -436,7 +386,7 @@ class Slave:
 
         self._timers.schedule(reservation.wait_seconds, fetch_now)
 
-    def _send_fetch(self, replica: _Replica, fetch: Fetch, reservation: Reservation) -> None:
+    def _send_fetch(self, replica: Replica, fetch: Fetch, reservation: Reservation) -> None:
         if self._link is None:
             self._catch_up.used(reservation, 0)
             return
@@ -464,7 +414,7 @@ class Slave:
         )
 
     def _answered(
-        self, replica: _Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
+        self, replica: Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
     ) -> None:
         if isinstance(reply, ClientError):
             self._look.set()
@@ -489,7 +439,7 @@ class Slave:
             elif action is not None:
                 self._act(replica, action)
 
-    def _locate(self, replica: _Replica, offset: int) -> None:
+    def _locate(self, replica: Replica, offset: int) -> None:
         name = replica.name
 
         def answered(reply: Reply) -> None:
@@ -510,7 +460,7 @@ class Slave:
         )
 
     def _ask(
-        self, replica: _Replica, encode: Callable[[int], bytes], answered: Callable[[Reply], None]
+        self, replica: Replica, encode: Callable[[int], bytes], answered: Callable[[Reply], None]
     ) -> None:
         """Send a query; its reply counts unless something newer was asked meanwhile."""
         if self._link is None:
@@ -527,7 +477,7 @@ class Slave:
 
         self._link.submit(encode, settle)
 
-    def _fetch_later(self, replica: _Replica, fetch: Fetch) -> None:
+    def _fetch_later(self, replica: Replica, fetch: Fetch) -> None:
         """The master does not hold answers back: ask again after a while, each time a little later."""
         longest = self._config.slave_max_delay_ms / 1000
         replica.idle_seconds = min(replica.idle_seconds + longest / 10, longest)
@@ -542,7 +492,7 @@ class Slave:
     def _wait_ms(self) -> int:
         return max(self._config.slave_max_delay_ms, 1000 * len(self._replicas) // _IDLE_POLLS_PER_SECOND)
 
-    def _append(self, replica: _Replica, append: Append) -> None:
+    def _append(self, replica: Replica, append: Append) -> None:
         size = len(append.records)
         replica.unwritten_bytes += size
 
@@ -569,7 +519,7 @@ class Slave:
             begins_segment=append.begins_segment,
         )
 
-    def _written(self, replica: _Replica) -> None:
+    def _written(self, replica: Replica) -> None:
         if replica.failure is not None:
             replica.ticket += 1
             replica.paused = replica.deferred = None
@@ -582,7 +532,7 @@ class Slave:
             fetch, replica.paused = replica.paused, None
             self._fetch(replica, fetch)
 
-    def _recover(self, replica: _Replica, failure: Exception) -> None:
+    def _recover(self, replica: Replica, failure: Exception) -> None:
         """All that was handed to the log has come back, some of it refused."""
         log = self._broker.store.partitions[replica.name]
         replica.progress.rewind(log.end_offset, log.last_segment_start)
