@@ -86,7 +86,6 @@ class Reporter:
                 for replica in report.partitions
                 if replica.state is ReplicaState.STOPPED
             ]
-        reasons += self._checking.problems()
         if self.pair is not None and self.pair.problem:
             reasons.append(f"the slave of the pair, {self.pair.slave_address}: {self.pair.problem}")
         if self._config_sync is not None and self._config_sync.is_refused:
@@ -115,7 +114,7 @@ class Reporter:
             "messages": sum(partition.log.record_count for partition in partitions.values()),
             "bytes": sum(partition.log.statistics().size_bytes for partition in partitions.values()),
             "disk_free_bytes": self._disk.free_bytes,
-            "problems": self.readiness(),
+            "problems": self.readiness() + self._checking.problems(),
             "quarantine": self._quarantine(),
             "scrub": self._checking.status(),
             "puts_refused": broker.gate.reason,

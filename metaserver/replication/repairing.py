@@ -57,7 +57,10 @@ class Logs(Protocol):
         """Whose bytes it holds."""
 
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
-        """Run a job in a thread that owns the log alone; returns or raises what it does."""
+        """Run a job in a thread that owns the log alone; returns or raises what it does.
+
+        Cancelled, the job goes on, and nobody is told of its outcome.
+        """
 
 
 @attrs.frozen
@@ -112,9 +115,7 @@ class RunningLogs:
             finished.set()
 
         self._broker.committer.lend(self._broker.partitions[name.topic, name.partition], job, done)
-        # What the log was lent for cannot be called back.
-        with trio.CancelScope(shield=True):
-            await finished.wait()
+        await finished.wait()
         result, failure = outcome[0]
         if failure is not None:
             raise failure

@@ -428,6 +428,42 @@ async def test_a_slave_behind_its_masters_retention_goes_on_behind_a_gap(pair: P
     await expect_gap(pair, before, start)
 
 
+async def test_a_master_with_a_gap_hands_it_on_to_its_slaves(pair: Pair, tmp_path: Path) -> None:
+    """What was a slave behind retention is master now."""
+    pair.start()
+    await pair.put(("orders", 0), texts(500))
+    pair.wait_until_equal()
+    pair.slave.stop()
+    await pair.put(("orders", 0), texts(2000, first=500))
+    pair.master.stop()
+    start = apply_retention(pair.place.master_data)
+    pair.start()
+    wait_until(
+        lambda: pair.slave.replicas().get(("orders", 0), {}).get("end_offset") == end_of(pair), 10, "a gap"
+    )
+    pair.slave.stop()
+    with pair_at(tmp_path / "promoted", SMALL_SEGMENTS) as promoted:
+        shutil.copytree(pair.place.slave_data, promoted.place.master_data)
+        promoted.start()
+        await promoted.put(("orders", 0), texts(100, first=2500))
+        wait_until(
+            lambda: promoted.slave.replicas().get(("orders", 0), {}).get("end_offset") == end_of(promoted),
+            10,
+            "the new slave has everything",
+        )
+        (gap,) = promoted.replica(("orders", 0))["gaps"]
+        assert gap[1] == start
+        master, slave = (node.data / "orders-0" for node in (promoted.master, promoted.slave))
+        for first, last in ((0, gap[0]), (start, 2**63)):
+            assert logfiles.joined(master, first, last) == logfiles.joined(slave, first, last)
+        assert promoted.slave.problems() == []
+        compared = metaserver(
+            "compare", *(f"127.0.0.1:{node.port}" for node in (promoted.master, promoted.slave))
+        )
+        assert compared.returncode == 0, compared.stdout
+        assert metaserver("verify", str(promoted.place.slave_data)).returncode == 0
+
+
 async def expect_gap(pair: Pair, before: bytes, start: int) -> None:
     """What the slave had, then a gap, then what the master has; nobody calls it damage."""
     wait_until(lambda: pair.replica(("orders", 0))["lag_bytes"] == 0, 10, "the slave has everything")
