@@ -22,13 +22,13 @@ from metaserver.errors import LogFailedError, OffsetInHoleError, OffsetOutOfRang
 from metaserver.names import MAX_OFFSET
 from metaserver.storage.beginning import ROLL, SKIP, LeftoverError, begin_segment
 from metaserver.storage.checkpoint import Checkpoint, fingerprint, save_checkpoint, withdraw_checkpoint
+from metaserver.storage.counting import count_records
 from metaserver.storage.filenames import segment_name
 from metaserver.storage.filesystem import Point, is_no_room, reason_of, translate_error
 from metaserver.storage.gaps import save_gap
 from metaserver.storage.layout import Layout, merge_ranges, subtract_range
 from metaserver.storage.recovery import FoundSegment, RecoveredLog
 from metaserver.storage.retention import ExpiryPolicy, expire_segments
-from metaserver.storage.scrub import count_records
 from metaserver.storage.segment import LogSlice, OffsetRange, OpenSegments, Segment
 from metaserver.storage.statistics import LogStatistics
 

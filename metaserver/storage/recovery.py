@@ -36,7 +36,7 @@ from metaserver.storage.filenames import (
 from metaserver.storage.filesystem import Point
 from metaserver.storage.gaps import is_intended, load_gaps
 from metaserver.storage.layout import merge_ranges, subtract_range
-from metaserver.storage.repair import finish_repair
+from metaserver.storage.patch import finish_repair
 from metaserver.storage.resynchronise import ScanResult, scan_file
 from metaserver.storage.segment import OffsetRange
 

@@ -12,11 +12,8 @@ from metaserver.storage.resynchronise import scan_file
 from metaserver.storage.segment import OffsetRange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from metaserver.storage.log import PartitionLog
     from metaserver.storage.resynchronise import ScanResult
-    from metaserver.storage.segment import Segment
 
 STEP_BYTES = 1024 * 1024
 _GROWTH = 8
@@ -71,19 +68,3 @@ def _judge(found: ScanResult, base: int, offset: int, stop: int) -> ScrubStep:
     if base + found.end < stop:
         damaged.append(OffsetRange(base + found.end, stop))
     return ScrubStep(stop, stop - offset, tuple(damaged))
-
-
-def count_records(segment: Segment, position: int, following: Sequence[Segment]) -> int:
-    """Of a segment from a position on, and of those behind it; what cannot be read has none."""
-    count = 0
-    for counted in (segment, *following):
-        start = position if counted is segment else 0
-        file = counted.pin()
-        try:
-            count += scan_file(file, start, counted.size_bytes, None).count
-        except OSError:
-            # A count is no reason to keep what cannot be read.
-            continue
-        finally:
-            counted.unpin()
-    return count

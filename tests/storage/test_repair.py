@@ -12,7 +12,8 @@ from metaserver.errors import StorageError
 from metaserver.message import encode_record
 from metaserver.storage import OffsetRange
 from metaserver.storage.gaps import decode_gaps, encode_gaps
-from metaserver.storage.repair import Patch, repair_range
+from metaserver.storage.patch import Patch
+from metaserver.storage.repair import repair_range
 from metaserver.storage.scrub import STEP_BYTES, scrub_step
 from tests.storage.faulty_filesystem import FaultyFileSystem
 from tests.storage.support import DIRECTORY, NAME, append, open_store, read_all, records, segment_path
