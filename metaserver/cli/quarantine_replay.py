@@ -21,7 +21,7 @@ from metaserver.cli.target import parse_address, server_option
 from metaserver.client import ProducerOptions, connect
 from metaserver.client.connection import REQUEST_SECONDS, expect_text
 from metaserver.errors import ClientError, ReplyError, RequestTimeoutError, SendError, SendUnknownError
-from metaserver.names import REGISTRY_TOPIC
+from metaserver.names import INTERNAL_TOPICS
 from metaserver.protocol import encode_put
 from metaserver.storage import RealFileSystem
 from metaserver.storage.documents import save_document
@@ -105,9 +105,9 @@ def replay(
     address = None if server is None else parse_address(server)
     choice = None if servers is None else chosen_cluster(servers, root, None)
     folder = find_folder(folder_name, role, server_file, plug_ins)
-    if folder.report.topic == REGISTRY_TOPIC:
+    if folder.report.topic in INTERNAL_TOPICS:
         raise Failure(
-            f"{folder.name} is of the registry's own log, which no client writes: nothing of it can be sent"
+            f"{folder.name} is of a log of the broker's own, which no client writes: it cannot be sent"
         )
     messages = _load(folder, is_again=is_again)
     due = [message for message in messages if not message.is_acknowledged]

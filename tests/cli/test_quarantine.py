@@ -173,7 +173,7 @@ def test_nothing_of_the_registry_is_sent(home: Home, tmp_path: Path) -> None:
     for executes in ((), ("--execute",)):
         ran = home.run("quarantine", "replay", str(folder), "--server", "127.0.0.1:1", *executes)
         assert (ran.code, ran.out) == (ExitCode.FAILED, "")
-        assert "the registry's own log, which no client writes" in ran.err
+        assert "a log of the broker's own, which no client writes" in ran.err
 
 
 @pytest.mark.parametrize(
