@@ -46,7 +46,7 @@ class Replica:
     """The local log refused something: nothing is done until what was handed to it has come back."""
     idle_seconds: float = 0.0
     trim: Trim | None = None
-    """Of the registry: what the master has dropped, and is to be dropped here."""
+    """Of an internal log: what the master has dropped, and is to be dropped here."""
     copied_bytes: int = 0
     copied_messages: int = 0
     last_id: int | None = None
