@@ -403,7 +403,12 @@ class TransactionHandler:
             raise TransactionError(f"{key_text} is not prepared: {transaction.state.name.lower()}")
         transaction.is_heuristic = True
         carry_out = self._commit if commit else self._roll_back
-        await self._wait(lambda done: carry_out(transaction, done))
+        try:
+            await self._wait(lambda done: carry_out(transaction, done))
+        except TransactionError:
+            if transaction.state is State.PREPARED:
+                transaction.is_heuristic = False  # Nothing is decided: its manager may still.
+            raise
         _log.warning("An operator has decided", transaction=key_text, commit=commit)
 
     async def forget(self, key_text: str) -> None:

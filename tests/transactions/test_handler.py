@@ -246,6 +246,15 @@ async def test_an_operator_decides_and_it_is_remembered_until_it_is_forgotten(
     assert one.bodies(0) == ([b"hello"] if commit else [])
 
 
+async def test_a_decision_that_cannot_be_carried_out_is_none() -> None:
+    one = await started()
+    prepare(one)
+    one.broker.partitions[("orders", 0)].log.fail("a test")
+    with pytest.raises(TransactionError, match="a test"):
+        await one.broker.transactions.decide(XA, commit=True)
+    assert one.do(Peer(), "ROLLBACK", XA) == OK
+
+
 async def test_an_operator_forgets() -> None:
     one = await started()
     prepare(one)
