@@ -173,8 +173,12 @@ class PartitionReader:
         if self._must_compare(connection, replica):
             self._compare(connection, replica)
             return
+        self._get(connection, replica)
+
+    def _get(self, connection: BrokerConnection, replica: Replica) -> None:
+        options = self.around.options
         is_slave = replica.slave_id is not None
-        self._ask(connection, replica, around.options.slave_wait_ms if is_slave else around.options.wait_ms)
+        self._ask(connection, replica, options.slave_wait_ms if is_slave else options.wait_ms)
 
     def _reachable(self, replicas: Sequence[Replica], now: float) -> Replica | None:
         """All were left. One that can be reached again is returned to at once: there is nobody else."""
@@ -226,14 +230,16 @@ class PartitionReader:
                 self._again_in(0.0)
                 return
             except (ClientError, ValueError) as error:
-                if not isinstance(error, ReplyError) or error.status != Status.NOT_FOUND:
+                is_absent = isinstance(error, ReplyError) and error.status == Status.NOT_FOUND
+                if is_absent and replica.slave_id is None:
+                    # Nobody has sent to it yet, and once somebody has there is a history to be asked for.
+                    self._get(connection, replica)
+                else:
                     self._cannot_read(replica, str(error) or "the answer cannot be read")
-                    return
-                told = None  # Nobody has sent to it yet.
-            if told is not None and not self._take_history(replica, told):
                 return
-            self._compared[replica] = connection
-            self.fetch()
+            if self._take_history(replica, told):
+                self._compared[replica] = connection
+                self.fetch()
 
         connection.submit(
             lambda opaque: encode_epochs_query(partition.topic, partition.number, 0, opaque), answered
