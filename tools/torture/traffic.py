@@ -1,8 +1,8 @@
 """Producers and consumers in groups as applications have them, which tell the verifier everything.
 
 They find the brokers by themselves, and go on whatever happens to these. A writer sends one message at a time
-to one partition. Where the fate of one stays unknown it goes on under a new number, as a new connection would:
-what the verifier wants of a producer holds for each.
+to one partition. Where the fate of one stays unknown, it goes on under a new number, as a new connection
+would: what the verifier wants of a producer holds for each.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Key = tuple[int, int]
 """Producer and sequence number."""
 
-_SEND_SECONDS = 20.0
+_SEND_SECONDS = 5.0
 _COMMIT_SECONDS = 0.1
 _LOOK_SECONDS = 0.05
 
@@ -57,6 +57,8 @@ class Traffic:
     broker_id: int = 0
     unknown: int = 0
     """Messages whose fate the producer could not tell."""
+    reasons: Counter[str] = attrs.Factory(Counter)
+    """Of the unknown, and those refused."""
     refused: int = 0
     """Messages that were given up: they are not stored."""
     acknowledged: Counter[Name] = attrs.Factory(Counter)
@@ -68,8 +70,8 @@ class Traffic:
     """Messages a group was given again."""
     offsets: dict[tuple[str, Partition], int] = attrs.Factory(dict)
     """Of the groups, as they stood in the registry at the last look."""
-    moved_back: list[str] = attrs.Factory(list)
-    """Offsets that were smaller than at an earlier look."""
+    moved_back: list[tuple[Name, str]] = attrs.Factory(list)
+    """Offsets that were smaller than at the look before, since the round began."""
     _gate: trio.Event = attrs.Factory(trio.Event)
     _busy: int = 0
     _life: int = 0
@@ -81,8 +83,9 @@ class Traffic:
 
     async def pause(self) -> None:
         """Returns when no message is under way."""
-        self._gate = trio.Event()
-        self._life += 1
+        if self._gate.is_set():
+            self._gate = trio.Event()
+            self._life += 1
         while self._busy:  # noqa: ASYNC110 - a few looks of a rig
             await trio.sleep(_LOOK_SECONDS / 10)
 
@@ -101,11 +104,13 @@ class Traffic:
             try:
                 with trio.CancelScope(shield=True):
                     sent = await producer.send(name[0], payload, partition=target)
-            except SendUnknownError:
+            except SendUnknownError as error:
+                self.reasons[str(error)] += 1
                 self.unknown += 1
                 number, sequence = self.verifier.new_producer(), 0
                 continue
-            except (SendRefusedError, SendFailedError, NoPartitionError):
+            except (SendRefusedError, SendFailedError, NoPartitionError) as error:
+                self.reasons[str(error)] += 1
                 self.verifier.was_refused(number, [sequence], name)
                 self.refused += 1
             else:
@@ -153,7 +158,8 @@ class Traffic:
     def _saw_offset(self, group: str, partition: Partition, offset: int) -> None:
         before = self.offsets.get((group, partition), 0)
         if offset < before:
-            self.moved_back.append(f"group {group}: {partition}: from {before} to {offset}")
+            text = f"the offset of group {group} in {partition} went back from {before} to {offset}"
+            self.moved_back.append(((partition.topic, partition.number), text))
         self.offsets[group, partition] = offset
 
     def missing(self) -> dict[str, list[Key]]:
@@ -171,6 +177,7 @@ class Traffic:
     def begin_round(self) -> None:
         """Everything acknowledged so far has been delivered."""
         self.acknowledged_at.clear()
+        self.moved_back.clear()
 
 
 @asynccontextmanager
