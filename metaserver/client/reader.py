@@ -230,12 +230,14 @@ class PartitionReader:
                 self._again_in(0.0)
                 return
             except (ClientError, ValueError) as error:
-                is_absent = isinstance(error, ReplyError) and error.status == Status.NOT_FOUND
-                if is_absent and replica.slave_id is None:
+                if not isinstance(error, ReplyError) or error.status != Status.NOT_FOUND:
+                    self._cannot_read(replica, str(error) or "the answer cannot be read")
+                elif replica.slave_id is None:
                     # Nobody has sent to it yet, and once somebody has there is a history to be asked for.
                     self._get(connection, replica)
                 else:
-                    self._cannot_read(replica, str(error) or "the answer cannot be read")
+                    around.choice.lags(replica, partition, anyio.current_time())
+                    self._again_in(0.0)
                 return
             if self._take_history(replica, told):
                 self._compared[replica] = connection
