@@ -101,6 +101,8 @@ class Lane:
     """For when a timer is set that sends."""
     closed_until: float = 0.0
     """Its broker has closed the partition: who may go elsewhere does, for a while."""
+    refusal: str = ""
+    """Why its broker takes nothing now, though it answers; blank where it has not said."""
 
     def add(self, message: Outgoing, now: float) -> None:
         """Put a message behind the others."""

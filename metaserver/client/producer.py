@@ -441,11 +441,13 @@ class Producer:
             for message, outcome in zip(messages, sent, strict=True):
                 self._settle(message, outcome)
             self._backoffs.pop(lane.partition, None)
+            lane.refusal = ""
         if lane.waiting:
             self._pump(lane)
 
     def _broke(self, lane: Lane, messages: list[Outgoing], error: BrokerUnreachableError) -> None:
         """There is no answer, and there will be none."""
+        lane.refusal = ""
         if not error.was_sent:
             again = messages
         elif self.options.retry_unknown:
@@ -466,6 +468,7 @@ class Producer:
             # It is in the master's log and too few slaves have it: no success, and no failure either.
             self._broke(lane, messages, BrokerUnreachableError(str(lane.partition), error.text))
         elif error.status == Status.UNAVAILABLE:
+            lane.refusal = error.text
             lane.give_back(messages)
             self._pause(lane)
         elif error.status == Status.FORBIDDEN:
@@ -555,7 +558,7 @@ class Producer:
 
     def _give_up_late(self, lane: Lane, now: float) -> None:
         link = self._links.get(lane.partition)
-        reason = "no broker" if link is None else link.problem
+        reason = lane.refusal or ("no broker" if link is None else link.problem)
         for message in lane.expired(now):
             self._give_up(message, f"not sent in time: {reason}", lane.partition)
 
