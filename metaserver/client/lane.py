@@ -138,7 +138,7 @@ class Lane:
     def answered(self) -> list[Outgoing]:
         """The request under way has come to an end: its messages, which are the lane's no more."""
         taken, self.in_flight = self.in_flight, []
-        self.state = LaneState.IDLE
+        self.state, self.refusal = LaneState.IDLE, ""
         return taken
 
     def give_back(self, messages: list[Outgoing]) -> None:

@@ -441,13 +441,11 @@ class Producer:
             for message, outcome in zip(messages, sent, strict=True):
                 self._settle(message, outcome)
             self._backoffs.pop(lane.partition, None)
-            lane.refusal = ""
         if lane.waiting:
             self._pump(lane)
 
     def _broke(self, lane: Lane, messages: list[Outgoing], error: BrokerUnreachableError) -> None:
         """There is no answer, and there will be none."""
-        lane.refusal = ""
         if not error.was_sent:
             again = messages
         elif self.options.retry_unknown:
