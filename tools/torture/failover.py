@@ -494,7 +494,8 @@ def table_of(runs: Sequence[Failover]) -> list[tuple[str, str]]:
     def total(numbers: Iterable[int]) -> str:
         return f"{sum(numbers):,}"
 
-    rows = [(f"rounds: {kind}", total(run.figures.rounds[kind] for run in runs)) for kind in KINDS]
+    made = [kind for kind in KINDS if any(run.figures.rounds[kind] for run in runs)]
+    rows = [(f"rounds: {kind}", total(run.figures.rounds[kind] for run in runs)) for kind in made]
     rows += [
         ("messages sent", total(run.verifier.sent for run in runs)),
         ("acknowledged", total(run.verifier.acknowledged for run in runs)),
