@@ -109,6 +109,8 @@ class BrokerConnection:
         self._has_broken = anyio.Event()
         self._sent_opaque = 0
         """Of the newest request that was given to the socket."""
+        self._heard_time = 0.0
+        """When anything at all was received last."""
 
     @property
     def is_broken(self) -> bool:
@@ -178,6 +180,19 @@ class BrokerConnection:
             return await (await self.send(encode)).wait()
         raise RequestTimeoutError(self.address, timeout_seconds)
 
+    async def request_while_heard(self, encode: Callable[[int], bytes], silence_seconds: float) -> Reply:
+        """Send a request and wait for its reply as long as anything is received.
+
+        On a slow link a reply may stand behind much else, and much may belong to it. Raises
+        RequestTimeoutError when nothing came for so long, and BrokerUnreachableError.
+        """
+        asked, pending = anyio.current_time(), None
+        while (left := max(asked, self._heard_time) + silence_seconds - anyio.current_time()) > 0:
+            with anyio.move_on_after(left):
+                pending = pending or await self.send(encode)
+                return await pending.wait()
+        raise RequestTimeoutError(self.address, silence_seconds)
+
     # Commands.
 
     async def put(
@@ -209,7 +224,7 @@ class BrokerConnection:
         group: str = DEFAULT_GROUP,
     ) -> Fetched | Moved | NothingThere:
         """Read log bytes; with ``wait_ms`` the broker may hold the answer until there are some."""
-        reply = await self.request(
+        reply = await self.request_while_heard(
             lambda opaque: encode_get(topic, group, partition, offset, size_max, opaque, wait_ms),
             REQUEST_SECONDS + wait_ms / 1000,
         )
@@ -226,9 +241,10 @@ class BrokerConnection:
         """The offset behind the last message that can be read."""
         return await self.offset(topic, partition, MAX_OFFSET)
 
-    async def stats(self, item: str = "", timeout_seconds: float = REQUEST_SECONDS) -> str:
+    async def stats(self, item: str = "", silence_seconds: float = REQUEST_SECONDS) -> str:
         """A statistics report."""
-        return expect_text(await self.request(lambda opaque: encode_stats(item, opaque), timeout_seconds))
+        reply = await self.request_while_heard(lambda opaque: encode_stats(item, opaque), silence_seconds)
+        return expect_text(reply)
 
     async def ping(self) -> str:
         """The broker's version text."""
@@ -265,7 +281,9 @@ class BrokerConnection:
     async def _receive(self) -> None:
         try:
             while True:
-                for reply in self._decoder.feed(await self._stream.receive(_RECEIVE_BYTES)):
+                data = await self._stream.receive(_RECEIVE_BYTES)
+                self._heard_time = anyio.current_time()
+                for reply in self._decoder.feed(data):
                     settle = self._waiting.pop(reply.opaque, None)
                     if settle is not None:
                         settle(reply)
