@@ -9,7 +9,7 @@ import click
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.options import chosen_node, node_arguments
 from metaserver.cli.output import Failure, complain, count_of, say
-from metaserver.cli.processes import ask
+from metaserver.cli.processes import ask, find_node
 from metaserver.cli.role_change import (
     START_SECONDS,
     STOP_SECONDS,
@@ -19,6 +19,7 @@ from metaserver.cli.role_change import (
     start_again,
     start_options,
     stop_if_running,
+    upstream_of,
     within,
 )
 from metaserver.cli.target import Address, parse_address
@@ -69,12 +70,28 @@ def follow(
         if not forces:
             raise Failure(f"{text}; --force goes on all the same", ExitCode.UNREACHABLE) from error
         complain(f"{text}; going on, as --force says")
+    _check_circle(installation, address, forces=forces)
     options = start_options(installation)
     if stop_if_running(installation, STOP_SECONDS):
         say(f"{installation.role} stopped")
     decide_to_follow(installation, address, slave_id)
     start_again(installation, options, START_SECONDS)
     _tell_what_was_given_up(installation)
+
+
+def _check_circle(installation: Installation, master: Address, *, forces: bool) -> None:
+    """Raises Failure where the master follows this node itself, perhaps through others."""
+    node = find_node(installation)
+    own = "" if node.status is None else str(node.status.get("instance", ""))
+    try:
+        above = upstream_of(master)
+    except OSError:
+        return  # It does not answer, which has been said.
+    if own and own in [hop.instance for hop in above]:
+        text = f"{master} follows this node itself: one of the two must be master. Promote {master} first"
+        if not forces:
+            raise Failure(f"{text}; --force goes on all the same")
+        complain(f"{text}; going on, as --force says")
 
 
 def _tell_what_was_given_up(installation: Installation) -> None:

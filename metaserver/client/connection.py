@@ -356,6 +356,22 @@ def announced_registry_elsewhere(version: str) -> str | None:
     return None
 
 
+def announced_registry(version: str, host: str) -> str | None:
+    """The ``HOST:PORT`` of the registry that a version text names, for who reaches the broker at ``host``.
+
+    A slave beside its master may know it by a loopback address, which is another machine for others.
+    """
+    port = announced_registry_port(version)
+    if port is not None:
+        return format_address(host, port)
+    registry = announced_registry_elsewhere(version)
+    if registry is None:
+        return None
+    name, _, text = registry.rpartition(":")
+    is_loopback = name in {"localhost", "[::1]"} or name.startswith("127.")
+    return format_address(host, int(text)) if is_loopback else registry
+
+
 def announced_extensions(version: str) -> frozenset[str]:
     """The extensions a version text names (docs/protocol.md)."""
     names = next(_announced(version, "extensions="), None)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from metaserver.names import TopicPartition
     from metaserver.replication.catch_up import CatchUpReport
+    from metaserver.replication.chain import Hop
 
 
 @attrs.frozen
@@ -49,6 +50,8 @@ class SlaveReport:
     catch_up: CatchUpReport
     heard_wall_seconds: float | None = None
     """When the master last told its ends, in seconds since 1970; None: it has not yet."""
+    upstream: tuple[Hop, ...] = ()
+    """The master, and whom it follows itself, up to the last that is known."""
 
     @property
     def estimated_seconds(self) -> float | None:

@@ -24,6 +24,7 @@ from metaserver.names import REGISTRY_LOG, TopicPartition
 from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query
 from metaserver.replication.acknowledging import ProgressReports
 from metaserver.replication.catch_up import CatchUp, Reservation
+from metaserver.replication.chain import Hop, check_circle
 from metaserver.replication.master import ask_facts, format_place, meet
 from metaserver.replication.progress import (
     Action,
@@ -126,6 +127,8 @@ class Slave:
     _look: trio.Event = attrs.Factory(trio.Event)
     """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
     _heard_wall_seconds: float | None = None
+    _facts: MasterFacts | None = None
+    """What the master said of itself last."""
     _catch_up: CatchUp = attrs.field(init=False)
     _reports: ProgressReports = attrs.field(init=False)
 
@@ -144,10 +147,12 @@ class Slave:
                 self._problem = self._master.problem
                 await self._look.wait()
                 continue
-            self._address = address
+            if address != self._address:
+                self._address, self._facts = address, None
             try:
                 async with connect(*address) as link:
                     facts = await meet(link, self._broker.config.broker_id, _SILENCE_SECONDS)
+                    self._learn(facts)
                     _log.info("start subscribe message from master success", master=link.address)
                     pause_seconds = _RECONNECT_SECONDS_MIN
                     self._link, self._problem = link, ""
@@ -177,6 +182,17 @@ class Slave:
         """Look at once where the master is, and for its partitions."""
         self._look.set()
 
+    @property
+    def upstream(self) -> tuple[Hop, ...]:
+        """Who is above this slave, nearest first; empty before it has met its master."""
+        facts = self._facts
+        if facts is None:
+            return ()
+        is_connected = self._link is not None
+        lag_bytes = sum(self._report(replica).lag_bytes for replica in self._replicas.values())
+        address = format_place(self._address)
+        return (Hop(address, facts.instance, facts.is_slave, is_connected, lag_bytes), *facts.upstream)
+
     def report(self) -> SlaveReport:
         """How far each partition is."""
         replicas = tuple(self._report(replica) for replica in self._replicas.values())
@@ -189,6 +205,7 @@ class Slave:
             self._requests,
             self._catch_up.report(left_bytes(replicas), trio.current_time()),
             self._heard_wall_seconds,
+            self.upstream,
         )
 
     def _report(self, replica: _Replica) -> ReplicaReport:
@@ -227,6 +244,15 @@ class Slave:
             with trio.move_on_after(_REFRESH_SECONDS):
                 await self._look.wait()
             facts = await ask_facts(link, _SILENCE_SECONDS)
+            self._learn(facts)
+
+    def _learn(self, facts: MasterFacts) -> None:
+        """What the master says of itself; raises CircleError where it follows this slave.
+
+        A slave that finds this tells it to those below all the same, so that each of the circle does.
+        """
+        self._facts = facts
+        check_circle(self._broker.instance, self.upstream)
 
     def _refresh(self, offsets: str) -> None:
         """Learn the master's partitions and ranges from its ``stats offsets``."""
@@ -243,6 +269,7 @@ class Slave:
             if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
                 replica.trim = _Trim(start, end)
             replica.progress.knows_epochs = self._knows_epochs
+            replica.progress.master_is_slave = self._facts is not None and self._facts.is_slave
             action = replica.progress.master_range(start, end)
             if action is not None:
                 self._act(replica, action)
@@ -321,7 +348,9 @@ class Slave:
                 _log.warning("The master does not tell its epochs", partition=str(name), reason=str(error))
                 replica.progress.disconnected()
                 return
-            self._act(replica, replica.progress.epochs_told(chain))
+            action = replica.progress.epochs_told(chain)
+            if action is not None:
+                self._act(replica, action)
 
         self._ask(
             replica, lambda opaque: encode_epochs_query(name.topic, name.partition, end, opaque), answered
@@ -366,8 +395,7 @@ class Slave:
 
         broker = self._broker
         partition = broker.partitions[name.topic, name.partition]
-        epochs = broker.store.epochs[name]
-        reconcile(broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
+        reconcile(broker, partition, self._filesystem, divergence, action.chain, done)
 
     def _fetch(self, replica: _Replica, fetch: Fetch) -> None:
         if replica.progress.is_copying:

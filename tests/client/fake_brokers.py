@@ -98,6 +98,7 @@ class FakeLink(BrokerConnection):
         self._broker = broker
         self.address = "fake"
         self._outgoing_bytes = 0
+        self._heard_time = 0.0
         self._last_opaque = 0
         self._broken = None
         self.version = "fake"

@@ -68,6 +68,7 @@ class LocalLog:
 class LocalBroker:
     """What a slave needs of its broker; what it appends is on disk at once."""
 
+    instance = "own"
     logs: dict[TopicPartition, LocalLog] = attrs.Factory(dict)
     config: Any = attrs.Factory(
         lambda: SimpleNamespace(
