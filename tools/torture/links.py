@@ -84,11 +84,13 @@ class Linked:
         async with AsyncExitStack() as stack:
             await _in_thread(place.master.start)
             if fault is far_away:
-                master = (place.master_site.host, place.master_port)
-                self.way = await stack.enter_async_context(
-                    long_way(master, ROUND_TRIP_SECONDS, self.clients_host)
-                )
-                place.follow(f"{self.clients_host}:{self.way.port}")
+                master = (self.cable.left.address, place.master_port)
+                reached = place.master_site.host, place.master_port
+                way = long_way(reached, ROUND_TRIP_SECONDS, self.clients_host)
+                self.way = await stack.enter_async_context(way)
+                # What the proxy does not carry: the registry.
+                registry = f"{master[0]}:{place.master.ask('status')['embedded_registry']['port']}"
+                place.follow(f"{self.clients_host}:{self.way.port}", registryAddress=registry)
             await _in_thread(place.slave.start)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._look_at_prefix)
