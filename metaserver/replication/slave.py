@@ -1,4 +1,4 @@
-"""The trio shell of the slave: one connection to the master, one request per partition in flight.
+"""The trio shell of the slave: one connection to the master, for each partition one long poll at its end.
 
 All partitions share the connection and this task; replies come back as calls, so a thousand idle
 partitions are a thousand long polls and no task. With a master that knows the long poll, a new message
@@ -14,16 +14,16 @@ import attrs
 import trio
 
 from metaserver.broker.replicas import reconcile
-from metaserver.client import BrokerConnection, Fetched, Moved, connect
+from metaserver.client import BrokerConnection, Moved, connect
 from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import expect_text, fetch_result
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, TopicPartition
-from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query
+from metaserver.protocol import encode_epochs_query, encode_offset_query
 from metaserver.replication.acknowledging import ProgressReports
-from metaserver.replication.catch_up import CatchUp, Reservation
+from metaserver.replication.catch_up import CatchUp
 from metaserver.replication.chain import Hop, check_circle
 from metaserver.replication.master import ask_facts, format_place, meet
 from metaserver.replication.progress import (
@@ -38,6 +38,7 @@ from metaserver.replication.progress import (
     ReplicaState,
     Stop,
 )
+from metaserver.replication.pulling import Pulled, Pulls
 from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
 from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
@@ -77,17 +78,15 @@ class _Trim:
 
 
 @attrs.define(eq=False)
-class _Replica:
-    """One partition: its progress, and what is under way for it."""
+class _Replica(Pulled):
+    """One partition, and what becomes of what has come."""
 
-    name: TopicPartition
-    progress: ReplicaProgress
-    ticket: int = 0
-    """Of the newest fetch; the reply to an older one is dropped."""
     unwritten_bytes: int = 0
     """Handed to the local log and not yet safe there."""
     paused: Fetch | None = None
     """What to fetch when enough is written."""
+    is_giving_out: bool = False
+    """Somebody further up goes on with what has come."""
     next_segment: Append | None = None
     """What begins a segment, when everything before it is written."""
     failure: StorageError | None = None
@@ -118,7 +117,6 @@ class Slave:
     _address: Address | None = None
     """Of the connection."""
     _problem: str = "not connected yet"
-    _requests: int = 0
     _filesystem: FileSystem = attrs.Factory(RealFileSystem)
     _knows_epochs: bool = False
     """Whether the master does."""
@@ -130,11 +128,15 @@ class Slave:
     _facts: MasterFacts | None = None
     """What the master said of itself last."""
     _catch_up: CatchUp = attrs.field(init=False)
+    _pulls: Pulls[_Replica] = attrs.field(init=False)
     _reports: ProgressReports = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """The limit is that of the configuration."""
         self._catch_up = CatchUp(self._config.slave_max_bytes_per_second)
+        self._pulls = Pulls(
+            self._config, self._timers, self._catch_up, self._give_out, self._answered, self._wait_ms
+        )
         self._reports = ProgressReports(self._broker, self._config, self._timers)
 
     async def run(self) -> None:
@@ -156,6 +158,7 @@ class Slave:
                     _log.info("start subscribe message from master success", master=link.address)
                     pause_seconds = _RECONNECT_SECONDS_MIN
                     self._link, self._problem = link, ""
+                    self._pulls.connected(link)
                     if self.on_connected is not None:
                         self.on_connected(link.version)
                     self._knows_epochs = "epochs" in link.extensions
@@ -168,10 +171,11 @@ class Slave:
             finally:
                 self._link = None
                 self._catch_up.interrupted()
+                self._pulls.disconnected()
                 self._reports.disconnected()
                 for replica in self._replicas.values():
                     replica.ticket += 1
-                    replica.paused = replica.next_segment = None
+                    replica.paused = replica.wanted = replica.next_segment = None
                     replica.progress.disconnected()
             self._look = trio.Event()
             with trio.move_on_after(pause_seconds):
@@ -202,7 +206,7 @@ class Slave:
             self._problem,
             self._master.problem,
             replicas,
-            self._requests,
+            self._pulls.requests,
             self._catch_up.report(left_bytes(replicas), trio.current_time()),
             self._heard_wall_seconds,
             self.upstream,
@@ -405,52 +409,29 @@ class Slave:
             return
         if self._link is None:
             return
-        replica.ticket += 1
-        ticket = replica.ticket
-        known_bytes = replica.progress.master_end - fetch.offset
-        reservation = self._catch_up.reserve(fetch.size_max, known_bytes, trio.current_time())
-        if reservation.wait_seconds <= 0:
-            self._send_fetch(replica, fetch, reservation)
-            return
+        replica.want(fetch)
+        self._pulls.ask(replica)
+        self._give_out(replica)
 
-        def fetch_now() -> None:
-            if ticket == replica.ticket:
-                self._send_fetch(replica, fetch, reservation)
-            else:
-                self._catch_up.used(reservation, 0)
-
-        self._timers.schedule(reservation.wait_seconds, fetch_now)
-
-    def _send_fetch(self, replica: _Replica, fetch: Fetch, reservation: Reservation) -> None:
-        if self._link is None:
-            self._catch_up.used(reservation, 0)
-            return
-        ticket, name, wait_ms = replica.ticket, replica.name, self._wait_ms()
-        asked = trio.current_time()
-        self._requests += 1
-
-        def settle(reply: Reply | ClientError) -> None:
-            self._requests -= 1
-            self._catch_up.used(reservation, len(reply.data) if isinstance(reply, Value) else 0)
-            if ticket == replica.ticket:
-                self._answered(replica, fetch, reply, trio.current_time() - asked)
-
-        self._link.submit(
-            lambda opaque: encode_get(
-                name.topic,
-                self._config.slave_group,
-                name.partition,
-                fetch.offset,
-                fetch.size_max,
-                opaque,
-                wait_ms,
-            ),
-            settle,
-        )
+    def _give_out(self, replica: _Replica) -> None:
+        """Hand on what has come, as long as more is wanted and there."""
+        if replica.is_giving_out:
+            return  # Called from below: the loop goes on with it.
+        replica.is_giving_out = True
+        try:
+            while (fetch := replica.wanted) is not None and replica.reading is not None:
+                data = replica.reading.take(replica.known_end)
+                if data is None:
+                    break
+                replica.wanted, replica.idle_seconds = None, 0.0
+                self._act(replica, replica.progress.received(fetch.offset, data))
+        finally:
+            replica.is_giving_out = False
 
     def _answered(
         self, replica: _Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
     ) -> None:
+        """There are no bytes where they were due."""
         if isinstance(reply, ClientError):
             self._look.set()
             return
@@ -461,10 +442,7 @@ class Slave:
             _log.warning("The master refused a fetch", partition=str(name), reason=str(error))
             self._fetch_later(replica, fetch)
             return
-        if isinstance(got, Fetched):
-            replica.idle_seconds = 0.0
-            self._act(replica, progress.received(fetch.offset, got.data))
-        elif isinstance(got, Moved):
+        if isinstance(got, Moved):
             self._act(replica, progress.moved(got.offset))
         else:
             action = progress.nothing_new()
@@ -542,7 +520,9 @@ class Slave:
                 replica.last_id = append.last_id
             self._written(replica)
 
-        # The fetch of what follows leaves first: the network works while the disk does.
+        # The fetch of what follows leaves first: the network works while the disk does. What of it is here
+        # already is handed on behind this.
+        is_first, replica.is_giving_out = not replica.is_giving_out, True
         self._act(replica, replica.progress.appended(append))
         self._broker.append_replica(
             replica.name,
@@ -553,11 +533,14 @@ class Slave:
             done,
             begins_segment=append.begins_segment,
         )
+        if is_first:
+            replica.is_giving_out = False
+            self._give_out(replica)
 
     def _written(self, replica: _Replica) -> None:
         if replica.failure is not None:
             replica.ticket += 1
-            replica.paused = replica.next_segment = None
+            replica.paused = replica.wanted = replica.next_segment = None
             if replica.unwritten_bytes == 0:
                 self._recover(replica, replica.failure)
         elif replica.next_segment is not None and replica.unwritten_bytes == 0:

@@ -21,6 +21,7 @@ from metaserver.replication.catch_up import CatchUp
 from metaserver.replication.progress import CHECKED_BYTES, FETCH_BYTES
 from metaserver.storage import EpochChain
 from metaserver.timers import Timers
+from tests.client import fake_brokers
 from tests.client.fake_brokers import LATENCY_SECONDS, FakeBroker, FakeLog
 from tests.support import record
 
@@ -179,6 +180,18 @@ async def test_without_a_limit_the_network_is_the_limit(
     took = await stage.wait_until(stage.has_all)
     assert took < 2 * pieces * LATENCY_SECONDS + 1
     assert stage.report().catch_up.limit_bytes_per_second == 0
+
+
+async def test_a_long_way_does_not_cost_a_round_trip_for_each_piece(
+    stage_at: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    latency_seconds = 0.2
+    monkeypatch.setattr(fake_brokers, "LATENCY_SECONDS", latency_seconds)
+    stage = stage_at(0, {A: 100 * MIB, B: 100 * MIB})
+    stage.master.logs[A].segment_starts = list(range(0, 100 * MIB, 7 * len(RECORD) * 1000))
+    pieces = 200 * MIB // FETCH_BYTES
+    took = await stage.wait_until(stage.has_all)
+    assert took < pieces * latency_seconds / 4
 
 
 async def test_the_limit_holds_over_all_partitions_at_every_moment(
