@@ -52,6 +52,15 @@ def pattern_matches(pattern: str, topic: str) -> bool:
     return True
 
 
+class Compression(StrEnum):
+    """Whether a slave has its master compress what it sends."""
+
+    OFF = "off"
+    AUTO = "auto"
+    """Where the master is on another machine, and the link is what holds up."""
+    ON = "on"
+
+
 class AckLevel(StrEnum):
     """What a put waits for before it is answered; each level includes the ones above it but the first."""
 

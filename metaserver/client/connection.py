@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import attrs
+from anyio.abc import SocketAttribute
 
 from metaserver.client.messages import (
     Batch,
@@ -111,6 +112,12 @@ class BrokerConnection:
         """Of the newest request that was given to the socket."""
         self._heard_time = 0.0
         """When anything at all was received last."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the broker is reached over the loopback of this machine."""
+        peer = self._stream.extra(SocketAttribute.remote_address, ("",))  # noqa: S610 - no Django here
+        return is_loopback(str(peer[0]))
 
     @property
     def is_broken(self) -> bool:
@@ -368,8 +375,12 @@ def announced_registry(version: str, host: str) -> str | None:
     if registry is None:
         return None
     name, _, text = registry.rpartition(":")
-    is_loopback = name in {"localhost", "[::1]"} or name.startswith("127.")
-    return format_address(host, int(text)) if is_loopback else registry
+    return format_address(host, int(text)) if is_loopback(name) else registry
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host means this machine, whoever says it."""
+    return host.strip("[]") in {"localhost", "::1"} or host.startswith("127.")
 
 
 def announced_extensions(version: str) -> frozenset[str]:

@@ -345,6 +345,7 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
         "lag_messages": report.lag_messages,
         "lag_seconds": round(report.lag_seconds, 3),
         "heard_seconds": report.heard_wall_seconds,
+        "link": None if report.link is None else attrs.asdict(report.link),
         "upstream": [attrs.asdict(hop) | {"role": hop.role} for hop in report.upstream],
         "partitions": len(report.partitions),
         "stopped": sum(replica.state is ReplicaState.STOPPED for replica in report.partitions),

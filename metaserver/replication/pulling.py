@@ -6,12 +6,15 @@ of a log waits for nobody.
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 import trio
 
-from metaserver.protocol import Value, encode_get
+from metaserver.errors import BrokerUnreachableError
+from metaserver.names import Compression
+from metaserver.protocol import ZLIB, Value, encode_get, encode_zlib_get
 from metaserver.replication.link_window import WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, LinkWindow
 from metaserver.replication.read_ahead import ReadAhead
 
@@ -29,6 +32,20 @@ if TYPE_CHECKING:
     from metaserver.timers import Timers
 
 PulledT = TypeVar("PulledT", bound="Pulled")
+
+
+@attrs.frozen
+class LinkReport:
+    """The connection to the master."""
+
+    is_compressed: bool
+    round_trip_seconds: float | None
+    """The shortest answer there was; None: none yet."""
+    window_bytes: int
+    """What is asked for at a time."""
+    received_bytes: int
+    carried_bytes: int
+    """What came over the link for them."""
 
 
 @attrs.define(eq=False)
@@ -78,6 +95,10 @@ class Pulls(Generic[PulledT]):
     """Under way."""
     window: LinkWindow = attrs.Factory(LinkWindow)
     """Of the connection."""
+    received_bytes: int = 0
+    """Of the logs, over this connection."""
+    carried_bytes: int = 0
+    """What came for them, compressed or not."""
     _link: BrokerConnection | None = None
     _waiting: dict[PulledT, None] = attrs.Factory(dict)
     """Who wants some of the window, in turn."""
@@ -87,12 +108,32 @@ class Pulls(Generic[PulledT]):
         limit = self._config.slave_max_bytes_per_second
         bytes_max = min(WINDOW_BYTES_MAX, limit) if limit else WINDOW_BYTES_MAX
         self._link, self.window = link, LinkWindow(max(WINDOW_BYTES_MIN, bytes_max))
+        self.carried_bytes = self.received_bytes = 0
         self._waiting.clear()
 
     def disconnected(self) -> None:
         """Nothing more is asked for."""
         self._link = None
         self._waiting.clear()
+
+    def report(self) -> LinkReport:
+        """How the link is."""
+        window = self.window
+        return LinkReport(
+            self.is_compressing,
+            window.round_trip_seconds,
+            window.window_bytes,
+            self.received_bytes,
+            self.carried_bytes,
+        )
+
+    @property
+    def is_compressing(self) -> bool:
+        """Whether what is asked for now is to come compressed."""
+        link, wanted = self._link, self._config.link_compression
+        if link is None or ZLIB not in link.extensions or wanted is Compression.OFF:
+            return False
+        return wanted is Compression.ON or (self.window.is_slow and not link.is_local)
 
     def ask(self, pulled: PulledT) -> None:
         """Ask for what is wanted next and, where the master holds more, for what follows it."""
@@ -145,13 +186,19 @@ class Pulls(Generic[PulledT]):
             return
         window, name = self.window, pulled.name
         wait_ms = 0 if get.is_known else self.idle_wait_ms()
-        asked_time = trio.current_time()
+        asked_time, link, is_compressed = trio.current_time(), self._link, self.is_compressing
         self.requests += 1
 
         def settle(reply: Reply | ClientError) -> None:
-            now = trio.current_time()
-            size_bytes = len(reply.data) if isinstance(reply, Value) else 0
+            now, size_bytes = trio.current_time(), 0
             self.requests -= 1
+            if isinstance(reply, Value):
+                self.carried_bytes += len(reply.data)
+                if is_compressed:
+                    reply = _expanded(reply, get.size_max, link)
+            if isinstance(reply, Value):
+                size_bytes = len(reply.data)
+                self.received_bytes += size_bytes
             self._catch_up.used(reservation, size_bytes)
             if get.is_known:
                 window.answered(get.size_max, size_bytes, asked_time, now)
@@ -165,8 +212,9 @@ class Pulls(Generic[PulledT]):
                     self._on_nothing(pulled, fetch, reply, now - asked_time)
             self._serve_waiting()
 
-        self._link.submit(
-            lambda opaque: encode_get(
+        encode = encode_zlib_get if is_compressed else encode_get
+        link.submit(
+            lambda opaque: encode(
                 name.topic,
                 self._config.slave_group,
                 name.partition,
@@ -177,3 +225,17 @@ class Pulls(Generic[PulledT]):
             ),
             settle,
         )
+
+
+def _expanded(reply: Value, size_max: int, link: BrokerConnection) -> Value | ClientError:
+    """What was compressed; where it is not that, or more than was asked for, the connection is given up."""
+    stream = zlib.decompressobj()
+    try:
+        data = stream.decompress(reply.data, size_max)
+        if stream.eof and data:
+            return Value(data, reply.opaque)
+        reason = f"an answer of more than {size_max} bytes, or of a part of them"
+    except zlib.error as error:
+        reason = str(error)
+    link.break_off(f"the master sent what is no compressed answer: {reason}")
+    return BrokerUnreachableError(link.address, reason)

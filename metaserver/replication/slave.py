@@ -210,6 +210,7 @@ class Slave:
             self._catch_up.report(left_bytes(replicas), trio.current_time()),
             self._heard_wall_seconds,
             self.upstream,
+            self._pulls.report(),
         )
 
     def _report(self, replica: _Replica) -> ReplicaReport:
