@@ -33,6 +33,7 @@ from metaserver.protocol import (
     Malformed,
     OffsetQuery,
     OversizedPut,
+    Pair,
     PutBatch,
     Puts,
     Quit,
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from metaserver.broker.committer import Committer
     from metaserver.broker.executor import Executor
     from metaserver.broker.page_cache import PageCache
+    from metaserver.broker.pair_master import PairMaster
+    from metaserver.broker.pair_slave import PairSlave
     from metaserver.broker.sink import ReplySink
     from metaserver.config import ServerConfig, TopicConfig
     from metaserver.errors import StorageError
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 
 _NO_TRANSACTIONS = "This broker does not support transactions."
 _NO_SYNC = "This broker is no synchronous slave and takes no sync requests."
+_NO_PAIR = "This broker is no synchronous slave and copies nobody who calls."
 
 _log = get_logger(__name__)
 
@@ -89,6 +93,10 @@ class Broker:
     describe_upstream: Callable[[], str] | None = None
     """What a slave tells of the nodes above it, nearest first (docs/protocol.md)."""
     gate: PutGate = attrs.Factory(PutGate)
+    pair_slave: PairSlave | None = None
+    """Of the slave of a synchronous pair."""
+    pair_master: PairMaster | None = None
+    """Of the master of a synchronous pair."""
     on_new_partition: Callable[[], None] | None = None
     """Called when a partition has been created."""
     partitions: dict[tuple[str, int], Partition] = attrs.Factory(dict)
@@ -151,8 +159,8 @@ class Broker:
                 self._puts.refuse_oversized(command, sink)
             case TransactionalPut() | Transaction():
                 sink.send(encode_result(Status.ERROR, _NO_TRANSACTIONS, command.opaque))
-            case Sync():
-                sink.send(encode_result(Status.UNAVAILABLE, _NO_SYNC, command.opaque))
+            case Sync() | Pair():
+                self._serve_pair(command, sink)
             case Malformed():
                 sink.send(encode_result(Status.BAD_REQUEST, f"Bad request,{command.reason}", command.opaque))
                 sink.close_after_replies()
@@ -204,9 +212,20 @@ class Broker:
         self.partitions[(name.topic, name.partition)] = partition
         return partition
 
+    def _serve_pair(self, command: Sync | Pair, sink: ReplySink) -> None:
+        if self.pair_slave is not None:
+            self.pair_slave.handle(command, sink)
+        else:
+            text = _NO_SYNC if isinstance(command, Sync) else _NO_PAIR
+            sink.send(encode_result(Status.UNAVAILABLE, text, command.opaque))
+
     def _stats(self, stats: Stats, sink: ReplySink) -> None:
         body: str | bytes = self.config.source_bytes if stats.item == "config" else report(self, stats.item)
         sink.send(encode_result(Status.SUCCESS, body, stats.opaque))
+
+    def hold(self, size_bytes: int, sink: ReplySink) -> None:
+        """Count memory that appends of a peer hold (a negative size when it is free again)."""
+        self._puts.hold(size_bytes, sink)
 
     # Administration
 

@@ -108,7 +108,9 @@ def _wait_for_handover(installation: Installation, report: dict[str, Any], optio
             f"slave. Type `metaServer follow {beyond[-1]}` first"
         )
     own = str(ask(installation, "status")["address"])
-    complain(f"waiting for {master}; type on its machine: metaServer switchover --to {own}")
+    # A node that is a master by its files follows one that is, by its own, a slave.
+    word = "" if installation.is_slave else " slave"
+    complain(f"waiting for {master}; type on its machine: metaServer switchover{word} --to {own}")
     prepared = prepare(installation, options)
     try:
         wait_for_handover(master, _HANDOVER_SECONDS)
@@ -260,9 +262,11 @@ def _living(beyond: Sequence[str], tell: Callable[[str], None]) -> list[str]:
 def describe_loss(report: dict[str, Any]) -> str:
     """For a person."""
     partitions = report["partitions"]
-    unknown = "what the master had taken is not known, because the slave was not running"
+    unknown = "what the master had taken is not known, because the slave"
     if partitions is None:
-        return unknown
+        return f"{unknown} was not running"
+    if not report["heard"]:
+        return f"{unknown} has not reached it since it was started"
     behind = [found for found in partitions if found["missing_bytes"]]
     lines = []
     if behind:
@@ -290,10 +294,7 @@ def describe_loss(report: dict[str, Any]) -> str:
             f"it followed {report['master']}, a slave of {beyond[0]}: what that one had not copied is "
             "missing too"
         )
-    heard = report["heard"]
     lines.append(
-        f"last heard from the master at {heard}: what it took after that may be missing too"
-        if heard
-        else unknown.replace("was not running", "has never reached it")
+        f"last heard from the master at {report['heard']}: what it took after that may be missing too"
     )
     return "\n".join(lines)
