@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from metaserver.cli.catch_up import describe_catch_up, replicating, watch
+from metaserver.cli.chain import describe_chain
 from metaserver.cli.cluster import (
     chosen_cluster,
     chosen_profile,
@@ -302,6 +303,7 @@ def _describe_replication(status: dict[str, Any]) -> str:
         "",
         f"master {status['master'] or 'not known'}, {'connected' if status['connected'] else 'not connected'}"
         + (f": {status['problem']}" if status["problem"] else ""),
+        *describe_chain(status),
         f"behind by {describe_lag(status)}",
         *([describe_catch_up(status)] if status["connected"] else []),
     ]

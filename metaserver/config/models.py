@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from metaserver.names import REGISTRY_TOPIC, AckLevel, is_valid_topic, pattern_matches
+from metaserver.names import REGISTRY_TOPIC, AckLevel, Compression, is_valid_topic, pattern_matches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -238,6 +238,7 @@ class SlaveConfig:
     auto_sync_master_config: bool = False
     slave_max_bytes_per_second: int = 0
     """Over all partitions, of what the master has held for a while; 0: no limit."""
+    link_compression: Compression = Compression.AUTO
     master_address: tuple[str, int] | None = None
     """Host and port; None: the registry knows."""
     registry_address: str | None = None

@@ -158,6 +158,7 @@ SLAVE_KEYS = _table(
         Key("autoSyncMasterConfig", "auto_sync_master_config", values.boolean),
         # Ours.
         Key("slaveMaxBytesPerSecond", "slave_max_bytes_per_second", integer(0, LONG_MAX)),
+        Key("linkCompression", "link_compression", values.compression),
         Key("masterAddress", "master_address", values.host_and_port),
         Key("registryAddress", "registry_address", values.connect_string),
         Key("serverPort", "server_port", _PORT),

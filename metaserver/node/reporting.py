@@ -19,6 +19,7 @@ from metaserver.metrics import (
 from metaserver.names import REGISTRY_TOPIC
 from metaserver.node.slaves import acknowledgement_snapshot, slaves_status, unconfirmed_bytes
 from metaserver.replication import ReplicaState
+from metaserver.replication.chain import chain_problem
 from metaserver.replication.master import format_place
 from metaserver.storage import RealFileSystem, quarantine_folders
 
@@ -81,6 +82,8 @@ class Reporter:
             if not report.is_connected:
                 master = " ".join(filter(None, ("the master", report.master_address)))
                 reasons.append(f"not connected to {master}: {report.problem}")
+            if report.is_connected and (problem := chain_problem(report.upstream)):
+                reasons.append(problem)
             if report.search_problem not in ("", report.problem):
                 reasons.append(f"the master's address may be out of date: {report.search_problem}")
             reasons += [
@@ -101,6 +104,7 @@ class Reporter:
             "role": "slave" if broker.is_slave else "master",
             "version": __version__,
             "pid": os.getpid(),
+            "instance": broker.instance,
             "broker_id": config.broker_id,
             "address": broker.address,
             "http_port": self.http_port,
@@ -364,6 +368,8 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
         "lag_messages": report.lag_messages,
         "lag_seconds": round(report.lag_seconds, 3),
         "heard_seconds": report.heard_wall_seconds,
+        "link": None if report.link is None else attrs.asdict(report.link),
+        "upstream": [attrs.asdict(hop) | {"role": hop.role} for hop in report.upstream],
         "partitions": len(report.partitions),
         "stopped": sum(replica.state is ReplicaState.STOPPED for replica in report.partitions),
         "catch_up": {
