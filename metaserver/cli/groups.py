@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metaserver.cli.cluster import Choice
-    from metaserver.cli.group_report import GroupReport, PartitionReport
+    from metaserver.client.group_report import GroupReport, PartitionReport
 
 _MIB = 1024 * 1024
 
@@ -78,14 +78,14 @@ groups.add_command(reset)
 
 
 async def _report_all(choice: Choice) -> list[GroupReport]:
-    from metaserver.cli.group_report import report_groups
+    from metaserver.client.group_report import report_groups
 
     async with opened(choice) as session:
         return await report_groups(session)
 
 
 async def _report_one(choice: Choice, name: str, scan_bytes_max: int) -> GroupReport:
-    from metaserver.cli.group_report import report_group
+    from metaserver.client.group_report import report_group
 
     async with opened(choice) as session:
         return await report_group(session, await known_group(session, name), scan_bytes_max)
