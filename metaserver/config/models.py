@@ -179,6 +179,10 @@ class ServerConfig:
     checkpoint_bytes: int = 64 * MIB
     """Appended bytes between two recovery checkpoints of a partition."""
     flush_thread_count: int = 4
+    http_users_file: Path | None = None
+    """Who may do what over HTTP; None: see :mod:`metaserver.http.access`."""
+    http_requests_per_second: int = 1000
+    """Of one HTTP client, by its address; 0: no limit."""
 
     zookeeper: ZooKeeperConfig = ZooKeeperConfig()
 

@@ -304,6 +304,7 @@ def test_the_brokers_own_topic_is_not_configured() -> None:
         ("minFreeDiskBytes", 0, 2**50),
         ("recoveryCheckpointBytes", 4096, 2**40),
         ("flushThreadCount", 1, 256),
+        ("httpRequestsPerSecond", 0, 1_000_000),
     ],
 )
 def test_ranges(key: str, low: int, high: int) -> None:
