@@ -26,6 +26,7 @@ import logging.handlers
 import os
 import sys
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import attrs
@@ -112,7 +113,7 @@ def configure_logging(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[
-                structlog.processors.format_exc_info,
+                _format_exception,
                 _render_json if log_format == "json" else _render_text,
             ]
         )
@@ -132,6 +133,36 @@ def configure_logging(
     root.setLevel(LEVELS[settings.level or level])
     for name, its_level in settings.levels:
         logging.getLogger(name).setLevel(LEVELS[its_level])
+
+
+class RecentLines(logging.Handler):
+    """The last log lines of the process, in memory, as text; made by :func:`keep_recent_lines`."""
+
+    def __init__(self, count: int) -> None:
+        """Keep so many."""
+        super().__init__()
+        self._lines: deque[str] = deque(maxlen=count)
+        self.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[_format_exception, _render_text]))
+
+    @property
+    def lines(self) -> list[str]:
+        """The oldest first; a traceback is part of its line."""
+        return list(self._lines)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        # Called with the handler's lock held, by whichever thread logs.
+        try:
+            self._lines.append(self.format(record))
+        except Exception:  # noqa: BLE001 - as every handler: a line that cannot be written must not end its writer
+            self.handleError(record)
+
+
+def keep_recent_lines(count: int) -> RecentLines:
+    """Keep what is logged from now on; call :meth:`logging.Logger.removeHandler` of the root to end it."""
+    handler = RecentLines(count)
+    logging.getLogger().addHandler(handler)
+    return handler
 
 
 def parse_logging_settings(text: str, source: str) -> LoggingSettings:
@@ -190,6 +221,8 @@ def _make_handler(settings: LoggingSettings, path: Path | None, *, redirect_stde
         backupCount=settings.rotation_files,
     )
 
+
+_format_exception = structlog.processors.format_exc_info
 
 _PROCESSORS: list[Processor] = [
     structlog.stdlib.filter_by_level,

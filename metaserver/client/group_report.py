@@ -139,6 +139,49 @@ async def report_group(session: Session, group: Group, scan_bytes_max: int) -> G
     return report
 
 
+def summary_fields(report: GroupReport) -> dict[str, object]:
+    """One line of a list of groups, in values JSON knows."""
+    return {
+        "group": report.group.name,
+        "members": len(report.group.members),
+        "topics": report.group.topics,
+        "partitions": len(report.partitions),
+        "lag_bytes": report.lag_bytes,
+        "partitions_unknown": report.unknown,
+    }
+
+
+def group_fields(report: GroupReport) -> dict[str, object]:
+    """All of it, in values JSON knows."""
+    return {
+        "group": report.group.name,
+        "members": [{"id": name, "topics": topics} for name, topics in report.group.members.items()],
+        "lag_bytes": report.lag_bytes,
+        "lag_messages": report.lag_messages,
+        "is_estimated": report.is_estimated,
+        "lag_seconds": report.lag_seconds,
+        "partitions_unknown": report.unknown,
+        "partitions": [
+            {
+                "topic": found.partition.topic,
+                "partition": str(found.partition.in_topic),
+                "owner": found.owner,
+                "offset": found.offset,
+                "message_id": found.message_id,
+                "start_offset": found.start_offset,
+                "end_offset": found.end_offset,
+                "lag_bytes": found.lag_bytes,
+                "lag_messages": None if found.backlog is None else found.backlog.messages,
+                "is_estimated": None if found.backlog is None else found.backlog.is_estimated,
+                "lag_seconds": found.lag_seconds,
+                "replicas": found.replicas,
+                "problem": found.problem,
+            }
+            for found in report.partitions
+        ],
+    }
+
+
 async def for_each(items: Iterable[_Item], look: Callable[[_Item], Awaitable[None]]) -> None:
     """Call it for all of them, a few at a time; it must not raise."""
     limiter = anyio.CapacityLimiter(_AT_A_TIME)

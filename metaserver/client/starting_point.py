@@ -14,7 +14,7 @@ from metaserver.errors import ConfigError
 from metaserver.names import MAX_OFFSET
 
 if TYPE_CHECKING:
-    from metaserver.client.connection import BrokerConnection
+    from metaserver.client.log_reader import LogReader
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGO = re.compile(r"-([0-9]{1,9})([smhd])", re.ASCII)
@@ -35,7 +35,7 @@ class StartingPoint:
         """Whether it is an offset that somebody has chosen, and may have chosen wrong."""
         return self.wall_seconds is None and self.offset not in (0, MAX_OFFSET)
 
-    async def find(self, connection: BrokerConnection, topic: str, partition: int) -> int:
+    async def find(self, connection: LogReader, topic: str, partition: int) -> int:
         """The offset in a partition where reading begins. Raises ClientError."""
         if self.wall_seconds is not None:
             return await find_time(connection, topic, partition, self.wall_seconds)

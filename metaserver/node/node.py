@@ -39,15 +39,19 @@ from metaserver.broker import (
 )
 from metaserver.client.servers import format_address
 from metaserver.config import adopt_topics, apply_slave, diff_configs, load_server_config
+from metaserver.config.users import load_users
 from metaserver.control.server import serve_control
 from metaserver.errors import ConfigError
 from metaserver.http import HttpSource, serve_http
-from metaserver.logs import get_logger
+from metaserver.logs import get_logger, keep_recent_lines
 from metaserver.metrics import BrokerMetrics
 from metaserver.node.clock import SystemClock, utc_offset_seconds
+from metaserver.node.cluster_session import ClusterSession
 from metaserver.node.following import UNKNOWN_MASTER, Following, check_slave, sync_before_start
 from metaserver.node.handover import Handover
+from metaserver.node.http_door import HttpDoor
 from metaserver.node.listening import advertised_host, listen, own_host
+from metaserver.node.local_requests import LocalRequests
 from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
@@ -58,7 +62,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from metaserver.config import ServerConfig, SlaveConfig
-    from metaserver.logs import LogFormat
+    from metaserver.config.users import Users
+    from metaserver.logs import LogFormat, RecentLines
     from metaserver.node.paths import NodePaths
     from metaserver.node.role import Role
 
@@ -70,6 +75,8 @@ _SEGMENT_BYTES_OF_A_SLAVE = 2**63
 """A slave ends a segment where its master does, never by itself."""
 _REGISTRATION_SECONDS = 3.0
 """A start waits so long for ZooKeeper; a broker that is not registered by then is ready all the same."""
+_RECENT_LINES = 1000
+"""Of the log, for the console."""
 _GARBAGE_THRESHOLD = 20_000
 """Requests make few objects that reference each other: the collector may look seldom."""
 
@@ -140,6 +147,8 @@ class _Parts:
     embedded: EmbeddedRegistry | None
     membership: Membership
     reporter: Reporter
+    requests: LocalRequests
+    cluster: ClusterSession
 
 
 @attrs.define(eq=False)
@@ -152,7 +161,9 @@ class _Node:
     _log_format: LogFormat
     _role: Role | None = None
     _membership: Membership | None = None
+    _door: HttpDoor | None = None
     _clock: SystemClock = attrs.Factory(SystemClock)
+    _recent: RecentLines = attrs.Factory(lambda: keep_recent_lines(_RECENT_LINES))
 
     async def run(self) -> None:
         with ExitStack() as stack:
@@ -225,7 +236,21 @@ class _Node:
         reporter = Reporter(broker, store, disk, slave, membership, embedded, sync)
         reporter.is_lenient, reporter.log_format = self._is_lenient, self._log_format
         reporter.decision = None if self._role is None else self._role.decision
-        return _Parts(broker, committer, timers, disk, following, embedded, membership, reporter)
+        requests = LocalRequests(broker)
+        cluster = ClusterSession(partial(_registry_servers, membership), config.zookeeper.root)
+        self._door = HttpDoor(
+            broker,
+            reporter,
+            requests,
+            cluster,
+            self._recent,
+            partial(self._reload, broker),
+            self._load_users(),
+            self._clock.monotonic_seconds(),
+        )
+        return _Parts(
+            broker, committer, timers, disk, following, embedded, membership, reporter, requests, cluster
+        )
 
     async def _serve(self, ground: _Ground, parts: _Parts) -> None:
         config = self._config
@@ -244,7 +269,13 @@ class _Node:
             handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()
             await nursery.start(serve_control, self._paths.control_socket, handlers)
             metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)
-            source = HttpSource(status=reporter.status, metrics=metrics.prepare, readiness=reporter.readiness)
+            source = HttpSource(
+                status=reporter.status,
+                metrics=metrics.prepare,
+                readiness=reporter.readiness,
+                door=self._door,
+            )
+            nursery.start_soon(parts.cluster.run)
             reporter.http_port = await nursery.start(
                 serve_http, config.bind_address, config.dashboard_http_port, source
             )
@@ -256,7 +287,7 @@ class _Node:
                 gc.set_threshold(_GARBAGE_THRESHOLD)
                 async with trio.open_nursery() as serving:
                     await serving.start(server.serve)
-                    serving.start_soon(stop.carry_out, server, parts.membership)
+                    serving.start_soon(stop.carry_out, server, parts.membership, parts.cluster)
                     if config.zookeeper.ensemble is not None:
                         nursery.start_soon(parts.membership.run)
                         with trio.move_on_after(_REGISTRATION_SECONDS):
@@ -269,6 +300,7 @@ class _Node:
                     if config.zookeeper.ensemble is None:
                         # In a master's own registry it takes a moment that nobody has to wait for.
                         nursery.start_soon(parts.membership.run)
+                parts.requests.stop()
                 with trio.move_on_after(config.stop_timeout_ms / 1000):
                     await parts.committer.wait_until_idle()
                 if embedded is not None:
@@ -366,12 +398,20 @@ class _Node:
             fresh = apply_slave(fresh, overlay)
         if fresh.server_port == 0:
             fresh = attrs.evolve(fresh, server_port=broker.config.server_port)
+        if self._door is not None:
+            self._door.users = await trio.to_thread.run_sync(self._load_users)
+            self._door.loaded_seconds = self._clock.monotonic_seconds()
         difference = diff_configs(broker.config, fresh)
         broker.reconfigure(adopt_topics(broker.config, fresh))
         if self._membership is not None:
             self._membership.wake()
         _log.info("Reload topics successfully", **attrs.asdict(difference))
         return {key: list(value) for key, value in attrs.asdict(difference).items()}
+
+    def _load_users(self) -> Users | None:
+        """Raises ConfigError."""
+        path = self._config.http_users_file
+        return None if path is None else load_users(path)
 
     async def _reload_own(self, broker: Broker) -> tuple[str, ...]:
         """The same for a file that came from the master."""
@@ -391,11 +431,13 @@ class _Stop:
             self._waiting.cancel()
         self._requested.set()
 
-    async def carry_out(self, server: Server, membership: Membership) -> None:
+    async def carry_out(self, server: Server, membership: Membership, cluster: ClusterSession) -> None:
         await self._requested.wait()
         if self.replication is not None:
             self.replication.cancel()
         with self._waiting:
+            # Its session with the registry is nobody who would have to notice that the broker leaves.
+            await cluster.stop()
             await membership.stop()
         server.stop()
 
@@ -413,6 +455,11 @@ class _PidFile:
 
     def __exit__(self, *_exception: object) -> None:
         self._path.unlink(missing_ok=True)
+
+
+def _registry_servers(membership: Membership) -> str | None:
+    report = membership.report()
+    return None if report is None else report.servers
 
 
 def _always() -> bool:

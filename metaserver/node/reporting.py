@@ -169,25 +169,28 @@ class Reporter:
         return {**status, "quarantine": self._quarantine()}
 
     def topics(self) -> dict[str, object]:
-        """Every partition with its offsets."""
-        partitions = self._partitions
-        with_messages = {topic for topic, _number in partitions}
+        """Every partition with its offsets, and the sections that have none."""
+        with_messages = {topic for topic, _number in self._partitions}
         return {
-            "topics": [
-                {
-                    "topic": topic,
-                    "partition": number,
-                    "start_offset": partition.log.start_offset,
-                    "end_offset": partition.readable_offset,
-                    "messages": partition.log.record_count,
-                    "failed": None if partition.log.failure is None else str(partition.log.failure),
-                }
-                for (topic, number), partition in sorted(partitions.items())
-            ],
+            "topics": self.partitions(),
             "without_messages": [
                 section.name for section in self._broker.config.topics if section.name not in with_messages
             ],
         }
+
+    def partitions(self) -> list[dict[str, object]]:
+        """Those of clients, by topic and number."""
+        return [
+            {
+                "topic": topic,
+                "partition": number,
+                "start_offset": partition.log.start_offset,
+                "end_offset": partition.readable_offset,
+                "messages": partition.log.record_count,
+                "failed": None if partition.log.failure is None else str(partition.log.failure),
+            }
+            for (topic, number), partition in sorted(self._partitions.items())
+        ]
 
     def metrics(self) -> BrokerSnapshot:
         """Everything a scrape shows."""
