@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from metaserver.http.asking import json_response
 from metaserver.http.broker_api import BrokerApi
+from metaserver.http.console.routes import Console
 from metaserver.http.following import FollowingApi
 from metaserver.http.groups_api import GroupsApi
 from metaserver.http.history import History, RatesApi
@@ -50,13 +51,23 @@ class Parts:
 
 def build_application(source: HttpSource, parts: Parts | None = None) -> Starlette:
     """Return the application; each page reads its values when it is asked for."""
-    routes = _routes_of_source(source)
+    routes, console = _routes_of_source(source), None
     if parts is not None:
-        routes += _routes_of_parts(parts)
+        waiting = WaitingRoom(parts.limits.waiting)
+        groups = GroupsApi(parts.door, parts.access, parts.limits, waiting)
+        console = Console(parts.door, parts.access, parts.limits, groups, parts.history, source.status)
+        routes += [*_routes_of_parts(parts, waiting, groups), *console.routes()]
+
+    async def failure(request: Request, error: Exception) -> Response:
+        problem = _problem(request, error)
+        if console is not None and request.url.path.startswith("/console/"):
+            return await console.failure(request, problem)
+        return problem_response(problem)
+
     application = Starlette(
         routes=routes,
         middleware=[Middleware(_BodyRefusal)],
-        exception_handlers={HTTPException: _failure, ProblemError: _failure, Exception: _failure},
+        exception_handlers={HTTPException: failure, ProblemError: failure, Exception: failure},
     )
     application.router.redirect_slashes = False
     return application
@@ -89,11 +100,10 @@ def _routes_of_source(source: HttpSource) -> list[Route]:
     ]
 
 
-def _routes_of_parts(parts: Parts) -> list[Route]:
+def _routes_of_parts(parts: Parts, waiting: WaitingRoom, groups: GroupsApi) -> list[Route]:
     door, access, limits = parts.door, parts.access, parts.limits
-    waiting = WaitingRoom(limits.waiting)
     broker, original = BrokerApi(door, access), OriginalInterface(door, access, limits)
-    topics, groups = TopicsApi(door, access, limits, waiting), GroupsApi(door, access, limits, waiting)
+    topics = TopicsApi(door, access, limits, waiting)
     rates = RatesApi(parts.history, access, waiting)
     topic, partition = "/api/v1/topics/{topic}", "/api/v1/topics/{topic}/partitions/{partition:int}"
     return [
@@ -120,16 +130,14 @@ def _routes_of_parts(parts: Parts) -> list[Route]:
     ]
 
 
-async def _failure(request: Request, error: Exception) -> Response:
+def _problem(request: Request, error: Exception) -> ProblemError:
     if isinstance(error, ProblemError):
-        problem = error
-    elif isinstance(error, HTTPException):
+        return error
+    if isinstance(error, HTTPException):
         text = _TEXTS.get(error.status_code, error.detail).format(method=request.method[:20])
-        problem = ProblemError(error.status_code, text, headers=dict(error.headers or {}))
-    else:
-        # Starlette raises it again behind this answer, and hypercorn logs it.
-        problem = ProblemError(500, "the page failed inside the broker; its log says more")
-    return problem_response(problem)
+        return ProblemError(error.status_code, text, headers=dict(error.headers or {}))
+    # Starlette raises it again behind this answer, and hypercorn logs it.
+    return ProblemError(500, "the page failed inside the broker; its log says more")
 
 
 class _BodyRefusal:

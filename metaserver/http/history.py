@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from metaserver.http.access import Access
-    from metaserver.http.source import Traffic
+    from metaserver.http.source import TopicTraffic, Traffic
     from metaserver.http.streams import EventSink
     from metaserver.http.waiting import WaitingRoom
 
 INTERVAL_SECONDS: Final = 2.0
 SAMPLES_MAX: Final = 300
 """Ten minutes."""
+TOPICS_MAX: Final = 200
+"""Whose rates are remembered; the first by name, where there are more."""
 
 
 @attrs.frozen
@@ -42,13 +44,26 @@ class Sample:
     connections: int
 
 
+@attrs.frozen
+class TopicSample:
+    """The same of one topic."""
+
+    messages_per_second: float
+    put_bytes_per_second: float
+    gets_per_second: float
+    got_bytes_per_second: float
+
+
 @attrs.define(eq=False)
 class History:
     """Looks at the counters now and then."""
 
     _traffic: Callable[[], Traffic]
+    _topic_traffic: Callable[[], dict[str, TopicTraffic]]
     samples: deque[Sample] = attrs.Factory(lambda: deque(maxlen=SAMPLES_MAX))
+    of_topics: dict[str, deque[TopicSample]] = attrs.Factory(dict)
     _before: tuple[float, Traffic] | None = None
+    _topics_before: dict[str, TopicTraffic] = attrs.Factory(dict)
     _began: float = 0.0
     _next: trio.Event = attrs.Factory(trio.Event)
 
@@ -62,11 +77,24 @@ class History:
     def look(self, now: float) -> None:
         """Take a sample of what has happened since the look before."""
         traffic = self._traffic()
+        if self._before is None:
+            self._topics_before = self._topic_traffic()
         if self._before is not None and now > self._before[0]:
+            self._look_at_topics(now - self._before[0])
             self.samples.append(_sample(self._before, now, traffic, now - self._began))
             event, self._next = self._next, trio.Event()
             event.set()
         self._before = now, traffic
+
+    def _look_at_topics(self, passed: float) -> None:
+        traffic = self._topic_traffic()
+        known = sorted(traffic)[:TOPICS_MAX]
+        for topic in self.of_topics.keys() - set(known):
+            del self.of_topics[topic]
+        for topic in known:
+            sample = _topic_sample(self._topics_before.get(topic), traffic[topic], passed)
+            self.of_topics.setdefault(topic, deque(maxlen=SAMPLES_MAX)).append(sample)
+        self._topics_before = traffic
 
     async def wait_next(self) -> Sample:
         """The next sample."""
@@ -94,6 +122,13 @@ def _sample(before: tuple[float, Traffic], now: float, traffic: Traffic, since_s
     )
 
 
+def _topic_sample(before: TopicTraffic | None, now: TopicTraffic, passed: float) -> TopicSample:
+    # A topic that was not there before had nothing then.
+    counts = attrs.astuple(now)
+    old = (0,) * len(counts) if before is None else attrs.astuple(before)
+    return TopicSample(*(round((one - other) / passed, 2) for one, other in zip(counts, old, strict=True)))
+
+
 @attrs.frozen
 class RatesApi:
     """``/api/v1/rates``."""
@@ -103,10 +138,11 @@ class RatesApi:
     _waiting: WaitingRoom
 
     async def rates(self, request: Request) -> Response:
-        """The last ten minutes."""
+        """The last ten minutes, of the broker or of one topic."""
         self._access.admit(request, Role.READ)
-        Query.of(request)
-        samples = [attrs.asdict(sample) for sample in self._history.samples]
+        topic = Query.of(request, "topic").optional("topic")
+        found = self._history.samples if topic is None else self._history.of_topics.get(topic, ())
+        samples = [attrs.asdict(sample) for sample in found]
         return await json_response({"interval_seconds": INTERVAL_SECONDS, "samples": samples}, is_long=True)
 
     async def events(self, request: Request) -> EventStream:

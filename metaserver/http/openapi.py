@@ -109,7 +109,9 @@ _BROKER: Final = {
     "/api/v1/status": {"get": _operation("The node on one page, as metaServer status shows it.")},
     "/api/v1/openapi.json": {"get": _operation("This document.")},
     "/api/v1/replicas": {"get": _operation("Slaves, or the master, with state and delay.")},
-    "/api/v1/rates": {"get": _operation("The rates of the last ten minutes.")},
+    "/api/v1/rates": {
+        "get": _operation("The rates of the last ten minutes.", _query("topic", _TEXT, "Only its."))
+    },
     "/api/v1/rates/events": {
         "get": _operation("Each new sample of the rates.", answer=_TEXT, media="text/event-stream")
     },

@@ -75,8 +75,8 @@ class BrokerDoor(Protocol):
         """Of the whole broker."""
         ...
 
-    def topic_traffic(self, topic: str) -> TopicTraffic:
-        """Of one topic."""
+    def topic_traffic(self) -> dict[str, TopicTraffic]:
+        """Of every topic that has had some."""
         ...
 
     def partitions(self) -> list[dict[str, object]]:

@@ -26,6 +26,7 @@ from metaserver.http.asking import (
 from metaserver.http.browsing import holds, offset_of_id, page_from, search
 from metaserver.http.local_broker import LocalBroker
 from metaserver.http.problems import ProblemError
+from metaserver.http.source import TopicTraffic
 from metaserver.message import join_attribute, message_id_block
 from metaserver.protocol import STORED_TEXT, Get, Status
 
@@ -224,16 +225,23 @@ def topics_content(door: BrokerDoor) -> list[dict[str, object]]:
     }
     for part in door.partitions():
         by_topic.setdefault(str(part["topic"]), []).append(part)
-    return [_topic_content(door, topic, parts) for topic, parts in sorted(by_topic.items())]
+    traffic = door.topic_traffic()
+    return [
+        _topic_content(door, topic, parts, traffic.get(topic, TopicTraffic()))
+        for topic, parts in sorted(by_topic.items())
+    ]
 
 
 def topic_content(door: BrokerDoor, topic: str) -> dict[str, object]:
     """One topic, in values JSON knows; raises ProblemError."""
     known_section(door, topic)
-    return _topic_content(door, topic, [part for part in door.partitions() if part["topic"] == topic])
+    parts = [part for part in door.partitions() if part["topic"] == topic]
+    return _topic_content(door, topic, parts, door.topic_traffic().get(topic, TopicTraffic()))
 
 
-def _topic_content(door: BrokerDoor, topic: str, parts: list[dict[str, object]]) -> dict[str, object]:
+def _topic_content(
+    door: BrokerDoor, topic: str, parts: list[dict[str, object]], traffic: TopicTraffic
+) -> dict[str, object]:
     section = door.config.topic_config(topic)
     config = door.config.defaults if section is None else section
     partitions = [{key: value for key, value in part.items() if key != "topic"} for part in parts]
@@ -242,7 +250,7 @@ def _topic_content(door: BrokerDoor, topic: str, parts: list[dict[str, object]])
         "is_configured": section is not None,
         "messages": _sum(parts, "messages"),
         "bytes": _sum(parts, "end_offset") - _sum(parts, "start_offset"),
-        "traffic": attrs.asdict(door.topic_traffic(topic)),
+        "traffic": attrs.asdict(traffic),
         "config": {
             "numPartitions": config.partition_count,
             "unflushThreshold": config.unflush_threshold,

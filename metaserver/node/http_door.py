@@ -16,6 +16,7 @@ import attrs
 from metaserver.client import connect
 from metaserver.client.servers import Servers
 from metaserver.http import TopicTraffic, Traffic
+from metaserver.names import REGISTRY_TOPIC
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -94,10 +95,15 @@ class HttpDoor:
             fsyncs=self._broker.committer.statistics.flushes,
         )
 
-    def topic_traffic(self, topic: str) -> TopicTraffic:
+    def topic_traffic(self) -> dict[str, TopicTraffic]:
         """See BrokerDoor."""
-        found = self._broker.traffic.get(topic)
-        return TopicTraffic() if found is None else TopicTraffic(**attrs.asdict(found))
+        return {
+            topic: TopicTraffic(
+                messages=found.messages, bytes_in=found.bytes_in, gets=found.gets, bytes_out=found.bytes_out
+            )
+            for topic, found in self._broker.traffic.items()
+            if topic != REGISTRY_TOPIC
+        }
 
     def partitions(self) -> list[dict[str, object]]:
         """See BrokerDoor."""
