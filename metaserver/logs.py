@@ -27,7 +27,7 @@ import os
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import attrs
 import structlog
@@ -56,6 +56,9 @@ _ROTATION_FILES_RANGE = range(1, 1001)
 
 _LEVEL_TEXTS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 """MetaQ's words where Python's differ."""
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+"""Python's levels, from the worst on, and syslog's numbers for them."""
 
 _INTERNAL_KEYS = ("event", "_record", "_from_structlog", "exception", "stack")
 
@@ -114,7 +117,7 @@ def configure_logging(
         structlog.stdlib.ProcessorFormatter(
             processors=[
                 _format_exception,
-                _render_json if log_format == "json" else _render_text,
+                _renderer(log_format, is_journal=path is None and _is_journal(sys.stderr)),
             ]
         )
     )
@@ -244,6 +247,31 @@ def _render_text(_logger: object, _method: str, event: MutableMapping[str, Any])
     fields = "".join(f" {key}={_field_text(value)}" for key, value in _fields(event).items())
     trailers = "".join(f"\n{_indented(event[key])}" for key in ("stack", "exception") if event.get(key))
     return head + fields + trailers
+
+
+def _renderer(log_format: LogFormat, *, is_journal: bool) -> Processor:
+    if log_format == "json":
+        return _render_json
+    return _render_for_journal if is_journal else _render_text
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether systemd's journal reads the stream: then it wants to know how bad a line is (sd-daemon(3))."""
+    named = os.environ.get("JOURNAL_STREAM")
+    if not named:
+        return False
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return named == f"{status.st_dev}:{status.st_ino}"
+
+
+def _render_for_journal(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+    record: logging.LogRecord = event["_record"]
+    priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+    # Each line of a traceback is an entry of its own there.
+    return "\n".join(f"<{priority}>{line}" for line in _render_text(logger, method, event).split("\n"))
 
 
 def _render_json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:

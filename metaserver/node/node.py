@@ -55,6 +55,7 @@ from metaserver.node.local_requests import LocalRequests
 from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
+from metaserver.node.service_manager import ServiceManager, own_service_manager
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
 from metaserver.timers import Timers
 
@@ -164,6 +165,7 @@ class _Node:
     _door: HttpDoor | None = None
     _clock: SystemClock = attrs.Factory(SystemClock)
     _recent: RecentLines = attrs.Factory(lambda: keep_recent_lines(_RECENT_LINES))
+    _service: ServiceManager = attrs.Factory(own_service_manager)
 
     async def run(self) -> None:
         with ExitStack() as stack:
@@ -258,7 +260,7 @@ class _Node:
         server = Server(broker, ground.listener, ground.poller)
         retention = Retention(broker, self._clock, utc_offset_seconds)
         async with trio.open_nursery() as nursery:
-            stop = _Stop()
+            stop = _Stop(self._service)
             for run in (ground.poller.run, parts.timers.run, parts.disk.run, retention.run):
                 nursery.start_soon(run)
             if embedded is not None:
@@ -297,6 +299,7 @@ class _Node:
                             broker.address, config.server_port, reporter.http_port, ground.registry_port
                         )
                     )
+                    nursery.start_soon(self._service.run, partial(_state, reporter))
                     if config.zookeeper.ensemble is None:
                         # In a master's own registry it takes a moment that nobody has to wait for.
                         nursery.start_soon(parts.membership.run)
@@ -312,6 +315,7 @@ class _Node:
         if addresses.registry_port is not None:
             ports["registry"] = addresses.registry_port
         _log.info("Start metamorphosis server successfully", address=addresses.address, **ports)
+        self._service.ready(f"ready at {addresses.address}")
         self._on_ready(addresses)
 
     def _open_store(self) -> MessageStore:
@@ -422,6 +426,7 @@ class _Node:
 class _Stop:
     """Ends a node in order; asked a second time, it no longer waits for ZooKeeper."""
 
+    _service: ServiceManager
     replication: trio.CancelScope | None = None
     _requested: trio.Event = attrs.Factory(trio.Event)
     _waiting: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -433,6 +438,7 @@ class _Stop:
 
     async def carry_out(self, server: Server, membership: Membership, cluster: ClusterSession) -> None:
         await self._requested.wait()
+        self._service.stopping()
         if self.replication is not None:
             self.replication.cancel()
         with self._waiting:
@@ -455,6 +461,12 @@ class _PidFile:
 
     def __exit__(self, *_exception: object) -> None:
         self._path.unlink(missing_ok=True)
+
+
+def _state(reporter: Reporter) -> str:
+    """For whoever asks systemd."""
+    reasons = reporter.readiness()
+    return f"not ready: {'; '.join(reasons)}" if reasons else "does all of its work"
 
 
 def _registry_servers(membership: Membership) -> str | None:
