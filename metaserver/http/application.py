@@ -19,6 +19,7 @@ from starlette.routing import Route
 from metaserver.http.asking import json_response
 from metaserver.http.broker_api import BrokerApi
 from metaserver.http.console.routes import Console
+from metaserver.http.dashboard import Dashboard
 from metaserver.http.following import FollowingApi
 from metaserver.http.groups_api import GroupsApi
 from metaserver.http.history import History, RatesApi
@@ -56,7 +57,8 @@ def build_application(source: HttpSource, parts: Parts | None = None) -> Starlet
         waiting = WaitingRoom(parts.limits.waiting)
         groups = GroupsApi(parts.door, parts.access, parts.limits, waiting)
         console = Console(parts.door, parts.access, parts.limits, groups, parts.history, source.status)
-        routes += [*_routes_of_parts(parts, waiting, groups), *console.routes()]
+        dashboard = Dashboard(parts.door, parts.access, groups, source.status)
+        routes += [*_routes_of_parts(parts, waiting, groups), *console.routes(), *dashboard.routes()]
 
     async def failure(request: Request, error: Exception) -> Response:
         problem = _problem(request, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from metaserver.http.browsing import (
     page_from,
     search,
 )
+from metaserver.http.local_broker import STEP_BYTES
 from metaserver.message import encode_record
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Log:
     data: bytes
     segments: list[int]
     read: int = 0
+    longest: int = 0
+    """What was read at once."""
 
     async def get(
         self, topic: str, partition: int, offset: int, *, size_max: int = 1 << 17, wait_ms: int = 0
@@ -40,8 +44,11 @@ class Log:
         if offset < self.segments[0]:
             return Moved(self.segments[0])
         end = min([at for at in self.segments if at > offset], default=len(self.data))
+        # As long as somebody else is served by then, this takes no time.
+        await trio.lowlevel.checkpoint()
         data = self.data[offset : min(end, offset + size_max)]
         self.read += len(data)
+        self.longest = max(self.longest, len(data))
         return Fetched(topic, partition, offset, data) if data else NothingThere("")
 
     async def offset(self, topic: str, partition: int, offset: int) -> int:
@@ -109,6 +116,27 @@ async def test_a_search_has_an_end() -> None:
     done = await search(log, "t", 0, 0, holds("y"), 10, bytes_max=10_000)
     assert (done.messages, done.is_complete) == ((), False)
     assert done.scanned_bytes >= 10_000
+
+
+async def test_others_have_their_turn_between_small_steps() -> None:
+    """Puts must not wait for a search: what it does at once is bounded, and the loop is free in between."""
+    log, _offsets = make([b"x" * 1000] * 2000)
+    log.segments = [0]
+    turns = 0
+
+    async def be_somebody_else() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(be_somebody_else)
+        done = await search(log, "t", 0, 0, holds("y"), 10)
+        nursery.cancel_scope.cancel()
+    assert done.is_complete
+    assert log.longest <= STEP_BYTES
+    assert turns >= len(log.data) // STEP_BYTES
 
 
 async def test_an_offset_inside_of_a_message_gives_nothing_and_stays() -> None:

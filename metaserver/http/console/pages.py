@@ -264,7 +264,7 @@ class ConsolePages:
         """The process, its machine and its threads."""
         visitor = self._admit(request)
         Query.of(request)
-        threads = await trio.to_thread.run_sync(_threads)
+        threads = await trio.to_thread.run_sync(thread_stacks)
         return await self._pages.render(
             "process", visitor, {"process": self._door.process(), "threads": threads}
         )
@@ -294,8 +294,8 @@ def _difference(ours: bytes, theirs: bytes, name: str) -> list[str]:
     return list(difflib.unified_diff(own, other, "this broker", name, lineterm="", n=1))
 
 
-def _threads() -> list[tuple[str, str]]:
-    """Name and stack of each."""
+def thread_stacks() -> list[tuple[str, str]]:
+    """Name and stack of each thread of the process."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return [
         (names.get(number, str(number)), "".join(traceback.format_stack(frame)))
