@@ -35,7 +35,12 @@ from metaserver.cli.output import (
 )
 from metaserver.cli.processes import ask
 from metaserver.cli.target import Address, address_of, parse_address, server_option
-from metaserver.config import load_server_config, load_slave_config
+from metaserver.config import (
+    load_gregor_config,
+    load_pair_config,
+    load_server_config,
+    load_slave_config,
+)
 from metaserver.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -47,7 +52,7 @@ from metaserver.names import REGISTRY_TOPIC
 from metaserver.protocol import ReplyDecoder, Result, Status, encode_stats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from metaserver.cli.cluster import Choice
 
@@ -179,10 +184,7 @@ def check_config(context: click.Context, files: tuple[Path, ...], *, lenient: bo
     chosen = [absolute(file) for file in files] or _installed_files()
     for file in chosen:
         try:
-            if file.suffix == ".properties":
-                load_slave_config(file, lenient=lenient)
-            else:
-                load_server_config(file, lenient=lenient)
+            _loader_of(file)(file, lenient=lenient)
         except ConfigError as error:
             problems += error.problems
         else:
@@ -245,6 +247,15 @@ def _text_of(reply: object) -> str:
     if reply.status != Status.SUCCESS:
         raise ReplyError(reply.status, reply.text)
     return reply.text
+
+
+def _loader_of(file: Path) -> Callable[..., object]:
+    """By the name, as a plug-in's file is told from another's."""
+    if file.suffix != ".properties":
+        return load_server_config
+    if file.name.startswith("samsa"):
+        return load_pair_config
+    return load_gregor_config if file.name.startswith("gregor") else load_slave_config
 
 
 def _installed_files() -> list[Path]:

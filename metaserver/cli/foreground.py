@@ -15,9 +15,10 @@ import attrs
 import trio
 
 from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.node_files import load_pair, load_slave
 from metaserver.cli.output import Failure
 from metaserver.cli.processes import paths_of
-from metaserver.config import load_server_config, load_slave_config
+from metaserver.config import load_server_config
 from metaserver.errors import ConfigError, MetaServerError
 from metaserver.logs import LoggingSettings, configure_logging, get_logger, parse_logging_settings
 from metaserver.node.node import run_node
@@ -57,9 +58,8 @@ def run_in_foreground(
         settings = _logging_settings(installation.server_file.parent / "logging.toml")
         _configure_logging(log_format, settings, paths, is_background=ready_descriptor is not None)
         server = load_server_config(installation.server_file, lenient=is_lenient)
-        slave_file = installation.slave_file
-        slave = None if slave_file is None else load_slave_config(slave_file, lenient=is_lenient)
-        role = find_role(server, slave)
+        slave = load_slave(installation, is_lenient=is_lenient)
+        role = find_role(server, slave, load_pair(installation, is_lenient=is_lenient))
         if role.decision is not None:
             _log.warning("Not what the configuration says", reason=role.decision.sentence)
         ready = partial(announcer.ready, role)

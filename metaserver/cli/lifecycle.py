@@ -225,6 +225,10 @@ def _describe(installation: Installation, node: FoundNode) -> str:
     if embedded is not None:
         sessions = count_of(embedded["sessions"], "session")
         lines.append(f"  registry       port {embedded['port']}, {sessions}")
+    if (pair := found.get("pair")) is not None:
+        lines.append(
+            f"  pair           the slave {pair['slave']} is {'away' if pair['problem'] else 'there'}"
+        )
     lines += [f"  slave          {_describe_slave(slave)}" for slave in found.get("slaves", [])]
     lines += [
         f"  slave {slave['slave_id']:<9}{_describe_step(slave)}"

@@ -282,8 +282,11 @@ def _spawn(
     search_path = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-P", "-m", "metaserver", "start", "--foreground"]
     command += ["-f", str(installation.server_file)]
-    if installation.slave_file is not None:
-        command.append(f"-Fmetaslave={installation.slave_file}")
+    if installation.pair_file is not None:
+        command.append(f"-Fsamsa={installation.pair_file}")
+    elif installation.slave_file is not None:
+        plug_in = "gregor" if installation.is_gregor else "metaslave"
+        command.append(f"-F{plug_in}={installation.slave_file}")
     return subprocess.Popen(  # noqa: S603 - this very program
         [*command, *options],
         stdin=subprocess.DEVNULL,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.formats import time_text
 from metaserver.cli.lifecycle import describe_ready
+from metaserver.cli.node_files import load_pair, load_slave
 from metaserver.cli.output import Failure, complain, say
 from metaserver.cli.processes import Ending, Launch, ask, find_node
-from metaserver.config import load_server_config, load_slave_config
+from metaserver.config import load_server_config
 from metaserver.errors import ConfigError, ControlError
 from metaserver.node.role import Role, find_role
 
@@ -34,9 +35,8 @@ _PREPARE_SECONDS = 10.0
 def role_of(installation: Installation, *, is_lenient: bool = True) -> Role:
     """What a node is when it is started. Raises ConfigError and RoleError."""
     server = load_server_config(installation.server_file, lenient=is_lenient)
-    slave_file = installation.slave_file
-    slave = None if slave_file is None else load_slave_config(slave_file, lenient=is_lenient)
-    return find_role(server, slave)
+    slave = load_slave(installation, is_lenient=is_lenient)
+    return find_role(server, slave, load_pair(installation, is_lenient=is_lenient))
 
 
 def start_options(installation: Installation) -> tuple[str, ...]:

@@ -49,13 +49,13 @@ def parse_address(text: str) -> Address:
 
 def config_of(installation: Installation) -> ServerConfig:
     """What the files of a node say; raises ConfigError."""
-    from metaserver.config import apply_slave, load_server_config, load_slave_config
+    from metaserver.cli.node_files import load_slave
+    from metaserver.config import apply_slave, load_server_config
 
     # What the broker refuses at its start is not the concern of who only wants its port, or its folders.
     config = load_server_config(installation.server_file, lenient=True)
-    if installation.slave_file is None:
-        return config
-    return apply_slave(config, load_slave_config(installation.slave_file, lenient=True))
+    slave = load_slave(installation, is_lenient=True)
+    return config if slave is None else apply_slave(config, slave)
 
 
 def address_of(installation: Installation) -> Address:

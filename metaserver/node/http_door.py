@@ -72,6 +72,7 @@ class HttpDoor:
             "address": status["address"],
             "config_checksum": status["config_checksum"],
             "slaves": status.get("slaves", []),
+            "pair": status.get("pair"),
             **await self._reporter.slaves(),
             "replication": self._reporter.slave_status() or None,
         }

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from metaserver.logs import LogFormat
     from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.node.role import Decision
-    from metaserver.replication import ConfigSync, ConfigSyncReport, Slave, SlaveReport
+    from metaserver.replication import ConfigSync, ConfigSyncReport, PairLink, Slave, SlaveReport
     from metaserver.storage import FileSystem, MessageStore, QuarantineReport
 
 
@@ -49,6 +49,8 @@ class Reporter:
     """With what it was started, and the line before."""
     decision: Decision | None = None
     """What makes the node something else than its files say."""
+    pair: PairLink | None = None
+    """Of the master of a synchronous pair."""
     _filesystem: FileSystem = attrs.Factory(RealFileSystem)
 
     def readiness(self) -> list[str]:
@@ -82,6 +84,8 @@ class Reporter:
                 for replica in report.partitions
                 if replica.state is ReplicaState.STOPPED
             ]
+        if self.pair is not None and self.pair.problem:
+            reasons.append(f"the slave of the pair, {self.pair.slave_address}: {self.pair.problem}")
         if self._config_sync is not None and self._config_sync.is_refused:
             reasons.append(self._config_sync.problem)
         return reasons
@@ -136,6 +140,8 @@ class Reporter:
             }
         if slaves := slaves_status(broker):
             status["slaves"] = slaves
+        if self.pair is not None:
+            status["pair"] = {"slave": self.pair.slave_address, "problem": self.pair.problem}
         if self._slave is not None:
             status["replication"] = replication_status(self._slave.report(), with_partitions=False)
         if self._config_sync is not None:

@@ -73,21 +73,15 @@ def test_no_verb_and_no_such_option(call: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["start", "samsa"], ["start", "-Fgregor=x"], ["start", "slave", "-Fsamsa=x"]]
-)
-def test_the_synchronous_pair_is_not_there_yet(words: list[str], call: Call) -> None:
-    ran = call(*words)
-    assert ran.code == ExitCode.USAGE
-    assert "not supported yet" in ran.err
-
-
-@pytest.mark.parametrize(
     ("words", "text"),
     [
         (["start", "slaev"], "'slaev' is no kind of node"),
         (["start", "-Fmetaslav=x"], "do you mean -Fmetaslave=FILE?"),
         (["start", "-Fmetaslave"], "do you mean -Fmetaslave=FILE?"),
         (["start", "-Fzzz=x"], "what there is: -Fmetaslave=FILE"),
+        (["start", "slave", "-Fsamsa=x"], "-Fsamsa=x makes the node a samsa, and `slave` something else"),
+        (["start", "samsa", "-Fmetaslave=x"], "makes the node a slave, and `samsa` something else"),
+        (["start", "-Fgregor"], "do you mean -Fgregor=FILE?"),
     ],
 )
 def test_which_node_is_meant_must_be_clear(words: list[str], text: str, call: Call) -> None:
