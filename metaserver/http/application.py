@@ -104,8 +104,9 @@ def _routes_of_source(source: HttpSource) -> list[Route]:
 
 def _routes_of_parts(parts: Parts, waiting: WaitingRoom, groups: GroupsApi) -> list[Route]:
     door, access, limits = parts.door, parts.access, parts.limits
-    broker, original = BrokerApi(door, access), OriginalInterface(door, access, limits)
-    topics = TopicsApi(door, access, limits, waiting)
+    bodies = WaitingRoom(limits.bodies, "requests with messages are being read; send this again")
+    broker, original = BrokerApi(door, access), OriginalInterface(door, access, limits, bodies)
+    topics = TopicsApi(door, access, limits, waiting, bodies)
     rates = RatesApi(parts.history, access, waiting)
     topic, partition = "/api/v1/topics/{topic}", "/api/v1/topics/{topic}/partitions/{partition:int}"
     return [

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from metaserver.http.access import Access
     from metaserver.http.source import BrokerDoor, HttpLimits
+    from metaserver.http.waiting import WaitingRoom
     from metaserver.protocol import Result
 
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
@@ -42,6 +43,7 @@ class OriginalInterface:
     _door: BrokerDoor
     _access: Access
     _limits: HttpLimits
+    _bodies: WaitingRoom
 
     async def get(self, request: Request) -> Response:
         """``topic``, ``partition``, ``group``, ``offset``, ``maxsize``: raw records."""
@@ -89,11 +91,12 @@ class OriginalInterface:
         if given is not None:
             given = str(number(given, "checksum", -1, CHECKSUM_MASK))
         topic, partition = query.text("topic"), _partition(query)
-        data = await read_body(request, length, self._limits.body_seconds)
-        if len(data) != length:
-            raise ProblemError(400, f"the body has {len(data)} bytes, and length says {length}")
         checksum = None if given is None else given.encode()
-        return await self._door.ask(Puts(topic, partition, [data], [flag], [checksum], [b"0"]))
+        with self._bodies.enter():
+            data = await read_body(request, length, self._limits.body_seconds)
+            if len(data) != length:
+                raise ProblemError(400, f"the body has {len(data)} bytes, and length says {length}")
+            return await self._door.ask(Puts(topic, partition, [data], [flag], [checksum], [b"0"]))
 
     async def _offset(self, request: Request) -> Result | Value:
         query = Query.of(request, "topic", "partition", "group", "offset")

@@ -127,5 +127,7 @@ class HttpLimits:
     """Answers under way get this long to finish when the server stops."""
     body_seconds: float = 30.0
     """The body of a request has to arrive within this time."""
+    bodies: int = 16
+    """Messages sent over HTTP that are held in memory; one more is answered 503."""
     waiting: int = 128
     """Long polls and streams; one more is answered 503, so that connections are left for others."""

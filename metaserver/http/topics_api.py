@@ -57,6 +57,7 @@ class TopicsApi:
     _access: Access
     _limits: HttpLimits
     _waiting: WaitingRoom
+    _bodies: WaitingRoom
 
     @property
     def _broker(self) -> LocalBroker:
@@ -86,23 +87,26 @@ class TopicsApi:
             raise ProblemError(
                 404, f"topic {topic} has {section.partition_count} partitions, and there is no {partition}"
             )
-        limit, seconds = self._door.config.max_request_bytes, self._limits.body_seconds
-        if media_type(request) == _RAW:
-            body = await read_body(request, limit, seconds)
-            batch, sizes = _raw_batch(body, query.optional("attribute"))
-        else:
-            check_media_type(request, "application/json")
-            content = await read_json(request, limit, seconds)
-            batch, sizes = await trio.to_thread.run_sync(_batch, content, query.optional("attribute"))
-        try:
-            result = await self._broker.put_batch(topic, partition, batch)
-        except ReplyError as error:
-            raise_refused(error)
+        with self._bodies.enter():
+            batch, sizes = await self._read_batch(request, query.optional("attribute"))
+            try:
+                result = await self._broker.put_batch(topic, partition, batch)
+            except ReplyError as error:
+                raise_refused(error)
         at, messages = result.offset, []
         for message_id, size in zip(message_id_block(result.first_id, result.count), sizes, strict=True):
             messages.append({"partition": result.partition, "offset": at, "id": message_id})
             at += size
         return await json_response({"topic": topic, "messages": messages}, 201, is_long=True)
+
+    async def _read_batch(self, request: Request, attribute: str | None) -> tuple[Batch, list[int]]:
+        """The messages of the body, and how long each is in the log. Raises ProblemError."""
+        limit, seconds = self._door.config.max_request_bytes, self._limits.body_seconds
+        if media_type(request) == _RAW:
+            return _raw_batch(await read_body(request, limit, seconds), attribute)
+        check_media_type(request, "application/json")
+        content = await read_json(request, limit, seconds)
+        return await trio.to_thread.run_sync(_batch, content, attribute)
 
     async def fetch(self, request: Request) -> Response:
         """Messages of a partition from a place on, waiting for some at its end."""
@@ -110,7 +114,7 @@ class TopicsApi:
         topic, partition = topic_of(request), _partition_of(request)
         query = Query.of(request, "from", "max_messages", "max_bytes", "wait_ms")
         count_max = query.integer("max_messages", 500, 1, MESSAGES_MAX)
-        bytes_max = query.integer("max_bytes", BYTES_MAX, 1, 16 * BYTES_MAX)
+        bytes_max = query.integer("max_bytes", BYTES_MAX, 1, 4 * BYTES_MAX)
         wait_ms = query.integer("wait_ms", 0, 0, self._door.config.max_long_poll_ms)
         known_section(self._door, topic)
         offset = await self._place(topic, partition, query.text("from", "start"))

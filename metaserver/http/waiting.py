@@ -1,4 +1,4 @@
-"""How many requests may wait at a time: each holds a connection that others cannot have."""
+"""How many requests may hold something at a time that others cannot have meanwhile."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class WaitingRoom:
-    """For long polls and streams."""
+    """Places for long polls and streams, which hold connections; or for bodies, which hold memory."""
 
     places: int
+    _refusal: str = "requests wait already; ask again without waiting"
     _taken: int = 0
 
     @contextmanager
     def enter(self) -> Iterator[None]:
         """Take a place for the block; raises ProblemError where there is none."""
         if self._taken >= self.places:
-            text = f"{self.places} requests wait already; ask again without waiting"
-            raise ProblemError(503, text, headers={"retry-after": "5"})
+            raise ProblemError(503, f"{self.places} {self._refusal}", headers={"retry-after": "5"})
         self._taken += 1
         try:
             yield
