@@ -91,7 +91,14 @@ def _server_file(named: Path | None) -> Path:
 def _default_server_file() -> Path:
     named = os.environ.get("BASE_DIR")
     if named:
-        return absolute(Path(named)) / _SERVER_FILE
+        file = absolute(Path(named)) / _SERVER_FILE
+        if not file.is_file():
+            raise Failure(
+                f"BASE_DIR is {named}, and there is no {_SERVER_FILE} in it; set it to the folder above "
+                "conf, or name the file with -f FILE",
+                ExitCode.CONFIGURATION,
+            )
+        return file
     for directory in (Path.cwd(), _CHECKOUT):
         if (directory / _SERVER_FILE).is_file():
             return directory / _SERVER_FILE

@@ -51,6 +51,13 @@ preview_option = click.option(
 )
 
 
+def slave_id_option(text: str) -> Callable[[_Function], _Function]:
+    """``--slave-id N``: which of the slaves of a master an old master becomes."""
+    return click.option(
+        "--slave-id", type=click.IntRange(0), default=0, show_default=True, metavar="N", help=text
+    )
+
+
 def node_arguments(function: _Function) -> _Function:
     """``[slave|samsa|gregor] [-f FILE] [-Fmetaslave=FILE]``: which node a verb is for."""
     return click.argument("role", required=False, default="", metavar="[slave]")(

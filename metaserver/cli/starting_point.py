@@ -5,10 +5,10 @@ from __future__ import annotations
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.output import Failure
 from metaserver.client import starting_point
-from metaserver.client.starting_point import StartingPoint
+from metaserver.client.starting_point import StartingPoint, describe_between, describe_outside
 from metaserver.errors import ConfigError
 
-__all__ = ["StartingPoint", "parse_starting_point"]
+__all__ = ["StartingPoint", "describe_between", "describe_outside", "parse_starting_point"]
 
 
 def parse_starting_point(text: str, option: str = "--from") -> StartingPoint:

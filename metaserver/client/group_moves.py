@@ -10,6 +10,7 @@ from metaserver.client.fetching import reach
 from metaserver.client.group_report import for_each
 from metaserver.client.groups import write_offsets
 from metaserver.client.headers import locate, log_ends
+from metaserver.client.starting_point import describe_between, describe_outside
 from metaserver.errors import ClientError
 from metaserver.registry.paths import StoredOffset
 
@@ -87,12 +88,11 @@ async def _find(session: Session, move: Move, starting_point: StartingPoint) -> 
 async def _check(connection: BrokerConnection, move: Move, offset: int, start: int, end: int) -> None:
     partition = move.partition
     if not start <= offset <= end:
-        move.problem = f"offset {offset} is outside of its log, which begins at {start} and ends at {end}"
+        move.problem = describe_outside(offset, start, end)
         return
     found = await locate(connection, partition.topic, partition.number, offset)
     if not found.is_boundary:
-        nearest = f"{found.before} and {found.behind}"
-        move.problem = f"no message begins at offset {offset}; the nearest that do are at {nearest}"
+        move.problem = describe_between(offset, found)
         return
     move.offset, move.message_id = offset, found.message_id
 

@@ -124,6 +124,8 @@ class ServerConfig:
     """The file as it lies on disk."""
     checksum: int = attrs.field(eq=False)
     """CRC-32 of the file."""
+    warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
+    """What the file says and hardly means, a sentence each, with file, line, section and key."""
 
     broker_id: int
     server_port: int = 8123

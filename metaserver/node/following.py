@@ -12,7 +12,7 @@ from metaserver.client import announced_registry_port, connect
 from metaserver.client.servers import format_address
 from metaserver.errors import ClientError
 from metaserver.logs import get_logger
-from metaserver.node.listening import NodeError, advertised_host, own_host
+from metaserver.node.listening import NodeError, advertised_host, own_addresses
 from metaserver.node.own_config import LoadedConfig, OwnConfig
 from metaserver.replication import CalledPlace, ConfigSync, FixedPlace, RegisteredPlace, Slave
 from metaserver.replication.master import meet
@@ -139,7 +139,7 @@ class Following:
 def _place_of(
     config: ServerConfig, slave_config: SlaveConfig, host: str
 ) -> FixedPlace | RegisteredPlace | CalledPlace:
-    own = _own_addresses(config, host)
+    own = own_addresses(config, host)
     if slave_config.is_gregor:
         return CalledPlace(own)
     if slave_config.master_address is None:
@@ -158,10 +158,3 @@ async def _wait_found(place: RegisteredPlace | CalledPlace) -> Address:
         place.on_change = changed.set
         await changed.wait()
     return address
-
-
-def _own_addresses(config: ServerConfig, host: str) -> frozenset[Address]:
-    names = {host, own_host(config)}
-    if not names.isdisjoint(("127.0.0.1", "[::1]")):
-        names.add("localhost")
-    return frozenset((name.strip("[]"), config.server_port) for name in names)

@@ -69,6 +69,8 @@ class Reporter:
             reasons.append(f"the embedded registry does not serve: {self._embedded.failure}")
         if self._broker.gate.reason:
             reasons.append(f"puts are refused: {self._broker.gate.reason}")
+        if self._broker.gate.is_given_up:
+            reasons.append(self._given_up)
         registration = self._membership.report()
         if registration is not None and not (registration.is_registered or registration.is_beginning):
             reasons.append(f"not registered in ZooKeeper: {registration.problem}")
@@ -116,6 +118,7 @@ class Reporter:
             "quarantine": self._quarantine(),
             "puts_refused": broker.gate.reason,
             "fenced": broker.gate.fenced is not None,
+            "handed_over": broker.gate.is_given_up,
         }
         if self.decision is not None:
             status["decision"] = attrs.asdict(self.decision) | {"sentence": self.decision.sentence}
@@ -254,6 +257,15 @@ class Reporter:
                 for report in self._quarantined
             ],
         }
+
+    @property
+    def _given_up(self) -> str:
+        # A master by decision is a slave by its files: so the command line calls it.
+        word = "" if self.decision is None else " slave"
+        return (
+            f"it has given up its place as master: `metaServer follow HOST:PORT{word}` makes it the slave of "
+            f"the new one; `metaServer restart{word}`, where there is none, makes it the master again"
+        )
 
     @property
     def _quarantined(self) -> list[QuarantineReport]:

@@ -88,6 +88,10 @@ def load_decision(data_path: Path) -> Decision | None:
         raise RoleError(path, f"cannot be read: {error}") from error
     if decision.role not in ("master", "slave"):
         raise RoleError(path, f"{decision.role!r} is no role")
+    expected = {"master_host": str, "master_port": int, "time": str, "slave_id": int, "report": dict}
+    for name, kind in expected.items():
+        if not isinstance(value := getattr(decision, name), kind):
+            raise RoleError(path, f"{name} is {value!r}, which makes no sense")
     return decision
 
 

@@ -10,7 +10,7 @@ def names_of(attrs_class: type[attrs.AttrsInstance]) -> set[str]:
 
 
 def test_every_key_sets_a_field_and_every_field_has_its_key() -> None:
-    made = {"path", "source_bytes", "checksum", "defaults", "topics", "zookeeper"}
+    made = {"path", "source_bytes", "checksum", "warnings", "defaults", "topics", "zookeeper"}
     assert {key.field for key in schema.SERVER_KEYS.values()} == names_of(ServerConfig) - made
     topic_fields = names_of(TopicConfig) - {"name", "group_filters", "own_fields"}
     assert {key.field for key in schema.TOPIC_KEYS.values()} == topic_fields
