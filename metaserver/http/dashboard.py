@@ -176,7 +176,7 @@ class Dashboard:
         return {"config": text, "lastLoaded": f"{loaded} ago"}
 
     async def _topics(self, _request: Request) -> dict[str, Any]:
-        found = [content for content in topics_content(self._door) if content["partitions"]]
+        found = [content for content in await topics_content(self._door) if content["partitions"]]
         return {"topics": [await self._topic_members(content) for content in found]}
 
     async def _topic(self, request: Request) -> dict[str, Any]:

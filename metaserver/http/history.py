@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -13,7 +14,7 @@ from metaserver.http.asking import Query, json_response
 from metaserver.http.streams import EventStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -59,7 +60,8 @@ class History:
     """Looks at the counters now and then."""
 
     _traffic: Callable[[], Traffic]
-    _topic_traffic: Callable[[], dict[str, TopicTraffic]]
+    _topics: Callable[[], Collection[str]]
+    _topic_traffic: Callable[[str], TopicTraffic]
     samples: deque[Sample] = attrs.Factory(lambda: deque(maxlen=SAMPLES_MAX))
     of_topics: dict[str, deque[TopicSample]] = attrs.Factory(dict)
     _before: tuple[float, Traffic] | None = None
@@ -78,7 +80,7 @@ class History:
         """Take a sample of what has happened since the look before."""
         traffic = self._traffic()
         if self._before is None:
-            self._topics_before = self._topic_traffic()
+            self._topics_before = self._traffic_of_topics()
         if self._before is not None and now > self._before[0]:
             self._look_at_topics(now - self._before[0])
             self.samples.append(_sample(self._before, now, traffic, now - self._began))
@@ -87,14 +89,16 @@ class History:
         self._before = now, traffic
 
     def _look_at_topics(self, passed: float) -> None:
-        traffic = self._topic_traffic()
-        known = sorted(traffic)[:TOPICS_MAX]
-        for topic in self.of_topics.keys() - set(known):
+        traffic = self._traffic_of_topics()
+        for topic in self.of_topics.keys() - traffic.keys():
             del self.of_topics[topic]
-        for topic in known:
-            sample = _topic_sample(self._topics_before.get(topic), traffic[topic], passed)
+        for topic, now in traffic.items():
+            sample = _topic_sample(self._topics_before.get(topic), now, passed)
             self.of_topics.setdefault(topic, deque(maxlen=SAMPLES_MAX)).append(sample)
         self._topics_before = traffic
+
+    def _traffic_of_topics(self) -> dict[str, TopicTraffic]:
+        return {topic: self._topic_traffic(topic) for topic in nsmallest(TOPICS_MAX, self._topics())}
 
     async def wait_next(self) -> Sample:
         """The next sample."""

@@ -96,7 +96,7 @@ def _load(source: HttpSource, limits: HttpLimits, host: str) -> tuple[Connection
         own_hosts=frozenset(name.lower() for name in names),
         requests_per_second=config.http_requests_per_second,
     )
-    parts = Parts(door, access, limits, History(door.traffic, door.topic_traffic))
+    parts = Parts(door, access, limits, History(door.traffic, door.topics_with_traffic, door.topic_traffic))
     return Connections(build_application(source, parts), limits), parts.history
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from metaserver.client import Session
     from metaserver.config import ServerConfig
@@ -75,12 +75,20 @@ class BrokerDoor(Protocol):
         """Of the whole broker."""
         ...
 
-    def topic_traffic(self) -> dict[str, TopicTraffic]:
-        """Of every topic that has had some."""
+    def topic_traffic(self, topic: str) -> TopicTraffic:
+        """Of one topic."""
         ...
 
-    def partitions(self) -> list[dict[str, object]]:
-        """Of clients, by topic and number: ``topic``, ``partition``, offsets, ``messages``, ``failed``."""
+    def topics_with_traffic(self) -> Collection[str]:
+        """Every topic that has had some."""
+        ...
+
+    def partition_numbers(self) -> dict[str, list[int]]:
+        """Of clients, in no order: which partitions of each topic there are."""
+        ...
+
+    def partition(self, topic: str, number: int) -> dict[str, object] | None:
+        """``partition``, offsets, ``messages``, ``failed``, in values JSON knows; None: there is none."""
         ...
 
     def process(self) -> dict[str, object]:

@@ -26,7 +26,6 @@ from metaserver.http.asking import (
 from metaserver.http.browsing import holds, offset_of_id, page_from, search
 from metaserver.http.local_broker import LocalBroker
 from metaserver.http.problems import ProblemError
-from metaserver.http.source import TopicTraffic
 from metaserver.message import join_attribute, message_id_block
 from metaserver.protocol import STORED_TEXT, Get, Status
 
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
 MESSAGES_MAX: Final = 10_000
 """Of one request and of one answer."""
 BYTES_MAX: Final = 1024 * 1024
+_AT_A_TIME: Final = 200
+"""Partitions that are looked at before others have their turn."""
 _PARTITION_MAX: Final = 99_999
 _RAW: Final = "application/octet-stream"
 
@@ -67,7 +68,7 @@ class TopicsApi:
         """Every topic with its partitions on this broker."""
         self._access.admit(request, Role.READ)
         Query.of(request)
-        content = topics_content(self._door)
+        content = await topics_content(self._door)
         return await json_response({"topics": content}, is_long=True)
 
     async def topic(self, request: Request) -> Response:
@@ -217,44 +218,46 @@ def known_section(door: BrokerDoor, topic: str) -> TopicConfig:
     section = door.config.topic_config(topic)
     if section is not None:
         return section
-    if any(part["topic"] == topic for part in door.partitions()):
+    if topic in door.partition_numbers():
         return door.config.defaults
     raise ProblemError(404, f"this broker has no topic {topic!r}: add a section to server.ini, and reload")
 
 
-def topics_content(door: BrokerDoor) -> list[dict[str, object]]:
-    """Every topic of this broker, in values JSON knows."""
-    by_topic: dict[str, list[dict[str, object]]] = {
-        section.name: [] for section in door.config.topics if not section.is_pattern
-    }
-    for part in door.partitions():
-        by_topic.setdefault(str(part["topic"]), []).append(part)
-    traffic = door.topic_traffic()
-    return [
-        _topic_content(door, topic, parts, traffic.get(topic, TopicTraffic()))
-        for topic, parts in sorted(by_topic.items())
-    ]
+async def topics_content(door: BrokerDoor, part_of_name: str = "") -> list[dict[str, object]]:
+    """The topics of this broker whose names hold a text, in values JSON knows.
+
+    There may be ten thousand partitions: the loop has its turn in between.
+    """
+    numbers = door.partition_numbers()
+    sections = [section.name for section in door.config.topics if not section.is_pattern]
+    found, looked_at = [], 0
+    for topic in sorted({*numbers, *sections}):
+        if part_of_name in topic:
+            found.append(_topic_content(door, topic, numbers.get(topic, [])))
+            looked_at += 1 + len(numbers.get(topic, ()))
+        if looked_at >= _AT_A_TIME:
+            looked_at = 0
+            await trio.lowlevel.checkpoint()
+    return found
 
 
 def topic_content(door: BrokerDoor, topic: str) -> dict[str, object]:
     """One topic, in values JSON knows; raises ProblemError."""
     known_section(door, topic)
-    parts = [part for part in door.partitions() if part["topic"] == topic]
-    return _topic_content(door, topic, parts, door.topic_traffic().get(topic, TopicTraffic()))
+    return _topic_content(door, topic, door.partition_numbers().get(topic, []))
 
 
-def _topic_content(
-    door: BrokerDoor, topic: str, parts: list[dict[str, object]], traffic: TopicTraffic
-) -> dict[str, object]:
+def _topic_content(door: BrokerDoor, topic: str, numbers: list[int]) -> dict[str, object]:
     section = door.config.topic_config(topic)
     config = door.config.defaults if section is None else section
-    partitions = [{key: value for key, value in part.items() if key != "topic"} for part in parts]
+    found = (door.partition(topic, number) for number in sorted(numbers))
+    partitions = [part for part in found if part is not None]
     return {
         "topic": topic,
         "is_configured": section is not None,
-        "messages": _sum(parts, "messages"),
-        "bytes": _sum(parts, "end_offset") - _sum(parts, "start_offset"),
-        "traffic": attrs.asdict(traffic),
+        "messages": _sum(partitions, "messages"),
+        "bytes": _sum(partitions, "end_offset") - _sum(partitions, "start_offset"),
+        "traffic": attrs.asdict(door.topic_traffic(topic)),
         "config": {
             "numPartitions": config.partition_count,
             "unflushThreshold": config.unflush_threshold,

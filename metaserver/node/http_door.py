@@ -17,9 +17,10 @@ from metaserver.client import connect
 from metaserver.client.servers import Servers
 from metaserver.http import TopicTraffic, Traffic
 from metaserver.names import REGISTRY_TOPIC
+from metaserver.node.reporting import partition_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from metaserver.broker import Broker
     from metaserver.client import Session
@@ -96,19 +97,31 @@ class HttpDoor:
             fsyncs=self._broker.committer.statistics.flushes,
         )
 
-    def topic_traffic(self) -> dict[str, TopicTraffic]:
+    def topic_traffic(self, topic: str) -> TopicTraffic:
         """See BrokerDoor."""
-        return {
-            topic: TopicTraffic(
-                messages=found.messages, bytes_in=found.bytes_in, gets=found.gets, bytes_out=found.bytes_out
-            )
-            for topic, found in self._broker.traffic.items()
-            if topic != REGISTRY_TOPIC
-        }
+        found = self._broker.traffic.get(topic)
+        if found is None:
+            return TopicTraffic()
+        return TopicTraffic(
+            messages=found.messages, bytes_in=found.bytes_in, gets=found.gets, bytes_out=found.bytes_out
+        )
 
-    def partitions(self) -> list[dict[str, object]]:
+    def topics_with_traffic(self) -> Collection[str]:
         """See BrokerDoor."""
-        return self._reporter.partitions()
+        return self._broker.traffic.keys() - {REGISTRY_TOPIC}
+
+    def partition_numbers(self) -> dict[str, list[int]]:
+        """See BrokerDoor."""
+        found: dict[str, list[int]] = {}
+        for topic, number in self._broker.partitions:
+            if topic != REGISTRY_TOPIC:
+                found.setdefault(topic, []).append(number)
+        return found
+
+    def partition(self, topic: str, number: int) -> dict[str, object] | None:
+        """See BrokerDoor."""
+        found = self._broker.partitions.get((topic, number))
+        return None if found is None else partition_fields(number, found)
 
     def process(self) -> dict[str, object]:
         """See BrokerDoor."""

@@ -158,4 +158,4 @@ def application_with_parts() -> Starlette:
     """With every route there is; nothing may be asked."""
     access = Access(lambda: None, is_loopback=True, own_hosts=frozenset(), requests_per_second=0)
     door: Any = None
-    return build_application(SOURCE, Parts(door, access, HttpLimits(), History(door, door)))
+    return build_application(SOURCE, Parts(door, access, HttpLimits(), History(door, door, door)))

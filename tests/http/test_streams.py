@@ -92,7 +92,7 @@ async def test_rates_are_differences_over_time(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     traffic, topics = [TRAFFIC], {"old": TopicTraffic(messages=1000)}
-    history = History(lambda: traffic[0], lambda: dict(topics))
+    history = History(lambda: traffic[0], lambda: topics, topics.__getitem__)
     nursery.start_soon(history.run)
     await trio.testing.wait_all_tasks_blocked()
     assert not history.samples
@@ -108,7 +108,7 @@ async def test_rates_are_differences_over_time(
 
 def test_memory_is_bounded() -> None:
     topics = {f"t{number:04}": TopicTraffic() for number in range(TOPICS_MAX + 5)}
-    history = History(lambda: TRAFFIC, lambda: topics)
+    history = History(lambda: TRAFFIC, lambda: topics, topics.__getitem__)
     for second in range(SAMPLES_MAX + 5):
         history.look(float(second))
     assert len(history.samples) == SAMPLES_MAX

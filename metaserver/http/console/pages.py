@@ -78,7 +78,7 @@ class ConsolePages:
         """Every topic."""
         visitor = self._admit(request)
         text = Query.of(request, "q").text("q", "")
-        found = [topic for topic in topics_content(self._door) if text in str(topic["topic"])]
+        found = await topics_content(self._door, text)
         rates = {topic: samples[-1] for topic, samples in self._history.of_topics.items() if samples}
         values = {"topics": found[:_ROWS_MAX], "total": len(found), "q": text, "rates": rates}
         return await self._pages.render("topics", visitor, values)
