@@ -442,7 +442,12 @@ class _Node:
     def _load_users(self) -> Users | None:
         """Raises ConfigError."""
         path = self._config.http_users_file
-        return None if path is None else load_users(path)
+        if path is None:
+            return None
+        users = load_users(path)
+        if path.stat().st_mode & 0o077:
+            _log.warning("Others may read the tokens in httpUsersFile: chmod 600", path=str(path))
+        return users
 
     async def _reload_own(self, broker: Broker) -> tuple[str, ...]:
         """The same for a file that came from the master."""
