@@ -113,11 +113,11 @@ def test_a_slave_that_does_not_follow_is_named(home: Home) -> None:
     pid = int((home.base / "logs" / ".run-slave.pid").read_text(encoding="ascii"))
     os.kill(pid, signal.SIGSTOP)
     try:
-        ran = home.run("probe", "test", "--timeout", "1")
+        ran = home.run("probe", "test", "--timeout", "5")
     finally:
         os.kill(pid, signal.SIGCONT)
     assert ran.code == ExitCode.FAILED
-    assert "test 0-0: the slave0 does not have the message after 1 s" in ran.err
+    assert "test 0-0: the slave0 does not have the message after 5 s" in ran.err
     assert "master" in ran.out
 
 
