@@ -87,6 +87,9 @@ class ClusterSession:
         except MetaServerError as error:
             _log.info("The registry cannot be asked for groups", servers=servers, reason=str(error))
             self._tell(None, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the broker does its work
+            _log.exception("The session with the cluster failed")
+            self._tell(None, repr(error))
 
     def _tell(self, session: Session | None, problem: str) -> None:
         self._session, self._problem = session, problem
