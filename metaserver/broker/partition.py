@@ -79,6 +79,8 @@ class Partition:
     configured here."""
     on_progress: Callable[[], None] | None = None
     """At a slave: called when more of the log is written or synced, or less."""
+    last_get_offset: int = -1
+    """Of the last get that was answered with data."""
     waiting_gets: dict[WaitingGet, None] = attrs.Factory(dict)
     """In the order they came."""
 

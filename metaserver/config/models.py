@@ -185,6 +185,10 @@ class ServerConfig:
     """Who may do what over HTTP; None: see :mod:`metaserver.http.access`."""
     http_requests_per_second: int = 1000
     """Of one HTTP client, by its address; 0: no limit."""
+    scrub_bytes_per_second: int = 4 * MIB
+    """So fast the logs are read again, to find damage; 0: they are not."""
+    scrub_interval_ms: int = 86_400_000
+    """From the beginning of one such pass to that of the next, at least."""
 
     zookeeper: ZooKeeperConfig = ZooKeeperConfig()
 

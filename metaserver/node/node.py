@@ -46,6 +46,7 @@ from metaserver.errors import ConfigError
 from metaserver.http import HttpSource, serve_http
 from metaserver.logs import get_logger, keep_recent_lines
 from metaserver.metrics import BrokerMetrics
+from metaserver.node.checking import Checking
 from metaserver.node.clock import SystemClock, utc_offset_seconds
 from metaserver.node.cluster_session import ClusterSession
 from metaserver.node.following import UNKNOWN_MASTER, Following, check_slave, sync_before_start
@@ -150,6 +151,7 @@ class _Parts:
     pair: PairLink | None
     embedded: EmbeddedRegistry | None
     membership: Membership
+    checking: Checking
     reporter: Reporter
     requests: LocalRequests
     cluster: ClusterSession
@@ -248,7 +250,8 @@ class _Node:
             pair = PairLink(broker, broker.pair_master, pair_config, leave, join)
         slave = None if following is None else following.slave
         sync = None if following is None else following.config_sync
-        reporter = Reporter(broker, store, disk, slave, membership, embedded, sync)
+        checking = Checking.of(broker, membership, following)
+        reporter = Reporter(broker, store, disk, slave, membership, checking, embedded, sync)
         reporter.is_lenient, reporter.log_format = self._is_lenient, self._log_format
         reporter.decision = None if self._role is None else self._role.decision
         reporter.pair = pair
@@ -273,6 +276,7 @@ class _Node:
             pair,
             embedded,
             membership,
+            checking,
             reporter,
             requests,
             cluster,
@@ -293,6 +297,7 @@ class _Node:
             await nursery.start(self._handle_signals, stop, broker)
             handover = Handover(broker, parts.committer, parts.timers, embedded)
             handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()
+            handlers |= parts.checking.handlers()
             await nursery.start(serve_control, self._paths.control_socket, handlers)
             metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)
             source = HttpSource(
@@ -316,6 +321,7 @@ class _Node:
                 async with trio.open_nursery() as serving:
                     await serving.start(server.serve)
                     serving.start_soon(stop.carry_out, server, parts.membership, parts.cluster)
+                    nursery.start_soon(parts.checking.run)
                     if config.zookeeper.ensemble is not None:
                         nursery.start_soon(parts.membership.run)
                         with trio.move_on_after(_REGISTRATION_SECONDS):
