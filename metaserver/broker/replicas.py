@@ -47,6 +47,7 @@ def answer_epochs(
             own_end=end,
             end_of_replica=query.end_offset,
         )
+    partition.told_epochs.add(sink)
     sink.send(encode_result(Status.SUCCESS, str(store.epochs[partition.name].chain), query.opaque))
 
 
@@ -102,7 +103,7 @@ def reconcile(
     A crash in between leaves a copy in quarantine, and all of it to be done again. ``done`` follows on the
     loop; nothing may be appended before.
     """
-    log = partition.log
+    log, chain_before = partition.log, epochs.chain
 
     def work() -> QuarantineReport | None:
         report = None
@@ -122,6 +123,8 @@ def reconcile(
         if divergence is not None:
             partition.maintain_offset = 0
             partition.publish(min(partition.readable_offset, log.end_offset))
+        if epochs.chain != chain_before:
+            partition.epochs_changed()
         done(report, failure)
 
     committer.lend(partition, work, finished)

@@ -179,7 +179,8 @@ class Slave:
             self._look = trio.Event()
             if self.on_facts is not None:
                 self.on_facts(link, facts)
-            self._refresh(await link.stats("offsets", _SILENCE_SECONDS))
+            asked_wall_seconds = self._clock.wall_seconds()
+            self._refresh(await link.stats("offsets", _SILENCE_SECONDS), asked_wall_seconds)
             self._catch_up.look(left_bytes(map(self._report, self._replicas.values())), trio.current_time())
             await self._trim()
             self._reports.give_sign_of_life()
@@ -187,9 +188,12 @@ class Slave:
                 await self._look.wait()
             facts = await ask_facts(link, _SILENCE_SECONDS)
 
-    def _refresh(self, offsets: str) -> None:
-        """Learn the master's partitions and ranges from its ``stats offsets``."""
-        self._heard_wall_seconds = self._clock.wall_seconds()
+    def _refresh(self, offsets: str, asked_wall_seconds: float) -> None:
+        """Learn the master's partitions and ranges from its ``stats offsets``.
+
+        They hold of the moment when they were asked for: what the master took before is in them.
+        """
+        self._heard_wall_seconds = asked_wall_seconds
         for name, span in parse_ranges(offsets).items():
             start, end = span.start, span.end
             replica = self._replicas.get(name) or self._open(name, start)
