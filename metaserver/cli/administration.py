@@ -50,6 +50,7 @@ from metaserver.config import (
     load_server_config,
     load_slave_config,
 )
+from metaserver.config.users import load_users
 from metaserver.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -203,6 +204,8 @@ def check_config(context: click.Context, files: tuple[Path, ...], *, lenient: bo
             loaded = _loader_of(file)(file, lenient=lenient)
             for warning in loaded.warnings if isinstance(loaded, ServerConfig) else ():
                 complain(warning)
+            if isinstance(loaded, ServerConfig) and loaded.http_users_file is not None:
+                load_users(loaded.http_users_file)
         except ConfigError as error:
             problems += error.problems
         else:

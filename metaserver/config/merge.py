@@ -32,6 +32,7 @@ OWN_SYSTEM_KEYS: Final = {
     "appClassPath": "is a place on the machine",
     "minFreeDiskBytes": "depends on the size of the machine's disk",
     "flushThreadCount": "depends on what the machine's disk can do",
+    "httpUsersFile": "is a place on the machine",
 }
 """Keys of [system] that a slave keeps, and why."""
 

@@ -181,6 +181,10 @@ class ServerConfig:
     checkpoint_bytes: int = 64 * MIB
     """Appended bytes between two recovery checkpoints of a partition."""
     flush_thread_count: int = 4
+    http_users_file: Path | None = None
+    """Who may do what over HTTP; None: see :mod:`metaserver.http.access`."""
+    http_requests_per_second: int = 1000
+    """Of one HTTP client, by its address; 0: no limit."""
     scrub_bytes_per_second: int = 4 * MIB
     """So fast the logs are read again, to find damage; 0: they are not."""
     scrub_interval_ms: int = 86_400_000

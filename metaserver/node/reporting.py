@@ -185,19 +185,12 @@ class Reporter:
         return {**status, "quarantine": self._quarantine()}
 
     def topics(self) -> dict[str, object]:
-        """Every partition with its offsets."""
+        """Every partition with its offsets, and the sections that have none."""
         partitions = self._partitions
         with_messages = {topic for topic, _number in partitions}
         return {
             "topics": [
-                {
-                    "topic": topic,
-                    "partition": number,
-                    "start_offset": partition.log.start_offset,
-                    "end_offset": partition.readable_offset,
-                    "messages": partition.log.record_count,
-                    "failed": None if partition.log.failure is None else str(partition.log.failure),
-                }
+                {"topic": topic, **partition_fields(number, partition)}
                 for (topic, number), partition in sorted(partitions.items())
             ],
             "without_messages": [
@@ -344,6 +337,18 @@ class Reporter:
     @property
     def _uptime_seconds(self) -> float:
         return self._broker.clock.monotonic_seconds() - self._broker.started_monotonic_seconds
+
+
+def partition_fields(number: int, partition: Partition) -> dict[str, object]:
+    """A partition of a topic in values JSON knows."""
+    log = partition.log
+    return {
+        "partition": number,
+        "start_offset": log.start_offset,
+        "end_offset": partition.readable_offset,
+        "messages": log.record_count,
+        "failed": None if log.failure is None else str(log.failure),
+    }
 
 
 def _config_sync_status(report: ConfigSyncReport) -> dict[str, object]:
