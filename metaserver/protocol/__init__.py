@@ -24,6 +24,7 @@ them; the result does not depend on how the bytes were cut into pieces.
 from metaserver.protocol.commands import (
     OPAQUE_MISSING,
     STORED_TEXT,
+    ZLIB,
     Command,
     EpochsQuery,
     Get,
@@ -62,6 +63,7 @@ from metaserver.protocol.encoder import (
     encode_transactional_put,
     encode_value_header,
     encode_version,
+    encode_zlib_get,
 )
 from metaserver.protocol.replies import ReplyDecoder
 from metaserver.protocol.transactions import (
@@ -84,6 +86,7 @@ __all__ = [
     "PREPARED_TEXT",
     "READ_ONLY_TEXT",
     "STORED_TEXT",
+    "ZLIB",
     "Command",
     "CommandDecoder",
     "EpochsQuery",
@@ -127,6 +130,7 @@ __all__ = [
     "encode_transactional_put",
     "encode_value_header",
     "encode_version",
+    "encode_zlib_get",
     "parse_key",
     "parse_xa_failure",
     "xa_failure_text",

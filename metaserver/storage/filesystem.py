@@ -13,6 +13,7 @@ import enum
 import errno
 import fcntl
 import os
+import threading
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
@@ -217,15 +218,23 @@ class FileSystem(Protocol):
         ...
 
 
+_making_directories = threading.Lock()
+
+
 def make_directories(filesystem: FileSystem, path: Path) -> None:
-    """Make a directory and the parents it lacks, each name durable before the next is made."""
-    missing = []
-    while not filesystem.is_directory(path):
-        missing.append(path)
-        path = path.parent
-    for directory in reversed(missing):
-        filesystem.make_directory(directory, Point.CREATE_DIRECTORY)
-        filesystem.sync_directory(directory.parent, Point.CREATE_SYNC_PARENT)
+    """Make a directory and the parents it lacks, each name durable before the next is made.
+
+    From any thread: two that lack the same parent wait for each other, for who finds it there must find it
+    durable.
+    """
+    with _making_directories:
+        missing = []
+        while not filesystem.is_directory(path):
+            missing.append(path)
+            path = path.parent
+        for directory in reversed(missing):
+            filesystem.make_directory(directory, Point.CREATE_DIRECTORY)
+            filesystem.sync_directory(directory.parent, Point.CREATE_SYNC_PARENT)
 
 
 def is_no_room(error: OSError) -> bool:

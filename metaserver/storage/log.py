@@ -370,6 +370,10 @@ class PartitionLog:
             if offset == self._end_offset:
                 return
             index = layout.index_of(offset)
+            before = layout.segments[max(0, index - 1)]
+            if offset == layout.starts[index] == before.start_offset + before.size_bytes:
+                # An empty one would stay, and end the one before where another replica does not.
+                index = max(0, index - 1)
             segment, removed = layout.segments[index], layout.segments[index + 1 :]
             if removed and offset > segment.start_offset + segment.size_bytes:
                 raise OffsetInHoleError(offset, layout.starts[0], self._end_offset, layout.starts[index + 1])

@@ -126,6 +126,9 @@ class Peer:
     def close_after_replies(self) -> None:
         raise AssertionError("malformed")
 
+    def close(self) -> None:
+        raise AssertionError("nobody closes it")
+
 
 @attrs.define(eq=False)
 class MemoryBroker:
