@@ -238,6 +238,9 @@ class Cluster:
         match action.kind:
             case "cut":
                 self._cut(action.target)
+            case "open":
+                kept = {cut for cut in self.network.cuts if not self._is_between_nodes(cut)}
+                self.network.heal(kept)
             case "heal":
                 self.network.heal()
             case "reset":
@@ -304,6 +307,9 @@ class Cluster:
             "master to clients": [(master, client) for client in clients],
             "registry to master": [(REGISTRY_ADDRESS, master)],
             "slave and registry": [(REGISTRY_ADDRESS, other) for other in slave],
+            "clients and registry": [
+                way for client in clients for way in ((client, REGISTRY_ADDRESS), (REGISTRY_ADDRESS, client))
+            ],
             "master and registry": [(REGISTRY_ADDRESS, master), (master, REGISTRY_ADDRESS)],
         }
         both["master and the others"] = [
@@ -313,6 +319,10 @@ class Cluster:
         ]
         for source, target in both[ways]:
             self.network.cut(source, target)
+
+    def _is_between_nodes(self, cut: tuple[str, str]) -> bool:
+        own = {REGISTRY_ADDRESS, *(machine.address for machine in self.machines.values())}
+        return own.issuperset(cut)
 
     async def _promote(self) -> None:
         """A slave takes the place of the master: stopped, and started as master on its own data."""

@@ -21,7 +21,7 @@ from metaserver.broker.transport import SocketTransport
 from tests.simulation.world import current_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from random import Random
 
     from metaserver.message import Buffer
@@ -78,9 +78,9 @@ class Network:
         self.cuts.add((source, target))
         self.on_change()
 
-    def heal(self) -> None:
-        """Open every way."""
-        self.cuts.clear()
+    def heal(self, kept: Collection[tuple[str, str]] = ()) -> None:
+        """Open every way but these."""
+        self.cuts.intersection_update(kept)
         for endpoint in list(self.endpoints.values()):
             endpoint.pump()
         self.on_change()

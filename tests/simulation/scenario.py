@@ -178,11 +178,15 @@ def _all_is_lost_but_slaves(random: Random, at: float) -> list[Action]:
 def _zombie(random: Random, at: float) -> list[Action]:
     """The master is cut off from all but its clients, and goes on while a slave takes its place."""
     actions = [_action(at, "cut", "master and the others")]
+    if random.random() < 0.5:
+        # Nobody tells the clients: they go on with the old master when it is back, and knows better.
+        actions.append(_action(at, "cut", "clients and registry"))
     at += random.uniform(0.5, 6.0)
     actions.append(_action(at, "promote"))
     at += random.uniform(0.5, 6.0)
-    actions.append(_action(at, "heal"))
-    return [*actions, _action(at + random.uniform(0.5, 3.0), "rejoin")]
+    actions.append(_action(at, "open", "the nodes"))
+    at += random.uniform(0.5, 3.0)
+    return [*actions, _action(at, "rejoin"), _action(at + random.uniform(0.0, 1.0), "heal")]
 
 
 def _one_way_cut(random: Random, at: float) -> list[Action]:
