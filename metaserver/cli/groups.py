@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
 import trio
 
-from metaserver.cli.cluster import check_group, chosen_cluster, cluster_arguments, known_group, opened
+from metaserver.cli.cluster import (
+    check_group,
+    chosen_cluster,
+    cluster_arguments,
+    describe_registry,
+    known_group,
+    opened,
+)
+from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.group_reset import reset
 from metaserver.cli.options import json_option
-from metaserver.cli.output import count_of, describe_bytes, describe_seconds, say, table
+from metaserver.cli.output import Failure, count_of, describe_bytes, describe_seconds, say, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,11 +31,19 @@ if TYPE_CHECKING:
 _MIB = 1024 * 1024
 
 
+def _meant(word: str) -> str:
+    """For a word that is no group."""
+    close = get_close_matches(word, ("reset", "show"), 1)
+    return f"; do you mean `metaServer groups {close[0]}`?" if close else ""
+
+
 class _GroupsVerb(click.Group):
     """``groups [GROUP]`` without a word in between; a group called ``reset`` is ``groups show reset``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            if len(args) > 1 and not args[1].startswith("-") and (hint := _meant(args[0])):
+                raise Failure(f"there is no `groups {args[0]}` with a second word{hint}", ExitCode.USAGE)
             args = ["show", *args]
         return super().parse_args(ctx, args)
 
@@ -67,10 +84,18 @@ def show(
     if group is None:
         reports = trio.run(_report_all, choice)
         summaries = {"groups": [_summary(report) for report in reports]}
-        say(json.dumps(summaries, indent=2) if as_json else _describe_all(reports))
+        if as_json:
+            say(json.dumps(summaries, indent=2))
+        elif reports:
+            say(_describe_all(reports))
+        else:
+            say(f"no groups {describe_registry(choice.servers, choice.root)}")
         return
     check_group(group)
-    report = trio.run(_report_one, choice, group, scan_mib * _MIB)
+    try:
+        report = trio.run(_report_one, choice, group, scan_mib * _MIB)
+    except Failure as error:
+        raise Failure(error.message + _meant(group), error.code) from error
     say(json.dumps(_as_json(report), indent=2) if as_json else _describe(report))
 
 
@@ -133,8 +158,6 @@ def _as_json(report: GroupReport) -> dict[str, Any]:
 
 
 def _describe_all(reports: list[GroupReport]) -> str:
-    if not reports:
-        return "no groups"
     rows = [["group", "members", "partitions", "behind", "topics"]]
     rows += [
         [
