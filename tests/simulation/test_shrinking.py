@@ -13,7 +13,7 @@ MODEL = "truncate_without_quarantine"
 def test_a_failing_seed_is_shrunk_and_told() -> None:
     with MODELS[MODEL]():
         failed = simulate(SEED)
-        shrunk = shrink(failed, runs_max=40)
+        shrunk = shrink(failed, runs_max=25)
         again = run(shrunk.scenario)
     assert failed.violations
     assert shrunk.violations
