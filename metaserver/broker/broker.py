@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import attrs
 import trio
@@ -24,7 +25,7 @@ from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraf
 from metaserver.broker.version import VERSION_TEXT
 from metaserver.logs import get_logger
 from metaserver.message import MessageIdSource
-from metaserver.names import BrokerId
+from metaserver.names import REGISTRY_TOPIC, BrokerId
 from metaserver.protocol import (
     Command,
     EpochsQuery,
@@ -87,6 +88,10 @@ class Broker:
     master_address: str | None = None
     """Where this broker replicates from; None on a master. A slave refuses puts."""
     version_text: str = VERSION_TEXT
+    instance: str = attrs.Factory(lambda: uuid4().hex[:16])
+    """A name for the life of this process, by which others find out that they talk to the same broker."""
+    describe_upstream: Callable[[], str] | None = None
+    """What a slave tells of the nodes above it, nearest first (docs/protocol.md)."""
     gate: PutGate = attrs.Factory(PutGate)
     pair_slave: PairSlave | None = None
     """Of the slave of a synchronous pair."""
@@ -94,6 +99,8 @@ class Broker:
     """Of the master of a synchronous pair."""
     on_new_partition: Callable[[], None] | None = None
     """Called when a partition has been created."""
+    on_suspect: Callable[[TopicPartition, int], None] | None = None
+    """Called when somebody may not have been able to read what lies at an offset."""
     partitions: dict[tuple[str, int], Partition] = attrs.Factory(dict)
     counters: Counters = attrs.Factory(Counters)
     traffic: defaultdict[str, TopicTraffic] = attrs.Factory(lambda: defaultdict(TopicTraffic))
@@ -142,9 +149,8 @@ class Broker:
             case OffsetQuery():
                 self._gets.offset(command, sink)
             case EpochsQuery():
-                answer_epochs(
-                    command, self.store, self.partitions.get((command.topic, command.partition)), sink
-                )
+                asked = self.partitions.get((command.topic, command.partition))
+                answer_epochs(command, self.store, asked, sink, is_slave=self.is_slave)
             case Replicated():
                 self.acknowledgements.report(command, sink)
             case Version():
@@ -187,6 +193,11 @@ class Broker:
             [records], len(records), count, last_id, done, done, _nothing, offset, begins_segment
         )
         self.committer.append(partition, append)
+
+    def suspect(self, name: TopicPartition, offset: int) -> None:
+        """Somebody may not have been able to read what lies there."""
+        if self.on_suspect is not None and name.topic != REGISTRY_TOPIC:
+            self.on_suspect(name, offset)
 
     def open_partition(
         self, name: TopicPartition, topic_config: TopicConfig, start_offset: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from metaserver.storage import LogSlice
 
 _log = get_logger(__name__)
+
+_ZLIB_LEVEL = 3
+"""Of a mebibyte of small JSON records, at 119 MB/s, it leaves 5 % more than level 6 does at 61 MB/s."""
 
 
 @attrs.define(eq=False)
@@ -82,9 +86,17 @@ class GetHandler:
             text = self._broker.failure_text(get.topic, get.partition, str(error))
             sink.send(encode_result(Status.ERROR, text, get.opaque))
             return
+        if partition is not None:
+            # Who gets bytes he can do nothing with asks for them again.
+            if get.offset == partition.last_get_offset:
+                self._broker.suspect(partition.name, get.offset)
+            partition.last_get_offset = get.offset
         traffic = self._broker.traffic[get.topic]
         traffic.gets += 1
         traffic.bytes_out += log_slice.size
+        if get.is_compressed:
+            self._send_compressed(log_slice, get.opaque, sink)
+            return
         header = encode_value_header(log_slice.size, get.opaque)
         if self._broker.page_cache.holds(log_slice.file, log_slice.position, log_slice.size):
             sink.send_slice(header, log_slice)
@@ -95,6 +107,23 @@ class GetHandler:
                 partial(self._broker.page_cache.fetch, log_slice.file, log_slice.position, log_slice.size),
                 lambda _result, _failure: _send_fetched(sink, header, log_slice),
             )
+
+    def _send_compressed(self, log_slice: LogSlice, opaque: int, sink: ReplySink) -> None:
+        """A worker reads and compresses: it would stop every connection for as long as that takes."""
+        size = log_slice.size
+
+        def done(body: bytes | None, failure: Exception | None) -> None:
+            sink.add_inflight(-size)
+            log_slice.release()
+            if body is None:
+                _log.error("Get failed", reason=str(failure))
+                sink.send(encode_result(Status.ERROR, f"The log cannot be read: {failure}", opaque))
+            else:
+                sink.send(encode_value_header(len(body), opaque) + body)
+            sink.flush()
+
+        sink.add_inflight(size)
+        self._broker.executor.submit(lambda: zlib.compress(log_slice.read(), _ZLIB_LEVEL), done)
 
     def _read(self, partition: Partition | None, get: Get) -> LogSlice:
         if self._broker.is_closed(get.topic, get.partition):
@@ -138,6 +167,8 @@ class GetHandler:
             return
         if partition.config.stat:
             self._broker.real_time.add("offset", query.topic, query.group, 1, 1)
+        if partition.log.start_offset < query.offset < partition.readable_offset:
+            self._broker.suspect(partition.name, query.offset)
         nearest = min(partition.log.segment_start(query.offset), partition.readable_offset)
         if query.offset >= partition.readable_offset:
             nearest = partition.readable_offset

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from metaserver.cli.chain import describe_chain
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.options import chosen_node, json_option, lenient_option, node_arguments
 from metaserver.cli.output import (
@@ -229,17 +230,33 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         for slave in found.get("registered_slaves", [])
     ]
     lines += describe_quarantine(found["quarantine"])
+    lines.append(f"  scrub          {_describe_scrub(found['scrub'])}")
     replication = found.get("replication")
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"
         lines += [
             f"  master         {replication['master'] or 'not known'}, {state}",
+            *(f"  {line.replace('chain ', 'chain          ', 1)}" for line in describe_chain(replication)),
             f"  behind by      {describe_lag(replication)}",
         ]
     if (sync := found.get("config_sync")) is not None:
         lines.append(f"  server.ini     {describe_config_sync(sync)}")
     lines += [f"  problem        {problem}" for problem in found["problems"]]
     return "\n".join(lines)
+
+
+def _describe_scrub(scrub: dict[str, Any]) -> str:
+    """How far the logs have been read again, and what was found."""
+    if not scrub["bytes_per_second"]:
+        step = "off"
+    elif scrub["partition"] is not None:
+        step = (
+            f"at {scrub['partition']}, offset {scrub['offset']}, {describe_bytes(scrub['read_bytes'])} read"
+        )
+    else:
+        step = f"everything read {count_of(scrub['passes'], 'time')}"
+    damaged = f"{scrub['found']} damaged, {scrub['repaired']} repaired, {scrub['open']} open"
+    return f"{step}; {damaged if scrub['found'] else 'no damage'}"
 
 
 def _describe_slave(slave: dict[str, Any]) -> str:

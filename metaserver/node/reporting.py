@@ -19,6 +19,7 @@ from metaserver.metrics import (
 from metaserver.names import REGISTRY_TOPIC
 from metaserver.node.slaves import acknowledgement_snapshot, slaves_status, unconfirmed_bytes
 from metaserver.replication import ReplicaState
+from metaserver.replication.chain import chain_problem
 from metaserver.replication.master import format_place
 from metaserver.storage import RealFileSystem, quarantine_folders
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
     from metaserver.broker.partition import Partition
     from metaserver.logs import LogFormat
+    from metaserver.node.checking import Checking
     from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.node.role import Decision
     from metaserver.replication import ConfigSync, ConfigSyncReport, PairLink, Slave, SlaveReport
@@ -41,6 +43,7 @@ class Reporter:
     _disk: DiskGuard
     _slave: Slave | None
     _membership: Membership
+    _checking: Checking
     _embedded: EmbeddedRegistry | None = None
     _config_sync: ConfigSync | None = None
     http_port: int = 0
@@ -79,6 +82,8 @@ class Reporter:
             if not report.is_connected:
                 master = " ".join(filter(None, ("the master", report.master_address)))
                 reasons.append(f"not connected to {master}: {report.problem}")
+            if report.is_connected and (problem := chain_problem(report.upstream)):
+                reasons.append(problem)
             if report.search_problem not in ("", report.problem):
                 reasons.append(f"the master's address may be out of date: {report.search_problem}")
             reasons += [
@@ -99,6 +104,7 @@ class Reporter:
             "role": "slave" if broker.is_slave else "master",
             "version": __version__,
             "pid": os.getpid(),
+            "instance": broker.instance,
             "broker_id": config.broker_id,
             "address": broker.address,
             "http_port": self.http_port,
@@ -112,10 +118,11 @@ class Reporter:
             "topics": len({topic for topic, _ in partitions}),
             "partitions": len(partitions),
             "messages": sum(partition.log.record_count for partition in partitions.values()),
-            "bytes": sum(p.log.end_offset - p.log.start_offset for p in partitions.values()),
+            "bytes": sum(partition.log.statistics().size_bytes for partition in partitions.values()),
             "disk_free_bytes": self._disk.free_bytes,
-            "problems": self.readiness(),
+            "problems": self.readiness() + self._checking.problems(),
             "quarantine": self._quarantine(),
+            "scrub": self._checking.status(),
             "puts_refused": broker.gate.reason,
             "fenced": broker.gate.fenced is not None,
             "handed_over": broker.gate.is_given_up,
@@ -178,19 +185,12 @@ class Reporter:
         return {**status, "quarantine": self._quarantine()}
 
     def topics(self) -> dict[str, object]:
-        """Every partition with its offsets."""
+        """Every partition with its offsets, and the sections that have none."""
         partitions = self._partitions
         with_messages = {topic for topic, _number in partitions}
         return {
             "topics": [
-                {
-                    "topic": topic,
-                    "partition": number,
-                    "start_offset": partition.log.start_offset,
-                    "end_offset": partition.readable_offset,
-                    "messages": partition.log.record_count,
-                    "failed": None if partition.log.failure is None else str(partition.log.failure),
-                }
+                {"topic": topic, **partition_fields(number, partition)}
                 for (topic, number), partition in sorted(partitions.items())
             ],
             "without_messages": [
@@ -238,6 +238,7 @@ class Reporter:
             replication=self._replication(),
             registry=self._registry(),
             puts_refused=bool(broker.gate.reason),
+            damage=self._checking.snapshot(),
             quarantine_folders=self._quarantine_folders(),
             quarantined_messages=sum(report.records for report in self._quarantined),
         )
@@ -312,6 +313,7 @@ class Reporter:
             diverged_partitions=sum(r.state is ReplicaState.STOPPED for r in report.partitions),
             copied_bytes=report.catch_up.copied_bytes,
             catch_up_seconds=report.estimated_seconds,
+            gaps=self._slave.skips,
         )
 
     def _registry(self) -> RegistrySnapshot | None:
@@ -337,6 +339,18 @@ class Reporter:
         return self._broker.clock.monotonic_seconds() - self._broker.started_monotonic_seconds
 
 
+def partition_fields(number: int, partition: Partition) -> dict[str, object]:
+    """A partition of a topic in values JSON knows."""
+    log = partition.log
+    return {
+        "partition": number,
+        "start_offset": log.start_offset,
+        "end_offset": partition.readable_offset,
+        "messages": log.record_count,
+        "failed": None if log.failure is None else str(log.failure),
+    }
+
+
 def _config_sync_status(report: ConfigSyncReport) -> dict[str, object]:
     return {
         "enabled": report.is_enabled,
@@ -359,6 +373,8 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
         "lag_messages": report.lag_messages,
         "lag_seconds": round(report.lag_seconds, 3),
         "heard_seconds": report.heard_wall_seconds,
+        "link": None if report.link is None else attrs.asdict(report.link),
+        "upstream": [attrs.asdict(hop) | {"role": hop.role} for hop in report.upstream],
         "partitions": len(report.partitions),
         "stopped": sum(replica.state is ReplicaState.STOPPED for replica in report.partitions),
         "catch_up": {
@@ -382,6 +398,7 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
                 "lag_bytes": replica.lag_bytes,
                 "lag_messages": replica.lag_messages,
                 "lag_seconds": round(replica.lag_seconds, 3),
+                "gaps": [list(gap) for gap in replica.gaps],
             }
             for replica in report.partitions
         ]

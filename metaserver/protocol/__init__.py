@@ -24,6 +24,7 @@ them; the result does not depend on how the bytes were cut into pieces.
 from metaserver.protocol.commands import (
     OPAQUE_MISSING,
     STORED_TEXT,
+    ZLIB,
     Command,
     EpochsQuery,
     Get,
@@ -60,12 +61,14 @@ from metaserver.protocol.encoder import (
     encode_sync,
     encode_value_header,
     encode_version,
+    encode_zlib_get,
 )
 from metaserver.protocol.replies import ReplyDecoder
 
 __all__ = [
     "OPAQUE_MISSING",
     "STORED_TEXT",
+    "ZLIB",
     "Command",
     "CommandDecoder",
     "EpochsQuery",
@@ -102,4 +105,5 @@ __all__ = [
     "encode_sync",
     "encode_value_header",
     "encode_version",
+    "encode_zlib_get",
 ]

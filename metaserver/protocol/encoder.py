@@ -6,6 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from metaserver.message import checksum
+from metaserver.protocol.commands import ZLIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,11 +70,25 @@ def encode_put_batch(topic: str, partition: int, records: bytes, opaque: int) ->
 
 
 def encode_get(
-    topic: str, group: str, partition: int, offset: int, size_max: int, opaque: int, wait_ms: int = 0
+    topic: str,
+    group: str,
+    partition: int,
+    offset: int,
+    size_max: int,
+    opaque: int,
+    wait_ms: int = 0,
 ) -> bytes:
     """A ``get`` line; ``wait_ms`` above zero asks for the long poll."""
     words = b"get %b %b %d %d %d %d" % (topic.encode(), group.encode(), partition, offset, size_max, opaque)
     return words + (b" %d\r\n" % wait_ms if wait_ms > 0 else b"\r\n")
+
+
+def encode_zlib_get(
+    topic: str, group: str, partition: int, offset: int, size_max: int, opaque: int, wait_ms: int
+) -> bytes:
+    """A ``get`` line that asks for compressed bytes: an extension."""
+    line = encode_get(topic, group, partition, offset, size_max, opaque)
+    return line.removesuffix(b"\r\n") + b" %d %b\r\n" % (wait_ms, ZLIB.encode())
 
 
 def encode_offset_query(topic: str, group: str, partition: int, offset: int, opaque: int) -> bytes:

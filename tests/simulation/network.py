@@ -374,8 +374,19 @@ class SimSocket:
         self._network = network
         self._process = current_process.get()
         self._end: Endpoint | None = None
+        self._peer = ("", 0)
         self._is_closed = False
         self._change = trio.Event()
+
+    family = socket.AF_INET
+
+    @property
+    def _sock(self) -> SimSocket:
+        """What anyio asks for addresses."""
+        return self
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._peer
 
     def setsockopt(self, *options: int) -> None:
         """None has an effect here."""
@@ -384,6 +395,7 @@ class SimSocket:
         return -1 if self._is_closed else 1
 
     async def connect(self, address: tuple[str, int]) -> None:
+        self._peer = address
         self._end = await self._network.connect(self._process, *address)
         self._end.on_change = self._changed
 
