@@ -12,6 +12,7 @@ from metaserver.cli.cluster import check_group, chosen_cluster, cluster_argument
 from metaserver.cli.group_reset import reset
 from metaserver.cli.options import json_option
 from metaserver.cli.output import count_of, describe_bytes, describe_seconds, say, table
+from metaserver.cli.sub_verbs import ShowByDefault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,19 +23,7 @@ if TYPE_CHECKING:
 _MIB = 1024 * 1024
 
 
-class _GroupsVerb(click.Group):
-    """``groups [GROUP]`` without a word in between; a group called ``reset`` is ``groups show reset``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of the base class
-        return ["[GROUP] [OPTIONS] | reset GROUP --to WHERE [OPTIONS]"]
-
-
-@click.group(cls=_GroupsVerb)
+@click.group(cls=ShowByDefault, usage_text="[GROUP] [OPTIONS] | reset GROUP --to WHERE [OPTIONS]")
 def groups() -> None:
     """Show the groups of consumers, or where one stands and who its members are, or move one.
 

@@ -37,9 +37,9 @@ VERBS = {
     "follow": Verb("follow", "follow HOST:PORT [slave]", "the node becomes a slave of that master"),
     "stats": Verb("administration", "stats [ITEM] [slave]", "statistics over the broker's port; item `help`"),
     "topics": Verb(
-        "administration",
+        "topics",
         "topics [slave|TOPIC]",
-        "every partition with its offsets; `--cluster`: and replicas",
+        "every partition with its offsets; `create`, `alter`, `delete`",
     ),
     "groups": Verb(
         "groups", "groups [GROUP]", "the groups of consumers, and how far they are behind; `reset`"

@@ -40,6 +40,9 @@ lenient_option = click.option(
     "--lenient", is_flag=True, help="Pass over unknown keys of the configuration, as MetaQ does."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+execute_option = click.option(
+    "--execute", "executes", is_flag=True, help="Do it; without it, only what would change is told."
+)
 preview_option = click.option(
     "--preview",
     "preview_bytes",

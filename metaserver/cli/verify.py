@@ -28,6 +28,7 @@ from metaserver.storage import RealFileSystem
 from metaserver.storage.checkpoint import fingerprint, load_checkpoint
 from metaserver.storage.filenames import (
     CHECKPOINT_NAME,
+    DELETED_NAME,
     EPOCHS_NAME,
     LOCK_NAME,
     QUARANTINE_NAME,
@@ -94,7 +95,7 @@ def _find_partitions(directory: Path) -> tuple[list[Path], list[str]]:
     partitions = [
         child for child in children if child.is_dir() and TopicPartition.parse(child.name) is not None
     ]
-    known = {LOCK_NAME, QUARANTINE_NAME, ROLE_NAME, _TRANSACTIONS_NAME}
+    known = {LOCK_NAME, DELETED_NAME, QUARANTINE_NAME, ROLE_NAME, _TRANSACTIONS_NAME}
     known |= {*(partition.name for partition in partitions)}
     return partitions, [
         f"{child.name} belongs to no partition" for child in children if child.name not in known

@@ -51,6 +51,7 @@ from metaserver.node.listening import advertised_host, listen, own_host
 from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
+from metaserver.node.topics import TopicChanges
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
 from metaserver.timers import Timers
 
@@ -242,6 +243,7 @@ class _Node:
             await nursery.start(self._handle_signals, stop, broker)
             handover = Handover(broker, parts.committer, parts.timers, embedded)
             handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()
+            handlers |= TopicChanges(broker, partial(self._reload, broker), self._is_lenient).handlers()
             await nursery.start(serve_control, self._paths.control_socket, handlers)
             metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)
             source = HttpSource(status=reporter.status, metrics=metrics.prepare, readiness=reporter.readiness)

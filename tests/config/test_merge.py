@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from metaserver.config import parse_server_config
 from metaserver.config.ini import parse_ini
+from metaserver.config.layout import decode_file, encode_as
 from metaserver.config.merge import (
     OWN_SYSTEM_KEYS,
     OWN_TOPIC_KEYS,
-    decode_file,
-    encode_as,
     merge_master,
     stamp,
     stamped_checksum,
