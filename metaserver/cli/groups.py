@@ -9,6 +9,8 @@ import click
 import trio
 
 from metaserver.cli.cluster import check_group, chosen_cluster, cluster_arguments, known_group, opened
+from metaserver.cli.group_copy import copy
+from metaserver.cli.group_delete import delete
 from metaserver.cli.group_reset import reset
 from metaserver.cli.options import json_option
 from metaserver.cli.output import count_of, describe_bytes, describe_seconds, say, table
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
 _MIB = 1024 * 1024
 
 
-@click.group(cls=ShowByDefault, usage_text="[GROUP] [OPTIONS] | reset GROUP --to WHERE [OPTIONS]")
+@click.group(
+    cls=ShowByDefault,
+    usage_text="[GROUP] [OPTIONS] | reset GROUP --to WHERE | copy GROUP [TARGET] | delete GROUP",
+)
 def groups() -> None:
-    """Show the groups of consumers, or where one stands and who its members are, or move one.
+    """Show the groups of consumers, or where one stands and who its members are; move, copy, delete one.
 
-    `metaServer groups show --help` and `metaServer groups reset --help` list the options.
+    `metaServer groups show --help`, `metaServer groups reset --help` and so on list the options.
     """
 
 
@@ -64,6 +69,8 @@ def show(
 
 
 groups.add_command(reset)
+groups.add_command(copy)
+groups.add_command(delete)
 
 
 async def _report_all(choice: Choice) -> list[GroupReport]:

@@ -41,9 +41,18 @@ VERBS = {
         "topics [slave|TOPIC]",
         "every partition with its offsets; `create`, `alter`, `delete`",
     ),
-    "groups": Verb(
-        "groups", "groups [GROUP]", "the groups of consumers, and how far they are behind; `reset`"
+    "close-partitions": Verb(
+        "partitions", "close-partitions", "have the broker refuse puts to and gets from some partitions"
     ),
+    "open-partitions": Verb("partitions", "open-partitions", "serve every partition of a topic again"),
+    "move-partitions": Verb(
+        "partitions", "move-partitions", "other numbers for partitions of a stopped broker"
+    ),
+    "delete-partitions": Verb("partitions", "delete-partitions", "remove partitions of a stopped broker"),
+    "groups": Verb(
+        "groups", "groups [GROUP]", "the groups of consumers, and how far they are behind; `reset`, `copy`"
+    ),
+    "query": Verb("query", "query [COMMAND]", "offsets of groups in every storage; a shell, as in MetaQ"),
     "check-config": Verb("administration", "check-config FILE...", "list every problem of the files"),
     "produce": Verb("produce", "produce TOPIC", "send lines or records from a file or standard input"),
     "consume": Verb(

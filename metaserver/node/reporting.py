@@ -181,6 +181,7 @@ class Reporter:
                     "end_offset": partition.readable_offset,
                     "messages": partition.log.record_count,
                     "failed": None if partition.log.failure is None else str(partition.log.failure),
+                    **({"closed": True} if self._broker.is_closed(topic, number) else {}),
                 }
                 for (topic, number), partition in sorted(partitions.items())
             ],

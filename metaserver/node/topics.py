@@ -121,7 +121,8 @@ class TopicChanges:
         topic = _name_of(request)
         self._check_known(topic)
         closed = sorted(self._broker.closed.get(topic, ()))
-        self._broker.open_partitions(topic)
+        if not request.get("dry_run"):
+            self._broker.open_partitions(topic)
         return {"topic": topic, "opened": closed}
 
     async def close_partitions(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -133,8 +134,10 @@ class TopicChanges:
         served = [number for name, number in self._broker.partitions if name == topic]
         if last > max(count - 1, *served, 0):
             raise TopicChangeError(f"topic {topic} has no partition {last}; its last is {count - 1}")
-        self._broker.close_partitions(topic, first, last)
-        return {"topic": topic, "closed": sorted(self._broker.closed[topic])}
+        closed = self._broker.closed.get(topic, set()) | set(range(first, last + 1))
+        if not request.get("dry_run"):
+            self._broker.close_partitions(topic, first, last)
+        return {"topic": topic, "closed": sorted(closed)}
 
     # Looking.
 
