@@ -17,6 +17,8 @@ class ShowByDefault(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put ``show`` in front, where that is meant."""
+        if ctx.resilient_parsing and not args:
+            return super().parse_args(ctx, args)  # A shell asks which verbs there are.
         if not args or args[0] not in (*self.commands, *ctx.help_option_names):
             args = ["show", *args]
         return super().parse_args(ctx, args)

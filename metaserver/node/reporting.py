@@ -103,6 +103,12 @@ class Reporter:
             "data_path": str(config.data_path),
             "uptime_seconds": round(self._uptime_seconds, 3),
             "connections": broker.connection_count,
+            "requests": {
+                "put": broker.counters.put,
+                "get": broker.counters.get,
+                "received_bytes": broker.counters.bytes_in,
+                "sent_bytes": broker.counters.bytes_out,
+            },
             "topics": len({topic for topic, _ in partitions}),
             "partitions": len(partitions),
             "messages": sum(partition.log.record_count for partition in partitions.values()),
