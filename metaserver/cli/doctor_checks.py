@@ -390,7 +390,9 @@ def check_registry(patient: Patient) -> Iterator[Finding]:
     if found is not None:
         where = f"registry {found['servers']}"
         if found["registered"]:
-            yield Finding(Level.OK, "registry", f"registered in {where}, {count_of(found['topics'], 'topic')}")
+            yield Finding(
+                Level.OK, "registry", f"registered in {where}, {count_of(found['topics'], 'topic')}"
+            )
         else:
             yield Finding(
                 Level.PROBLEM,
