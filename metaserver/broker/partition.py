@@ -10,10 +10,11 @@ from metaserver.broker.replica_acks import AckRule
 from metaserver.names import REGISTRY_TOPIC, AckLevel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from metaserver.config import ServerConfig, TopicConfig
     from metaserver.errors import StorageError
+    from metaserver.filters import Filter, UnknownFilter
     from metaserver.message import Buffer
     from metaserver.names import TopicPartition
     from metaserver.storage import PartitionLog
@@ -72,6 +73,8 @@ class Partition:
     """No new segment or checkpoint is tried before the log ends here: the last attempt failed."""
     unflushed_count: int = 0
     flush_timer: Timer | None = None
+    filters: Mapping[str, Filter | UnknownFilter] = attrs.Factory(dict)
+    """By group: which messages it gets."""
     ack_rule: AckRule | None = None
     """What a put waits for when it is safe here; None: for nothing."""
     syncs_for_master: bool = False
@@ -99,6 +102,7 @@ class Partition:
             self.config = attrs.evolve(
                 config.defaults, unflush_threshold=0, ack_level=AckLevel.DISK, stat=False
             )
+        self.filters = dict(self.config.group_filters)
         level = self.config.acknowledged
         self.ack_rule = None
         if level.waits_for_slaves:

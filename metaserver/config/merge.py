@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from metaserver.config.layout import (
     SYSTEM,
     FileSection,
@@ -18,7 +20,7 @@ from metaserver.config.layout import (
     join_sections,
     line_end_of,
 )
-from metaserver.config.schema import OUR_KEYS
+from metaserver.config.schema import FILTERS_SECTION, OUR_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,6 +64,7 @@ def merge_master(own: str, master: str, *, is_java: bool = False, lenient: bool 
         OWN_SYSTEM_KEYS,
         kept,
     )
+    _merge_filters(mine, theirs)
     return join_sections(_merge_topics(mine, theirs, kept), end)
 
 
@@ -100,6 +103,16 @@ def _edit(
     added = [piece for key, piece in wanted.items() if key not in before]
     place = own[-1].end_of_entries()
     own[-1].pieces[place:place] = added
+
+
+def _merge_filters(own: list[FileSection], master: list[FileSection]) -> None:
+    """The names that topics' filters may have are behaviour as well."""
+    mine = [section for section in own if section.name == FILTERS_SECTION]
+    theirs = [section for section in master if section.name == FILTERS_SECTION]
+    if mine:
+        _edit(mine, theirs, frozenset(), frozenset())
+    else:
+        own += [attrs.evolve(section, is_new=True) for section in theirs]
 
 
 def _merge_topics(

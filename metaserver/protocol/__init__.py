@@ -57,6 +57,7 @@ from metaserver.protocol.encoder import (
     encode_stats,
     encode_value_header,
     encode_version,
+    with_condition,
 )
 from metaserver.protocol.replies import ReplyDecoder
 
@@ -96,4 +97,5 @@ __all__ = [
     "encode_stats",
     "encode_value_header",
     "encode_version",
+    "with_condition",
 ]

@@ -86,6 +86,8 @@ class Get:
     opaque: int
     wait_ms: int = 0
     """How long the broker may wait for data before it answers that there is none."""
+    condition: str | None = None
+    """Which messages are wanted; blank: all of them. Not None: the peer knows how a skipped range is told."""
 
 
 @attrs.frozen
