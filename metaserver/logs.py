@@ -134,6 +134,17 @@ def configure_logging(
         logging.getLogger(name).setLevel(LEVELS[its_level])
 
 
+def load_logging_settings(path: Path) -> LoggingSettings:
+    """What the file says; the defaults where there is none. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return LoggingSettings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError((f"{path}: cannot be read: {error}",)) from error
+    return parse_logging_settings(text, str(path))
+
+
 def parse_logging_settings(text: str, source: str) -> LoggingSettings:
     """Read the text of a ``logging.toml``; ``source`` names the file in problems.
 

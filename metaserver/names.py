@@ -24,6 +24,9 @@ MAX_OFFSET = Offset(2**63 - 1)
 TOPIC_BYTES_MAX = 200
 """A directory name may have 255 bytes; the partition number needs some of them."""
 
+_DIGITS_MAX = 40
+"""More than any number here has, and far fewer than Python refuses to read."""
+
 _TOPIC = re.compile(rf"(?!\.{{1,2}}\Z)[!-.0-~]{{1,{TOPIC_BYTES_MAX}}}")
 
 
@@ -50,6 +53,14 @@ def pattern_matches(pattern: str, topic: str) -> bool:
             return False
         position = found + len(piece)
     return True
+
+
+def parse_digits(text: str, maximum: int) -> int | None:
+    """The number that ASCII digits write; None where it is none, or larger. However long the text is."""
+    if not (text.isascii() and text.isdigit()) or len(text) > _DIGITS_MAX:
+        return None
+    number = int(text)
+    return number if number <= maximum else None
 
 
 class AckLevel(StrEnum):
@@ -85,11 +96,10 @@ class TopicPartition:
     def parse(cls, directory_name: str) -> TopicPartition | None:
         """The partition a directory name stands for (split at the last dash); None if for none."""
         topic, dash, partition = directory_name.rpartition("-")
-        if not dash or not partition.isascii() or not partition.isdigit() or not is_valid_topic(topic):
+        number = parse_digits(partition, MAX_OFFSET)
+        if not dash or number is None or str(number) != partition or not is_valid_topic(topic):
             return None
-        if str(int(partition)) != partition:
-            return None
-        return cls(Topic(topic), PartitionId(int(partition)))
+        return cls(Topic(topic), PartitionId(number))
 
 
 REGISTRY_TOPIC = Topic("__registry")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaserver.names import TOPIC_BYTES_MAX, PartitionId, Topic, TopicPartition, is_valid_topic
+from metaserver.names import TOPIC_BYTES_MAX, PartitionId, Topic, TopicPartition, is_valid_topic, parse_digits
 
 
 @pytest.mark.parametrize("name", ["a", "a-b", "!@#$%", "..a", "x" * TOPIC_BYTES_MAX])
@@ -30,3 +30,23 @@ def test_other_directories_are_no_partitions(name: str) -> None:
     assert TopicPartition.parse(name) is None or str(TopicPartition.parse(name)) == name
     if name != "a--1":
         assert TopicPartition.parse(name) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("0099", 99),
+        ("100", 100),
+        ("101", None),
+        ("", None),
+        ("-1", None),
+        ("+1", None),
+        ("1_0", None),
+        ("\u0661", None),
+        # More than Python itself reads.
+        ("9" * 5000, None),
+    ],
+)
+def test_digits_of_a_number_up_to_a_limit(text: str, number: int | None) -> None:
+    assert parse_digits(text, 100) == number

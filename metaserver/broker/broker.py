@@ -32,6 +32,7 @@ from metaserver.protocol import (
     Malformed,
     OffsetQuery,
     OversizedPut,
+    Pair,
     PutBatch,
     Puts,
     Quit,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from metaserver.broker.committer import Committer
     from metaserver.broker.executor import Executor
     from metaserver.broker.page_cache import PageCache
+    from metaserver.broker.pair_master import PairMaster
+    from metaserver.broker.pair_slave import PairSlave
     from metaserver.broker.sink import ReplySink
     from metaserver.config import ServerConfig, TopicConfig
     from metaserver.errors import StorageError
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
 
 _NO_TRANSACTIONS = "This broker does not support transactions."
 _NO_SYNC = "This broker is no synchronous slave and takes no sync requests."
+_NO_PAIR = "This broker is no synchronous slave and copies nobody who calls."
 
 _log = get_logger(__name__)
 
@@ -84,6 +88,10 @@ class Broker:
     """Where this broker replicates from; None on a master. A slave refuses puts."""
     version_text: str = VERSION_TEXT
     gate: PutGate = attrs.Factory(PutGate)
+    pair_slave: PairSlave | None = None
+    """Of the slave of a synchronous pair."""
+    pair_master: PairMaster | None = None
+    """Of the master of a synchronous pair."""
     on_new_partition: Callable[[], None] | None = None
     """Called when a partition has been created."""
     partitions: dict[tuple[str, int], Partition] = attrs.Factory(dict)
@@ -147,8 +155,8 @@ class Broker:
                 self._puts.refuse_oversized(command, sink)
             case TransactionalPut() | Transaction():
                 sink.send(encode_result(Status.ERROR, _NO_TRANSACTIONS, command.opaque))
-            case Sync():
-                sink.send(encode_result(Status.UNAVAILABLE, _NO_SYNC, command.opaque))
+            case Sync() | Pair():
+                self._serve_pair(command, sink)
             case Malformed():
                 sink.send(encode_result(Status.BAD_REQUEST, f"Bad request,{command.reason}", command.opaque))
                 sink.close_after_replies()
@@ -203,9 +211,20 @@ class Broker:
         self.partitions[(name.topic, name.partition)] = partition
         return partition
 
+    def _serve_pair(self, command: Sync | Pair, sink: ReplySink) -> None:
+        if self.pair_slave is not None:
+            self.pair_slave.handle(command, sink)
+        else:
+            text = _NO_SYNC if isinstance(command, Sync) else _NO_PAIR
+            sink.send(encode_result(Status.UNAVAILABLE, text, command.opaque))
+
     def _stats(self, stats: Stats, sink: ReplySink) -> None:
         body: str | bytes = self.config.source_bytes if stats.item == "config" else report(self, stats.item)
         sink.send(encode_result(Status.SUCCESS, body, stats.opaque))
+
+    def hold(self, size_bytes: int, sink: ReplySink) -> None:
+        """Count memory that appends of a peer hold (a negative size when it is free again)."""
+        self._puts.hold(size_bytes, sink)
 
     # Administration
 

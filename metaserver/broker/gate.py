@@ -1,4 +1,4 @@
-"""Whether a master takes puts: it may be sealed for a planned change, or fenced by another master."""
+"""Whether a master takes puts: it may be sealed for a planned change, or have given up or lost its place."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ _log = get_logger(__name__)
 
 @attrs.define(eq=False)
 class PutGate:
-    """Open, sealed for a while, or fenced until the process ends."""
+    """Open, sealed for a while, or, until the process ends, given up or fenced."""
 
     reason: str = ""
     """Why puts are refused, as producers are told; blank while they are taken."""
     fenced: FencedError | None = None
     """What also those puts are answered that wait for the disk."""
+    is_given_up: bool = False
+    """Sealed for good: the master has handed its place over."""
 
     def fence(self, rival: str) -> None:
         """Another broker has this one's place: what is taken from now on would be lost."""
@@ -33,8 +35,13 @@ class PutGate:
             self.reason = reason
             _log.warning("Sealed: puts are refused", reason=reason)
 
+    def give_up(self) -> None:
+        """Stay sealed for good."""
+        self.is_given_up = True
+        _log.warning("The place as master is given up: no more puts are taken until a restart")
+
     def unseal(self) -> None:
-        """Take puts again, unless another broker has fenced this one."""
-        if self.fenced is None and self.reason:
+        """Take puts again, unless that is over for good."""
+        if self.fenced is None and not self.is_given_up and self.reason:
             self.reason = ""
             _log.warning("No longer sealed: puts are taken")

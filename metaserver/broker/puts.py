@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from metaserver.broker.broker import Broker
+    from metaserver.broker.pair_master import Copies
     from metaserver.broker.partition import Partition
     from metaserver.broker.replica_acks import AckRule
     from metaserver.broker.sink import ReplySink
@@ -55,13 +56,15 @@ class _TakenPut:
     size_bytes: int
     _reply: Callable[[int], bytes]
     """The replies of success, for the offset of the first record."""
+    copies: Copies | None = None
+    """What becomes of it at the slave of a synchronous pair."""
     offset: int = -1
     """Of the first record, once it has one."""
     rule: AckRule | None = attrs.field(init=False)
     """What held when it came: a reload changes what later puts wait for."""
 
     def __attrs_post_init__(self) -> None:
-        self.rule = self.partition.ack_rule
+        self.rule = self.partition.ack_rule if self.copies is None else None
 
     @property
     def waiting_bytes(self) -> int:
@@ -72,7 +75,9 @@ class _TakenPut:
         self.offset = offset
         # The records are in the log: only what the replies need is still held.
         self._handler.hold(-self.size_bytes, self.sink)
-        if self.rule is None:
+        if self.copies is not None:
+            self.copies.when_known(self._copied)
+        elif self.rule is None:
             self.confirmed()
         else:
             self._handler.wait_for_slaves(self, self.rule)
@@ -84,6 +89,14 @@ class _TakenPut:
         else:
             self._handler.refuse_failed(self, fenced)
         self._handler.hold(-self.waiting_bytes, self.sink)
+
+    def _copied(self, is_stored: bool) -> None:  # noqa: FBT001 - an outcome
+        if is_stored:
+            self.confirmed()
+        else:
+            self._handler.say_not_copied(self)
+            self._handler.hold(-self.waiting_bytes, self.sink)
+        self.sink.flush()
 
     def missed(self, confirmed_count: int) -> None:
         if self.rule is not None:
@@ -108,11 +121,13 @@ class PutHandler:
 
     def put(self, run: Puts, sink: ReplySink) -> None:
         """Append a run, or refuse it."""
-        if run.partition == -1 and len(run.bodies) > 1:
-            # Each message goes to a partition of its own choice, however many came in one read.
+        pair = self._broker.pair_master
+        if len(run.bodies) > 1 and (run.partition == -1 or (pair is not None and pair.sends)):
+            # Each message goes to a partition of its own choice, or waits for a slave's answer of its own,
+            # however many came in one read.
             messages = zip(run.bodies, run.flags, run.checksums, run.opaques, strict=True)
             for body, flag, checksum, opaque in messages:
-                self.put(Puts(run.topic, -1, [body], [flag], [checksum], [opaque]), sink)
+                self.put(Puts(run.topic, run.partition, [body], [flag], [checksum], [opaque]), sink)
             return
         self._broker.counters.put += len(run.bodies)
         try:
@@ -135,8 +150,9 @@ class PutHandler:
             return encode_put_results(opaques, message_ids, name.partition, offset, sizes)
 
         self._count_puts(partition, run.partition, len(bodies), len(records) - HEADER_SIZE * len(bodies))
+        copies = pair.copy(name, records) if pair is not None and pair.sends else None
         self._append(
-            _TakenPut(self, partition, sink, opaques, sizes, len(bodies), len(records), reply),
+            _TakenPut(self, partition, sink, opaques, sizes, len(bodies), len(records), reply, copies),
             records,
             message_ids[-1],
         )
@@ -164,8 +180,10 @@ class PutHandler:
 
         self._count_puts(partition, batch.partition, count, len(records) - HEADER_SIZE * count)
         size_bytes = len(records)
+        pair = self._broker.pair_master
+        copies = pair.copy(name, records) if pair is not None and pair.sends else None
         self._append(
-            _TakenPut(self, partition, sink, opaques, [size_bytes], count, size_bytes, reply),
+            _TakenPut(self, partition, sink, opaques, [size_bytes], count, size_bytes, reply, copies),
             records,
             message_ids[-1],
         )
@@ -205,6 +223,13 @@ class PutHandler:
         )
         self._broker.acknowledgements.wait(put.partition, rule, waiting)
 
+    def say_not_copied(self, put: _TakenPut) -> None:
+        """The slave of a pair may not have it; it stays here all the same."""
+        name, pair = put.partition.name, self._broker.pair_master
+        text = "" if pair is None else pair.failure_text(name)
+        refusal = RefusedError(Status.ERROR, text)
+        self._refuse_puts(name.topic, name.partition, refusal, put.opaques, put.sink)
+
     def say_stored(self, put: _TakenPut, rule: AckRule, confirmed_count: int) -> None:
         """Too few slaves have it in time: no success, and what has become of each message."""
         name, offset = put.partition.name, put.offset
@@ -240,7 +265,10 @@ class PutHandler:
     def _partition_for_put(self, topic: str, requested: int, count: int) -> Partition:
         """Where ``count`` messages go. What may wait for slaves that are not there is not taken."""
         partition = self._find_partition(topic, requested)
-        rule = partition.ack_rule
+        rule, pair = partition.ack_rule, self._broker.pair_master
+        if pair is not None and pair.sends:
+            # Its slave answers each put, and reports nothing.
+            return partition
         if rule is not None and (detail := self._broker.acknowledgements.refusal(rule, count)) is not None:
             self._refuse_put(topic, partition.name.partition, detail, Status.UNAVAILABLE)
         return partition
@@ -251,6 +279,8 @@ class PutHandler:
         if closed and requested in closed:
             detail = f"partition[{self._broker.config.broker_id}-{requested}] has been closed"
             self._refuse_put(topic, requested, detail, Status.FORBIDDEN)
+        if self._broker.pair_master is not None:
+            self._broker.pair_master.check()
         if reason := self._broker.gate.reason:
             self._refuse_put(topic, requested, reason, Status.UNAVAILABLE)
         if (master := self._broker.master_address) is not None:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from metaserver.cli.catch_up import describe_catch_up, replicating, watch
-from metaserver.cli.cluster import chosen_cluster, chosen_profile, cluster_arguments, known_partitions, opened
+from metaserver.cli.cluster import (
+    chosen_cluster,
+    chosen_profile,
+    cluster_arguments,
+    describe_registry,
+    known_partitions,
+    opened,
+)
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.installation import absolute, find_installation
 from metaserver.cli.options import (
@@ -36,7 +43,13 @@ from metaserver.cli.output import (
 )
 from metaserver.cli.processes import ask
 from metaserver.cli.target import Address, address_of, parse_address, server_option
-from metaserver.config import load_server_config, load_slave_config
+from metaserver.config import (
+    ServerConfig,
+    load_gregor_config,
+    load_pair_config,
+    load_server_config,
+    load_slave_config,
+)
 from metaserver.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -48,7 +61,7 @@ from metaserver.names import REGISTRY_TOPIC
 from metaserver.protocol import ReplyDecoder, Result, Status, encode_stats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from metaserver.cli.cluster import Choice
 
@@ -144,10 +157,17 @@ def topics(
     """List every partition of one node with its offsets and messages, or of a cluster with its replicas."""
     if is_cluster or servers is not None or word not in ROLES or chosen_profile() is not None:
         if server is not None or plug_ins:
-            raise Failure("--server and -F are for the topics of one node, without --cluster", ExitCode.USAGE)
+            what = "--cluster and --servers ask" if word in ROLES else f"topics {word} asks"
+            raise Failure(
+                f"{what} all brokers of the cluster; --server and -F are for every topic of one node",
+                ExitCode.USAGE,
+            )
         import trio
 
-        report, text = trio.run(_cluster_topics, chosen_cluster(servers, root, server_file), word)
+        choice = chosen_cluster(servers, root, server_file)
+        report, text = trio.run(_cluster_topics, choice, word)
+        if not report["topics"]:
+            text += f" {describe_registry(choice.servers, choice.root)}"
         say(json.dumps(report, indent=2) if as_json else text)
         return
     if server is None:
@@ -182,10 +202,9 @@ def check_config(context: click.Context, files: tuple[Path, ...], *, lenient: bo
     chosen = [absolute(file) for file in files] or _installed_files()
     for file in chosen:
         try:
-            if file.suffix == ".properties":
-                load_slave_config(file, lenient=lenient)
-            else:
-                load_server_config(file, lenient=lenient)
+            loaded = _loader_of(file)(file, lenient=lenient)
+            for warning in loaded.warnings if isinstance(loaded, ServerConfig) else ():
+                complain(warning)
         except ConfigError as error:
             problems += error.problems
         else:
@@ -248,6 +267,15 @@ def _text_of(reply: object) -> str:
     if reply.status != Status.SUCCESS:
         raise ReplyError(reply.status, reply.text)
     return reply.text
+
+
+def _loader_of(file: Path) -> Callable[..., object]:
+    """By the name, as a plug-in's file is told from another's."""
+    if file.suffix != ".properties":
+        return load_server_config
+    if file.name.startswith("samsa"):
+        return load_pair_config
+    return load_gregor_config if file.name.startswith("gregor") else load_slave_config
 
 
 def _installed_files() -> list[Path]:

@@ -140,13 +140,26 @@ async def known_partitions(session: Session, topic: str) -> tuple[Partition, ...
     return found
 
 
+def how_to_make(topic: str) -> str:
+    """A topic that a broker does not have."""
+    return (
+        f"a broker takes the topics of its server.ini: write [topic={topic}] into it, and type "
+        "`metaServer reload`"
+    )
+
+
 def unknown_topic(session: Session, topic: str) -> Failure:
     """That no broker announces it."""
-    where = session.network.discovery.servers.connect
+    where = describe_registry(session.network.discovery.servers.connect, session.options.root)
     return Failure(
-        f"no broker announces topic {topic!r} in the registry of {where}; "
+        f"no broker announces topic {topic!r} {where}; "
         "`metaServer topics --cluster` lists those that are announced"
     )
+
+
+def describe_registry(servers: str, root: str) -> str:
+    """Where something was looked for; what is not there may be below another root."""
+    return f"below {root} in the registry of {servers}"
 
 
 async def known_group(session: Session, name: str) -> Group:
@@ -156,10 +169,8 @@ async def known_group(session: Session, name: str) -> Group:
     discovery = session.network.discovery
     group = await read_group(discovery, name)
     if group is None:
-        raise Failure(
-            f"there is no group {name!r} in the registry of {discovery.servers.connect}; "
-            "`metaServer groups` lists them"
-        )
+        where = describe_registry(discovery.servers.connect, session.options.root)
+        raise Failure(f"there is no group {name!r} {where}; `metaServer groups` lists them")
     return group
 
 

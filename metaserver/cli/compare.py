@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 import time
 from contextlib import contextmanager
@@ -24,12 +25,14 @@ from metaserver.client import connect
 from metaserver.client.comparer import CompareOptions, Comparer
 from metaserver.client.comparison import Side
 from metaserver.errors import ClientError
+from metaserver.names import MAX_OFFSET, parse_digits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.progress import Progress, TaskID
 
+    from metaserver.cli.target import Address
     from metaserver.client.comparison import PartitionComparison, RecordSight, Span
 
 _SHOWN_SPANS = 10
@@ -78,6 +81,8 @@ def compare(
     A slave that is behind is no difference, nor is what it keeps longer than its master.
     """
     addresses = {Side.MASTER: parse_address(master), Side.SLAVE: parse_address(slave)}
+    if not _endpoints(addresses[Side.MASTER]).isdisjoint(_endpoints(addresses[Side.SLAVE])):
+        raise Failure(f"{master} and {slave} are one broker; name the two replicas", ExitCode.USAGE)
     options = CompareOptions(
         topic=topic,
         partition=partition,
@@ -131,9 +136,18 @@ async def _run(comparer: Comparer) -> ClientError | KeyboardInterrupt | None:
 def _parse_offset(text: str) -> int | None:
     if text == "start":
         return None
-    if not text.isascii() or not text.isdigit():
+    offset = parse_digits(text, MAX_OFFSET)
+    if offset is None:
         raise Failure(f"--from {text}: write an offset, or start", ExitCode.USAGE)
-    return int(text)
+    return offset
+
+
+def _endpoints(address: Address) -> set[object]:
+    """Where an address leads; itself, where its host cannot be found."""
+    try:
+        return {found[4][:2] for found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return {address}
 
 
 def _summary(found: list[PartitionComparison], seconds: float) -> str:

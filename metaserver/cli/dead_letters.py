@@ -73,6 +73,15 @@ def _filter_options(function: _Function) -> _Function:
     return group(topic(function))
 
 
+def _chosen_arguments(function: _Function) -> _Function:
+    """Where, and which of them, by key or by what they are."""
+    keys = click.argument("keys", nargs=-1, metavar="[KEY]...")
+    takes_all = click.option(
+        "--all", "takes_all", is_flag=True, help="All, or all that --group and --topic leave."
+    )
+    return _place_arguments(keys(takes_all(_filter_options(function))))
+
+
 @click.group("dead-letters")
 def dead_letters() -> None:
     """Look at messages that a group could not deal with, and send them again.
@@ -139,10 +148,7 @@ def show_letters(
 
 
 @dead_letters.command("replay")
-@_place_arguments
-@click.argument("keys", nargs=-1, metavar="[KEY]...")
-@click.option("--all", "takes_all", is_flag=True, help="All, or all that --group and --topic leave.")
-@_filter_options
+@_chosen_arguments
 @click.option("--to", "target", metavar="TOPIC", help="Send them there, not where they came from.")
 def replay_letters(
     *,
@@ -171,10 +177,7 @@ def replay_letters(
 
 
 @dead_letters.command("remove")
-@_place_arguments
-@click.argument("keys", nargs=-1, metavar="[KEY]...")
-@click.option("--all", "takes_all", is_flag=True, help="All, or all that --group and --topic leave.")
-@_filter_options
+@_chosen_arguments
 def remove_letters(
     *,
     where: str,
@@ -199,7 +202,8 @@ def _find(where: str, servers: str | None, root: str | None, server_file: Path |
     path = Path(where).expanduser()
     is_file = path.is_file()
     if not is_file and "/" in where:
-        raise Failure(f"{where}: there is no such file")
+        problem = "is a directory, and no store" if path.is_dir() else "there is no such file"
+        raise Failure(f"{where}: {problem}")
     if not is_file:
         check_topic(where)
     return Place(where, path if is_file else None, lambda: chosen_cluster(servers, root, server_file))
@@ -289,8 +293,11 @@ async def _send_all(
                 failures += [(letter, failed[letter.key]) for letter in batch if letter.key in failed]
                 if isinstance(letters, StoredLetters):
                     await letters.store.remove(int(letter.key) for letter in gone)
-                    for key, error in failed.items():
-                        await letters.store.note_failure(int(key), str(error))
+                    for letter in batch:
+                        if letter.key in failed:
+                            # The reason of a dead letter is what its group failed on.
+                            reason = letter.reason if letter.is_dead else str(failed[letter.key])
+                            await letters.store.note_failure(int(letter.key), reason)
             if wanted.keys or failures:
                 break
     return sent, failures

@@ -22,7 +22,7 @@ from metaserver.cli.demo_screen import LiveScreen, PlainScreen, Scene, Step, Ste
 from metaserver.cli.demo_stage import Stage
 from metaserver.cli.demo_traffic import MESSAGES_PER_SECOND, Traffic, read_everything
 from metaserver.cli.exit_codes import ExitCode
-from metaserver.cli.output import Failure, complain, describe_bytes, say
+from metaserver.cli.output import Failure, complain, describe_bytes, describe_os_error, say
 from metaserver.errors import MetaServerError
 
 if TYPE_CHECKING:
@@ -61,9 +61,12 @@ def demo(*, seconds: int, plain: bool) -> None:
         with screen:
             story = _Story(scene, screen, max(1.0, seconds - _OVERHEAD_SECONDS))
             is_interrupted = trio.run(_perform, story)
+        if isinstance(story.problem, BrokenPipeError):
+            raise story.problem
         if story.problem is not None:
             stage.is_kept = True
-            complain(f"{story.problem}; the files are kept in {stage.directory}")
+            said = describe_os_error(story.problem) if isinstance(story.problem, OSError) else story.problem
+            complain(f"{said}; the files are kept in {stage.directory}")
     if story.problem is not None:
         raise SystemExit(int(ExitCode.FAILED))
     if is_interrupted:
@@ -97,8 +100,8 @@ class _Story:
     _scene: Scene
     _screen: Screen
     _traffic_seconds: float
-    problem: str | None = None
-    """What did not hold."""
+    problem: BaseException | None = None
+    """What did not hold, or why it ended early."""
 
     async def play(self) -> None:
         """From the first start to the last check; ``problem`` tells how it went."""
@@ -108,7 +111,7 @@ class _Story:
                 await self._acts()
                 nursery.cancel_scope.cancel()
         except* (DemoError, Failure, MetaServerError, OSError) as group:
-            self.problem = str(_first(group))
+            self.problem = _first(group)
 
     async def _acts(self) -> None:
         stage, traffic = self._scene.stage, self._scene.traffic
@@ -222,6 +225,7 @@ class _Story:
         try:
             yield step
         except trio.Cancelled:
+            step.state = StepState.INTERRUPTED
             step.text += ": interrupted"
             raise
         except BaseException:

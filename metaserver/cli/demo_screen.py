@@ -32,6 +32,10 @@ class StepState(Enum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+_MARKS = {StepState.DONE: "ok  ", StepState.FAILED: "FAIL", StepState.INTERRUPTED: "    "}
 
 
 @attrs.define
@@ -120,7 +124,7 @@ class PlainScreen:
 
     def step_ended(self, step: Step) -> None:
         """See :class:`Screen`."""
-        self._print(f"{'ok  ' if step.state is StepState.DONE else 'FAIL'} {step.text}")
+        self._print(f"{_MARKS[step.state]} {step.text}")
 
     def _print(self, text: str) -> None:
         say(f"{self._scene.elapsed_seconds:5.1f} s  {text}")
@@ -168,6 +172,8 @@ class LiveScreen:
                 steps.add_row(self._spinner, Text(step.text, style="cyan"))
             elif step.state is StepState.DONE:
                 steps.add_row(Text("✓", style="green"), Text(step.text))
+            elif step.state is StepState.INTERRUPTED:
+                steps.add_row(Text("·"), Text(step.text))
             else:
                 steps.add_row(Text("✗", style="bold red"), Text(step.text, style="red"))
         return Group(self._master_panel(), self._slave_panel(), Text(), steps, Text())

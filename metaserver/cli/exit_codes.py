@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 7
     """No broker, or no registry, answers at the address."""
     NOT_ACKNOWLEDGED = 8
-    """``produce``, ``dead-letters replay``: at least one message was not acknowledged."""
+    """``produce``, the ``replay`` of dead letters and quarantine: a message was not acknowledged."""
     TIMEOUT = 9
     """A node did not become ready, or did not end, in time."""
     DIFFERENT = 10
@@ -42,7 +42,7 @@ MEANINGS = {
     ExitCode.CONFIGURATION: "a configuration file has problems",
     ExitCode.DAMAGE: "verify, dump-log: the log is damaged",
     ExitCode.UNREACHABLE: "no broker, or no registry, answers at the address",
-    ExitCode.NOT_ACKNOWLEDGED: "produce, dead-letters replay: not every message was acknowledged",
+    ExitCode.NOT_ACKNOWLEDGED: "produce, replay: not every message was acknowledged",
     ExitCode.TIMEOUT: "not ready, or not ended, in time",
     ExitCode.DIFFERENT: "compare: the replicas differ",
     ExitCode.UNHEALTHY: "doctor: something must be done",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from metaserver.cli.exit_codes import ExitCode
-from metaserver.cli.options import chosen_node, node_arguments
+from metaserver.cli.options import chosen_node, node_arguments, slave_id_option
 from metaserver.cli.output import Failure, complain, count_of, say
-from metaserver.cli.processes import ask
+from metaserver.cli.processes import ask, find_node
 from metaserver.cli.role_change import (
     START_SECONDS,
     STOP_SECONDS,
@@ -22,6 +23,7 @@ from metaserver.cli.role_change import (
     within,
 )
 from metaserver.cli.target import Address, parse_address
+from metaserver.node.listening import advertised_host, own_addresses
 from metaserver.node.role import Decision, forget_decision
 
 if TYPE_CHECKING:
@@ -37,14 +39,7 @@ _UNCLEAR = ("probing", "reconciling", "checking")
 @click.command()
 @click.argument("master", metavar="HOST:PORT")
 @node_arguments
-@click.option(
-    "--slave-id",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Of a node that was a master: its number among the slaves of the new one.",
-)
+@slave_id_option("Of a node that was a master: its number among the slaves of the new one.")
 @click.option("--force", "forces", is_flag=True, help="Also where no broker answers there now.")
 def follow(
     *,
@@ -62,6 +57,8 @@ def follow(
     """
     installation = chosen_node(role, server_file, plug_ins)
     address = parse_address(master)
+    options = start_options(installation)
+    _refuse_itself(installation, address)
     try:
         ask_version(address)
     except OSError as error:
@@ -69,12 +66,24 @@ def follow(
         if not forces:
             raise Failure(f"{text}; --force goes on all the same", ExitCode.UNREACHABLE) from error
         complain(f"{text}; going on, as --force says")
-    options = start_options(installation)
     if stop_if_running(installation, STOP_SECONDS):
         say(f"{installation.role} stopped")
     decide_to_follow(installation, address, slave_id)
     start_again(installation, options, START_SECONDS)
     _tell_what_was_given_up(installation)
+
+
+def _refuse_itself(installation: Installation, master: Address) -> None:
+    config = role_of(installation).config
+    status = find_node(installation).status
+    if status is not None:
+        # Where the configuration leaves the port to chance, only the node knows it.
+        config = attrs.evolve(config, server_port=parse_address(str(status["address"])).port)
+    if (master.host, master.port) in own_addresses(config, advertised_host(config)):
+        raise Failure(
+            f"{master} is this node itself; name the address of its new master. Nothing was changed",
+            ExitCode.USAGE,
+        )
 
 
 def _tell_what_was_given_up(installation: Installation) -> None:

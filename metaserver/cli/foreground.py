@@ -15,17 +15,17 @@ import attrs
 import trio
 
 from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.node_files import load_pair, load_slave
 from metaserver.cli.output import Failure
 from metaserver.cli.processes import paths_of
-from metaserver.config import load_server_config, load_slave_config
+from metaserver.config import load_server_config
 from metaserver.errors import ConfigError, MetaServerError
-from metaserver.logs import LoggingSettings, configure_logging, get_logger, parse_logging_settings
+from metaserver.logs import LoggingSettings, configure_logging, get_logger, load_logging_settings
 from metaserver.node.node import run_node
 from metaserver.node.role import find_role
+from metaserver.storage.filenames import ROLE_NAME
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from metaserver.cli.installation import Installation
     from metaserver.logs import LogFormat
     from metaserver.node.node import NodeAddresses
@@ -53,13 +53,15 @@ def run_in_foreground(
     _allow_many_descriptors()
     paths = paths_of(installation)
     announcer = _Announcer(ready_descriptor, paths)
+    role: Role | None = None
     try:
-        settings = _logging_settings(installation.server_file.parent / "logging.toml")
+        settings = load_logging_settings(installation.server_file.parent / "logging.toml")
         _configure_logging(log_format, settings, paths, is_background=ready_descriptor is not None)
         server = load_server_config(installation.server_file, lenient=is_lenient)
-        slave_file = installation.slave_file
-        slave = None if slave_file is None else load_slave_config(slave_file, lenient=is_lenient)
-        role = find_role(server, slave)
+        slave = load_slave(installation, is_lenient=is_lenient)
+        role = find_role(server, slave, load_pair(installation, is_lenient=is_lenient))
+        for warning in server.warnings:
+            _log.warning("Configuration", reason=warning)
         if role.decision is not None:
             _log.warning("Not what the configuration says", reason=role.decision.sentence)
         ready = partial(announcer.ready, role)
@@ -76,13 +78,26 @@ def run_in_foreground(
         trio.run(run)
     except MetaServerError as error:
         code = ExitCode.CONFIGURATION if isinstance(error, ConfigError) else ExitCode.FAILED
-        _log.error("Start metamorphosis server failed", reason=str(error))
-        announcer.failed(str(error), code)
-        raise Failure(str(error), code) from error
+        text = str(error) + _decided(role, installation)
+        _log.error("Start metamorphosis server failed", reason=text)
+        announcer.failed(text, code)
+        raise Failure(text, code) from error
     except OSError as error:
         _log.exception("Start metamorphosis server failed")
-        announcer.failed(str(error), ExitCode.FAILED)
-        raise Failure(str(error)) from error
+        text = str(error) + _decided(role, installation)
+        announcer.failed(text, ExitCode.FAILED)
+        raise Failure(text) from error
+
+
+def _decided(role: Role | None, installation: Installation) -> str:
+    """For a start that fails: the configuration alone would have made another node of it."""
+    if role is None or role.decision is None:
+        return ""
+    return (
+        f"\n{role.config.data_path / ROLE_NAME} makes this node a {role.decision.role}: "
+        f"{role.decision.sentence}. `metaServer follow HOST:PORT{installation.verb_suffix}` makes it the "
+        "slave of another master; remove the file, and the configuration decides"
+    )
 
 
 @attrs.define
@@ -97,6 +112,7 @@ class _Announcer:
             pid=os.getpid(),
             role="master" if role.slave_config is None else "slave",
             decision=None if role.decision is None else role.decision.sentence,
+            warnings=role.config.warnings,
             address=addresses.address,
             port=addresses.port,
             http_port=addresses.http_port,
@@ -122,16 +138,6 @@ def _allow_many_descriptors() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _logging_settings(path: Path) -> LoggingSettings:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return LoggingSettings()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError((f"{path}: cannot be read: {error}",)) from error
-    return parse_logging_settings(text, str(path))
 
 
 def _configure_logging(

@@ -21,7 +21,12 @@ from metaserver.cli.cluster import (
 )
 from metaserver.cli.options import execute_option, json_option
 from metaserver.cli.output import Failure, complain, count_of, say, table
-from metaserver.cli.starting_point import StartingPoint, parse_starting_point
+from metaserver.cli.starting_point import (
+    StartingPoint,
+    describe_between,
+    describe_outside,
+    parse_starting_point,
+)
 from metaserver.registry.paths import StoredOffset
 
 if TYPE_CHECKING:
@@ -206,12 +211,11 @@ async def _check(connection: BrokerConnection, move: Move, offset: int, start: i
 
     partition = move.partition
     if not start <= offset <= end:
-        move.problem = f"offset {offset} is outside of its log, which begins at {start} and ends at {end}"
+        move.problem = describe_outside(offset, start, end)
         return
     found = await locate(connection, partition.topic, partition.number, offset)
     if not found.is_boundary:
-        nearest = f"{found.before} and {found.behind}"
-        move.problem = f"no message begins at offset {offset}; the nearest that do are at {nearest}"
+        move.problem = describe_between(offset, found)
         return
     move.offset, move.message_id = offset, found.message_id
 

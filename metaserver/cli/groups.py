@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from metaserver.cli.cluster import check_group, chosen_cluster, cluster_arguments, known_group, opened
+from metaserver.cli.cluster import (
+    check_group,
+    chosen_cluster,
+    cluster_arguments,
+    describe_registry,
+    known_group,
+    opened,
+)
 from metaserver.cli.group_copy import copy
 from metaserver.cli.group_delete import delete
 from metaserver.cli.group_reset import reset
 from metaserver.cli.options import json_option
-from metaserver.cli.output import count_of, describe_bytes, describe_seconds, say, table
+from metaserver.cli.output import Failure, count_of, describe_bytes, describe_seconds, say, table
 from metaserver.cli.sub_verbs import ShowByDefault
 
 if TYPE_CHECKING:
@@ -61,10 +68,18 @@ def show(
     if group is None:
         reports = trio.run(_report_all, choice)
         summaries = {"groups": [_summary(report) for report in reports]}
-        say(json.dumps(summaries, indent=2) if as_json else _describe_all(reports))
+        if as_json:
+            say(json.dumps(summaries, indent=2))
+        elif reports:
+            say(_describe_all(reports))
+        else:
+            say(f"no groups {describe_registry(choice.servers, choice.root)}")
         return
     check_group(group)
-    report = trio.run(_report_one, choice, group, scan_mib * _MIB)
+    try:
+        report = trio.run(_report_one, choice, group, scan_mib * _MIB)
+    except Failure as error:
+        raise Failure(error.message + groups.meant(group), error.code) from error
     say(json.dumps(_as_json(report), indent=2) if as_json else _describe(report))
 
 
@@ -129,8 +144,6 @@ def _as_json(report: GroupReport) -> dict[str, Any]:
 
 
 def _describe_all(reports: list[GroupReport]) -> str:
-    if not reports:
-        return "no groups"
     rows = [["group", "members", "partitions", "behind", "topics"]]
     rows += [
         [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,9 @@ from metaserver.cli.role_change import (
     stop_if_running,
     within,
 )
+from metaserver.cli.unfinished import describe_given_up, unfinished
 from metaserver.client.comparison import parse_ranges
-from metaserver.errors import ClientError
+from metaserver.errors import ClientError, ControlError
 from metaserver.node.handover import HANDED_OVER
 
 if TYPE_CHECKING:
@@ -39,23 +42,27 @@ _TAKE_OVER_SECONDS = 120.0
 def hand_over_to(master: Installation, slave: Address, slave_id: int) -> None:
     """The master's side: seal, wait for the slave, give up the place, and follow. Raises Failure.
 
-    From the moment it has given up its place it takes no messages, whatever becomes of the other side.
+    From the moment it has given up its place it takes no messages, whatever becomes of the other side, and
+    of this command: where it ends early it says so.
     """
+    with unfinished(partial(describe_given_up, master, slave)):
+        _hand_over_to(master, slave, slave_id)
+
+
+def _hand_over_to(master: Installation, slave: Address, slave_id: int) -> None:
     if not _is_slave(slave):
         raise Failure(f"no slave answers at {slave}; nothing was changed", ExitCode.UNREACHABLE)
     options = start_options(master)
     if not seal_and_copy(master, partial(_has_all, slave)):
-        raise Failure(
-            "the slave did not get the end of the registry, and no messages are taken: `metaServer restart` "
-            "makes this node the master again",
-            ExitCode.TIMEOUT,
-        )
-    say(f"{slave} has everything; it is waited for, by `metaServer promote --after-handover` on its machine")
+        raise Failure("the slave did not get the end of the registry", ExitCode.TIMEOUT)
+    # Where this node is a slave by its files, the other one is a master by its own.
+    word = " local" if master.is_slave else ""
+    command = f"`metaServer promote{word} --after-handover` on its machine"
+    say(f"{slave} has everything; it is waited for, by {command}")
+    sys.stdout.flush()
     if not within(_TAKE_OVER_SECONDS, lambda: not _is_slave(slave), PATIENT_LOOK_SECONDS):
         raise Failure(
-            f"{slave} did not take over within {_TAKE_OVER_SECONDS:g} s, and no messages are taken: type the "
-            "command there, and `metaServer follow` here; or `metaServer restart` here, to be master again",
-            ExitCode.TIMEOUT,
+            f"{slave} did not take over within {_TAKE_OVER_SECONDS:g} s, by {command}", ExitCode.TIMEOUT
         )
     stop_if_running(master, STOP_SECONDS, is_hurried=True)
     say("the old master has stopped")
@@ -82,17 +89,27 @@ def wait_for_handover(master: Address, limit_seconds: float) -> None:
 def seal_and_copy(master: Installation, has_all: Callable[[Sequence[dict[str, Any]]], bool]) -> bool:
     """Returns when the master can take nothing more: whether the slave has all, the end of the registry too.
 
-    Raises Failure where it did not get the messages in time, and the master goes on.
+    Raises Failure where it did not get the messages in time, and the master goes on; so it does where this
+    is cancelled before the master has given up its place.
     """
+    try:
+        _seal(master, has_all)
+    except BaseException:
+        # A master that has given up its place before stays as it is.
+        with suppress(Failure, ControlError):
+            ask(master, "unseal")
+        raise
+    last_ends = ask(master, "step-down")["ends"]
+    return within(_EQUAL_SECONDS, lambda: has_all(last_ends))
+
+
+def _seal(master: Installation, has_all: Callable[[Sequence[dict[str, Any]]], bool]) -> None:
     ends = ask(master, "seal", seconds=_SEAL_SECONDS)["ends"]
     if not within(_EQUAL_SECONDS, lambda: has_all(ends)):
-        ask(master, "unseal")
         raise Failure(
             f"the slave did not get everything within {_EQUAL_SECONDS:g} s; the master goes on",
             ExitCode.TIMEOUT,
         )
-    last_ends = ask(master, "step-down")["ends"]
-    return within(_EQUAL_SECONDS, lambda: has_all(last_ends))
 
 
 def reaches(own: Mapping[tuple[str, int], int], ends: Sequence[dict[str, Any]]) -> bool:

@@ -16,6 +16,8 @@ from metaserver.cli.output import Failure
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _SERVER_FILE = Path("conf", "server.ini")
 _SLAVE_FILE_NAME = "async_slave.properties"
+_SAMSA_FILE_NAME = "samsa_master.properties"
+_GREGOR_FILE_NAME = "gregor_slave.properties"
 
 
 class Installation(NamedTuple):
@@ -24,6 +26,10 @@ class Installation(NamedTuple):
     server_file: Path
     slave_file: Path | None
     """None: the master."""
+    pair_file: Path | None = None
+    """Of the master of a synchronous pair."""
+    is_gregor: bool = False
+    """Whether it is the slave of a synchronous pair, and ``slave_file`` is of that kind."""
 
     @property
     def is_slave(self) -> bool:
@@ -47,7 +53,11 @@ class Installation(NamedTuple):
 
     @property
     def verb_suffix(self) -> str:
-        """What follows a verb that is meant for this node: `` slave`` or nothing."""
+        """What follows a verb that is meant for this node: `` slave``, say, or nothing."""
+        if self.pair_file is not None:
+            return " samsa"
+        if self.is_gregor:
+            return " gregor"
         return " slave" if self.is_slave else ""
 
 
@@ -55,10 +65,18 @@ def find_installation(
     server_file: Path | None, slave_file: Path | None = None, *, is_slave: bool = False
 ) -> Installation:
     """The files that were named, or those of the installation around us; raises Failure."""
-    chosen = absolute(server_file) if server_file is not None else _default_server_file()
+    chosen = _server_file(server_file)
     if slave_file is not None:
         return Installation(chosen, absolute(slave_file))
     return Installation(chosen, chosen.parent / _SLAVE_FILE_NAME if is_slave else None)
+
+
+def find_pair(server_file: Path | None, plug_in_file: Path | None, *, is_gregor: bool) -> Installation:
+    """The same for a node of a synchronous pair; raises Failure."""
+    chosen = _server_file(server_file)
+    default = chosen.parent / (_GREGOR_FILE_NAME if is_gregor else _SAMSA_FILE_NAME)
+    file = default if plug_in_file is None else absolute(plug_in_file)
+    return Installation(chosen, file, is_gregor=True) if is_gregor else Installation(chosen, None, file)
 
 
 def absolute(path: Path) -> Path:
@@ -66,10 +84,21 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
 
 
+def _server_file(named: Path | None) -> Path:
+    return _default_server_file() if named is None else absolute(named)
+
+
 def _default_server_file() -> Path:
     named = os.environ.get("BASE_DIR")
     if named:
-        return absolute(Path(named)) / _SERVER_FILE
+        file = absolute(Path(named)) / _SERVER_FILE
+        if not file.is_file():
+            raise Failure(
+                f"BASE_DIR is {named}, and there is no {_SERVER_FILE} in it; set it to the folder above "
+                "conf, or name the file with -f FILE",
+                ExitCode.CONFIGURATION,
+            )
+        return file
     for directory in (Path.cwd(), _CHECKOUT):
         if (directory / _SERVER_FILE).is_file():
             return directory / _SERVER_FILE

@@ -10,6 +10,7 @@ from metaserver.cli.cluster import known_partitions, parse_cluster_partition
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.output import Failure
 from metaserver.client.dead_letters import DeadLetter
+from metaserver.names import MAX_OFFSET, parse_digits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,12 +115,13 @@ class TopicLetters:
     async def _find(self, partitions: dict[str, Partition], key: str) -> Letter:
         name, colon, offset = key.partition(":")
         parse_cluster_partition(name)
-        if not colon or not offset.isascii() or not offset.isdigit():
+        position = parse_digits(offset, MAX_OFFSET)
+        if not colon or position is None:
             raise Failure(f"{key!r} is no message of a topic; write BROKER-PARTITION:OFFSET", ExitCode.USAGE)
         partition = partitions.get(name)
         if partition is not None:
-            report = await self.session.fetch(partition, int(offset))
-            if report.messages and report.messages[0].offset == int(offset):
+            report = await self.session.fetch(partition, position)
+            if report.messages and report.messages[0].offset == position:
                 letter = _from_topic(report.messages[0])
                 if letter is not None:
                     return letter
@@ -130,12 +132,13 @@ class TopicLetters:
 
 def parse_key(key: str) -> int:
     """Of a message in a store; raises Failure."""
-    if not key.isascii() or not key.isdigit() or len(key) > _KEY_DIGITS_MAX:
+    number = parse_digits(key, _KEY_MAX)
+    if number is None:
         raise Failure(f"{key!r} is no number of a message in a store", ExitCode.USAGE)
-    return int(key)
+    return number
 
 
-_KEY_DIGITS_MAX = 18
+_KEY_MAX = 10**18 - 1
 
 
 def _from_store(message: StoredMessage) -> Letter:

@@ -133,6 +133,9 @@ def restart(
 
     installation = chosen_node(role, server_file, plug_ins)
     if find_node(installation).is_running:
+        from metaserver.cli.role_change import check_starts
+
+        check_starts(installation, is_lenient=lenient)
         pid = end(installation, timeout_seconds, is_forced=force)
         say(f"{installation.role} stopped (pid {pid})")
     _start(installation, log_format, timeout_seconds, is_lenient=lenient)
@@ -169,7 +172,7 @@ def status(
 def _start(
     installation: Installation, log_format: LogFormat, timeout_seconds: float, *, is_lenient: bool
 ) -> None:
-    from metaserver.cli.processes import find_node, launch
+    from metaserver.cli.processes import describe_ready, find_node, launch
 
     node = find_node(installation)
     if node.is_running:
@@ -179,20 +182,11 @@ def _start(
         complain(f"the pid file of an earlier {installation.role} (pid {node.stale_pid}) is stale; going on")
     options = ["--log-format", log_format, *(["--lenient"] if is_lenient else [])]
     ready = launch(installation, options, timeout_seconds)
+    for warning in ready["warnings"]:
+        complain(warning)
     if ready.get("decision"):
         complain(f"the {installation.role} of {installation.server_file} was {ready['decision']}")
     say(describe_ready(installation, ready))
-
-
-def describe_ready(installation: Installation, ready: dict[str, Any]) -> str:
-    """The line that tells where a node answers, from what it said when it was ready."""
-    host = str(ready["address"]).rpartition(":")[0]
-    registry = f"; registry {host}:{ready['registry_port']}" if ready.get("registry_port") else ""
-    role = ready.get("role", installation.role)
-    return (
-        f"{role} ready at {ready['address']} (pid {ready['pid']}); data {ready['data_path']}; "
-        f"HTTP {host}:{ready['http_port']}{registry}; log {ready['log_file']}"
-    )
 
 
 def _describe(installation: Installation, node: FoundNode) -> str:
@@ -225,6 +219,10 @@ def _describe(installation: Installation, node: FoundNode) -> str:
     if embedded is not None:
         sessions = count_of(embedded["sessions"], "session")
         lines.append(f"  registry       port {embedded['port']}, {sessions}")
+    if (pair := found.get("pair")) is not None:
+        lines.append(
+            f"  pair           the slave {pair['slave']} is {'away' if pair['problem'] else 'there'}"
+        )
     lines += [f"  slave          {_describe_slave(slave)}" for slave in found.get("slaves", [])]
     lines += [
         f"  slave {slave['slave_id']:<9}{_describe_step(slave)}"

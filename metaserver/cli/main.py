@@ -11,7 +11,8 @@ import click
 
 from metaserver import __version__
 from metaserver.cli.exit_codes import MEANINGS, ExitCode
-from metaserver.cli.output import Failure, complain, say
+from metaserver.cli.output import Failure, complain, describe_os_error, say
+from metaserver.cli.target import explain_unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,51 +163,76 @@ def overview() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end the process with its exit code."""
-    code: int = ExitCode.OK
     if (instruction := os.environ.get("_METASERVER_COMPLETE")) is not None:
         from metaserver.cli.completion import answer_shell
 
         sys.exit(answer_shell(commands, instruction))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_flushed(_run(words)))
+
+
+def _run(words: list[str]) -> int:
+    context: click.Context | None = None
     try:
-        words = list(sys.argv[1:] if arguments is None else arguments)
         with commands.make_context("metaServer", words) as context:
             commands.invoke(context)
-        sys.stdout.flush()
-    except click.exceptions.Exit as exit_:
-        code = exit_.exit_code
-    except click.UsageError as error:
-        complain(error.format_message())
-        if error.ctx is not None:
-            print(error.ctx.get_usage(), file=sys.stderr)
-        code = ExitCode.USAGE
-    except Failure as error:
-        error.show()
-        code = error.code
-    except BrokenPipeError:
-        # Who read our output has seen enough. Python would complain once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.OK
-    except (click.Abort, KeyboardInterrupt):
-        code = ExitCode.INTERRUPTED
-    except Exception as error:  # What ours are is imported only when there is one.
-        if not _is_ours(error):
-            raise
-        complain(str(error))
-        code = _exit_code_of(error)
-    sys.exit(int(code))
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - what is not known there is raised
+        code = _ended_by(error)
+        if code == ExitCode.UNREACHABLE and context is not None:
+            explain_unreachable(context)
+        return code
+    return ExitCode.OK
 
 
-def _is_ours(error: Exception) -> bool:
-    from metaserver.errors import MetaServerError
+def _ended_by(error: BaseException) -> int:
+    """Say it in one sentence; the exit code. What is no error of a user is raised again."""
+    match error:
+        case SystemExit():
+            return int(str(error.code or 0))
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            return ExitCode.INTERRUPTED
+        case click.UsageError():
+            complain(error.format_message())
+            if error.ctx is not None:
+                print(error.ctx.get_usage(), file=sys.stderr)
+            return ExitCode.USAGE
+        case Failure():
+            error.show()
+            return error.code
+        case BrokenPipeError():  # Whoever read our output has seen enough.
+            return ExitCode.OK
+        case OSError():
+            complain(describe_os_error(error))
+            return ExitCode.FAILED
+    # What ours are is imported only when there is one.
+    from metaserver.errors import (
+        BrokerUnreachableError,
+        ConfigError,
+        DiscoveryError,
+        MetaServerError,
+        RequestTimeoutError,
+    )
 
-    return isinstance(error, MetaServerError | OSError)
-
-
-def _exit_code_of(error: Exception) -> ExitCode:
-    from metaserver.errors import BrokerUnreachableError, ConfigError, DiscoveryError, RequestTimeoutError
-
-    if isinstance(error, ConfigError):
-        return ExitCode.CONFIGURATION
-    if isinstance(error, BrokerUnreachableError | DiscoveryError | RequestTimeoutError):
-        return ExitCode.UNREACHABLE
+    if not isinstance(error, MetaServerError):
+        raise error
+    complain(str(error))
+    match error:
+        case ConfigError():
+            return ExitCode.CONFIGURATION
+        case BrokerUnreachableError() | DiscoveryError() | RequestTimeoutError():
+            return ExitCode.UNREACHABLE
     return ExitCode.FAILED
+
+
+def _flushed(code: int) -> int:
+    """The exit code, when all that was said is out; Python itself would end with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError) and not code:
+            complain(f"standard output: {error.strerror}")
+            return ExitCode.FAILED
+    return code

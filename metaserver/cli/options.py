@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from metaserver.cli.exit_codes import ExitCode
-from metaserver.cli.installation import Installation, find_installation
+from metaserver.cli.installation import Installation, find_installation, find_pair
 from metaserver.cli.output import Failure, complain
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 _SYNCHRONOUS = ("samsa", "gregor")
 ROLES = ("", "local", "slave", *_SYNCHRONOUS)
-"""The words for a kind of node; the synchronous pair's are refused."""
+"""The words for a kind of node: `samsa` is the master of a synchronous pair, `gregor` its slave."""
 _PLUG_INS = ("metaslave", *_SYNCHRONOUS, "jettyBroker")
 
 server_file_option = click.option(
@@ -33,8 +33,8 @@ plug_in_option = click.option(
     "-F",
     "plug_ins",
     multiple=True,
-    metavar="metaslave=FILE",
-    help="The slave's properties file; makes the node a slave.",
+    metavar="PLUG_IN=FILE",
+    help="A properties file: the node is a slave (metaslave), or of a pair (samsa, gregor).",
 )
 lenient_option = click.option(
     "--lenient", is_flag=True, help="Pass over unknown keys of the configuration, as MetaQ does."
@@ -71,22 +71,34 @@ def _check_jmx_host(_context: click.Context, _option: click.Parameter, host: str
         )
 
 
+def slave_id_option(text: str) -> Callable[[_Function], _Function]:
+    """``--slave-id N``: which of the slaves of a master an old master becomes."""
+    return click.option(
+        "--slave-id", type=click.IntRange(0), default=0, show_default=True, metavar="N", help=text
+    )
+
+
 def node_arguments(function: _Function) -> _Function:
-    """``[slave] [-f FILE] [-Fmetaslave=FILE]``: which node a verb is for."""
+    """``[slave|samsa|gregor] [-f FILE] [-Fmetaslave=FILE]``: which node a verb is for."""
     return role_argument(server_file_option(plug_in_option(function)))
 
 
 def chosen_node(role: str, server_file: Path | None, plug_ins: tuple[str, ...]) -> Installation:
     """What :func:`node_arguments` has read; raises Failure for a role or plug-in there is not."""
-    if role in _SYNCHRONOUS:
-        raise Failure(_not_supported(role), ExitCode.USAGE)
-    if role not in ("", "local", "slave"):
-        raise Failure(f"{role!r} is no kind of node; there are `slave` and `local`", ExitCode.USAGE)
+    if role not in ROLES:
+        known = "`slave`, `local`, and `samsa` and `gregor` of a synchronous pair"
+        raise Failure(f"{role!r} is no kind of node; there are {known}", ExitCode.USAGE)
     slave_file = None
+    pair_file = None
     for plug_in in plug_ins:
         name, equals, path = plug_in.partition("=")
-        if name in _SYNCHRONOUS:
-            raise Failure(_not_supported(name), ExitCode.USAGE)
+        if name in _SYNCHRONOUS and equals and path:
+            if role not in ("", "local", name):
+                raise Failure(
+                    f"-F{plug_in} makes the node a {name}, and `{role}` something else", ExitCode.USAGE
+                )
+            role, pair_file = name, Path(path)
+            continue
         if name == "jettyBroker":
             complain("-FjettyBroker is not needed: HTTP is always on, at dashboardHttpPort of server.ini")
             continue
@@ -95,8 +107,8 @@ def chosen_node(role: str, server_file: Path | None, plug_ins: tuple[str, ...]) 
             hint = f"do you mean -F{close[0]}=FILE?" if close else "what there is: -Fmetaslave=FILE"
             raise Failure(f"-F{plug_in}: {hint}", ExitCode.USAGE)
         slave_file = Path(path)
+    if role in _SYNCHRONOUS:
+        if slave_file is not None:
+            raise Failure(f"-Fmetaslave makes the node a slave, and `{role}` something else", ExitCode.USAGE)
+        return find_pair(server_file, pair_file, is_gregor=role == "gregor")
     return find_installation(server_file, slave_file, is_slave=role == "slave")
-
-
-def _not_supported(name: str) -> str:
-    return f"the synchronous pair ({name}) is not supported yet; `start slave` copies asynchronously"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
 _KIB = 1024
+STANDARD_OUTPUT = "standard output"
 
 
 class Failure(click.ClickException):
@@ -30,8 +31,21 @@ class Failure(click.ClickException):
 
 
 def say(text: str = "") -> None:
-    """A line on standard output."""
-    print(text)
+    """A line on standard output. Raises OSError that names it."""
+    try:
+        print(text)
+    except OSError as error:
+        raise named(error, STANDARD_OUTPUT) from error
+
+
+def named(error: OSError, name: str) -> OSError:
+    """The same error, of something that has this name."""
+    return OSError(error.errno, error.strerror, name)
+
+
+def describe_os_error(error: OSError) -> str:
+    """What it is about, and what is wrong with it, without the number."""
+    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
 
 
 def complain(text: str) -> None:
@@ -41,6 +55,8 @@ def complain(text: str) -> None:
 
 def describe_bytes(size: float) -> str:
     """``1.5 MiB``."""
+    if size == 1:
+        return "1 byte"
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < _KIB:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
@@ -69,6 +85,8 @@ def count_of(number: int, noun: str) -> str:
 
 def describe_lag(replication: dict[str, Any]) -> str:
     """How far a slave is behind, from its report: bytes, messages, seconds."""
+    if replication["heard_seconds"] is None:
+        return "not known: it has heard nothing of a master since it was started"
     return (
         f"{describe_bytes(replication['lag_bytes'])}, {count_of(replication['lag_messages'], 'message')}, "
         f"{describe_seconds(replication['lag_seconds'])}"

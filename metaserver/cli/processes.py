@@ -101,6 +101,17 @@ def launch(installation: Installation, options: Sequence[str], timeout_seconds: 
     return Launch(installation, options).wait_ready(timeout_seconds)
 
 
+def describe_ready(installation: Installation, ready: dict[str, Any]) -> str:
+    """The line that tells where a node answers, from what it said when it was ready."""
+    host = str(ready["address"]).rpartition(":")[0]
+    registry = f"; registry {host}:{ready['registry_port']}" if ready.get("registry_port") else ""
+    role = ready.get("role", installation.role)
+    return (
+        f"{role} ready at {ready['address']} (pid {ready['pid']}); data {ready['data_path']}; "
+        f"HTTP {host}:{ready['http_port']}{registry}; log {ready['log_file']}"
+    )
+
+
 class Launch:
     """A node in the background that is starting, or, where it is held, waits for the word to.
 
@@ -282,8 +293,11 @@ def _spawn(
     search_path = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-P", "-m", "metaserver", "start", "--foreground"]
     command += ["-f", str(installation.server_file)]
-    if installation.slave_file is not None:
-        command.append(f"-Fmetaslave={installation.slave_file}")
+    if installation.pair_file is not None:
+        command.append(f"-Fsamsa={installation.pair_file}")
+    elif installation.slave_file is not None:
+        plug_in = "gregor" if installation.is_gregor else "metaslave"
+        command.append(f"-F{plug_in}={installation.slave_file}")
     return subprocess.Popen(  # noqa: S603 - this very program
         [*command, *options],
         stdin=subprocess.DEVNULL,

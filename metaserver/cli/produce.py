@@ -12,6 +12,7 @@ from metaserver.cli.cluster import (
     check_topic,
     chosen_cluster,
     chosen_profile,
+    how_to_make,
     parse_cluster_partition,
     profile_option,
     root_option,
@@ -26,6 +27,7 @@ from metaserver.cli.sending import describe_acknowledged, opened_input, progress
 from metaserver.cli.signals import on_signal
 from metaserver.cli.target import Address, chosen_address, server_option
 from metaserver.client import connect
+from metaserver.names import parse_digits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,7 +139,7 @@ def produce(
     )
     with opened_input(input_file) as descriptor, progress(descriptor) as show:
         outcome = trio.run(_send, address, job, Input(descriptor, splitter), show)
-    _report(outcome)
+    _report(outcome, topic)
 
 
 async def _send(address: Address, job: Job, source: Input, show: Show) -> Outcome:
@@ -155,12 +157,13 @@ def _parse_partition(text: str | None) -> int:
     """Of one broker; raises Failure."""
     if text is None:
         return 0
-    if text != "-1" and not (text.isascii() and text.isdigit() and int(text) <= _PARTITION_MAX):
+    number = -1 if text == "-1" else parse_digits(text, _PARTITION_MAX)
+    if number is None:
         raise Failure(f"--partition {text}: write a number, or -1 and the broker picks", ExitCode.USAGE)
-    return int(text)
+    return number
 
 
-def _report(outcome: Outcome) -> None:
+def _report(outcome: Outcome, topic: str) -> None:
     text = describe_acknowledged(outcome, outcome.seconds)
     if outcome.first_offset is not None:
         text += f"; offsets {outcome.first_offset} to {outcome.last_offset}"
@@ -168,6 +171,8 @@ def _report(outcome: Outcome) -> None:
     if outcome.refused is not None:
         request, error = outcome.refused
         complain(f"{_numbers(request)} refused by the broker, so not stored: {error}")
+        if f"not accept topic {topic}" in str(error):
+            complain(how_to_make(topic))
     if outcome.unanswered:
         unanswered = f"from {outcome.unanswered[0].first_number} to {outcome.unanswered[-1].last_number}"
         count = sum(request.count for request in outcome.unanswered)

@@ -103,7 +103,9 @@ def _wait_for_handover(installation: Installation, report: dict[str, Any], optio
     if master is None:
         raise Failure("the slave has found no master since it was started; there is none to hand over")
     own = str(ask(installation, "status")["address"])
-    complain(f"waiting for {master}; type on its machine: metaServer switchover --to {own}")
+    # A node that is a master by its files follows one that is, by its own, a slave.
+    word = "" if installation.is_slave else " slave"
+    complain(f"waiting for {master}; type on its machine: metaServer switchover{word} --to {own}")
     prepared = prepare(installation, options)
     try:
         wait_for_handover(master, _HANDOVER_SECONDS)
@@ -240,9 +242,11 @@ def check_master_is_gone(report: dict[str, Any], tell: Callable[[str], None], *,
 def describe_loss(report: dict[str, Any]) -> str:
     """For a person."""
     partitions = report["partitions"]
-    unknown = "what the master had taken is not known, because the slave was not running"
+    unknown = "what the master had taken is not known, because the slave"
     if partitions is None:
-        return unknown
+        return f"{unknown} was not running"
+    if not report["heard"]:
+        return f"{unknown} has not reached it since it was started"
     behind = [found for found in partitions if found["missing_bytes"]]
     lines = []
     if behind:
@@ -265,10 +269,7 @@ def describe_loss(report: dict[str, Any]) -> str:
         f"missing of what was known: {describe_bytes(size)}, about {count_of(messages, 'message')}, in "
         f"{len(behind)} of {count_of(len(partitions), 'partition')}"
     )
-    heard = report["heard"]
     lines.append(
-        f"last heard from the master at {heard}: what it took after that may be missing too"
-        if heard
-        else unknown.replace("was not running", "has never reached it")
+        f"last heard from the master at {report['heard']}: what it took after that may be missing too"
     )
     return "\n".join(lines)

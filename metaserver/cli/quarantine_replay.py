@@ -21,6 +21,7 @@ from metaserver.cli.target import parse_address, server_option
 from metaserver.client import ProducerOptions, connect
 from metaserver.client.connection import REQUEST_SECONDS, expect_text
 from metaserver.errors import ClientError, ReplyError, RequestTimeoutError, SendError, SendUnknownError
+from metaserver.names import REGISTRY_TOPIC
 from metaserver.protocol import encode_put
 from metaserver.storage import RealFileSystem
 from metaserver.storage.documents import save_document
@@ -99,9 +100,15 @@ def replay(
     """
     if (server is None) == (servers is None):
         raise Failure("name the broker with --server HOST:PORT, or a cluster with --servers", ExitCode.USAGE)
+    if broker_id is not None and servers is None:
+        raise Failure("--broker is for --servers: --server names the broker already", ExitCode.USAGE)
     address = None if server is None else parse_address(server)
     choice = None if servers is None else chosen_cluster(servers, root, None)
     folder = find_folder(folder_name, role, server_file, plug_ins)
+    if folder.report.topic == REGISTRY_TOPIC:
+        raise Failure(
+            f"{folder.name} is of the registry's own log, which no client writes: nothing of it can be sent"
+        )
     messages = _load(folder, is_again=is_again)
     due = [message for message in messages if not message.is_acknowledged]
     if not due:
@@ -112,6 +119,8 @@ def replay(
         f"{folder.report.topic} at {where}"
     )
     if not executes:
+        if choice is not None:
+            trio.run(_find_target, choice, broker_id, folder)
         say(json.dumps(_noted(messages, where), indent=2) if as_json else f"would send {plan}")
         complain("nothing was sent; --execute does it")
         return
@@ -243,6 +252,12 @@ async def _send_to_cluster(
                     return
 
 
+async def _find_target(choice: Choice, broker_id: int | None, folder: Folder) -> None:
+    """Whether there is one: raises what :func:`_target` raises."""
+    async with opened(choice) as session:
+        await _target(session, folder, broker_id)
+
+
 async def _target(session: Session, folder: Folder, broker_id: int | None) -> Partition:
     """The partition of the cluster that the folder's is; raises Failure where that is not clear."""
     report = folder.report
@@ -252,7 +267,8 @@ async def _target(session: Session, folder: Folder, broker_id: int | None) -> Pa
         if partition.number == report.partition and broker_id in (None, partition.broker_id)
     ]
     if not found:
-        raise Failure(f"no broker announces partition {report.partition} of {report.topic}")
+        who = "no broker announces" if broker_id is None else f"broker {broker_id} does not announce"
+        raise Failure(f"{who} partition {report.partition} of {report.topic}")
     if len(found) > 1:
         brokers = ", ".join(str(partition.broker_id) for partition in found)
         raise Failure(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.cli.output import complain
+from metaserver.cli.output import STANDARD_OUTPUT, Failure, complain, named
+from metaserver.cli.starting_point import describe_between, describe_outside
 from metaserver.client import Fetched, Moved, NothingThere
 from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import (
@@ -19,6 +20,7 @@ from metaserver.client.connection import (
     fetch_result,
     next_fetch_size,
 )
+from metaserver.client.headers import locate, log_ends
 from metaserver.errors import ClientError, ReplyError, RequestTimeoutError
 from metaserver.names import MAX_OFFSET
 from metaserver.protocol import Status, encode_get
@@ -69,7 +71,7 @@ class Reader:
     _output: Output
     remaining: int | None
     """Messages that may still be written; None for no limit."""
-    problem: ClientError | OSError | None = None
+    problem: ClientError | OSError | Failure | None = None
     """Why it ended early."""
     _unwritten: int = 0
     """Messages that are counted and not written yet."""
@@ -102,7 +104,7 @@ class Reader:
     async def _guarded(self, connection: BrokerConnection, partition: int, scope: trio.CancelScope) -> None:
         try:
             await self._read(connection, partition)
-        except (ClientError, OSError) as error:
+        except (ClientError, OSError, Failure) as error:
             self.problem = self.problem or error
             scope.cancel()
         # The last messages may be another partition's, and still on their way out.
@@ -138,7 +140,11 @@ class Reader:
             else:
                 written = self._format(got, self.remaining)
                 if not written.messages:
-                    size_max = next_fetch_size(size_max, got)
+                    try:
+                        size_max = next_fetch_size(size_max, got)
+                    except ReplyError:
+                        await self._check_boundary(connection, partition, offset)
+                        raise
                     continue
                 size_max = FETCH_BYTES
                 offset = self._offsets[partition] = written.next_offset
@@ -156,8 +162,19 @@ class Reader:
                 if error.status != Status.NOT_FOUND or not self.is_following:
                     raise
                 found = 0  # The partition comes into being with its first message.
+            if self.starting_point.is_exact:
+                start, end = await log_ends(connection, self.topic, partition)
+                if not start <= found <= end:
+                    raise Failure(f"partition {partition}: {describe_outside(found, start, end)}")
             self._offsets[partition] = found
         return self._offsets[partition]
+
+    async def _check_boundary(self, connection: BrokerConnection, partition: int, offset: int) -> None:
+        """Nothing can be read there: raises Failure where it is what was asked for, and begins no message."""
+        if self.starting_point.is_exact and offset == self.starting_point.offset:
+            found = await locate(connection, self.topic, partition, offset)
+            if not found.is_boundary:
+                raise Failure(f"partition {partition}: {describe_between(offset, found)}")
 
     async def _ask(
         self, connection: BrokerConnection, partition: int, offset: int, size_max: int
@@ -191,7 +208,10 @@ async def partitions_of(connection: BrokerConnection, topic: str, *, must_exist:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """However often it takes; raises OSError."""
+    """However often it takes; raises OSError that names standard output, which is what the descriptor is."""
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        try:
+            view = view[os.write(descriptor, view) :]
+        except OSError as error:
+            raise named(error, STANDARD_OUTPUT) from error

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.formats import time_text
-from metaserver.cli.lifecycle import describe_ready
+from metaserver.cli.node_files import load_pair, load_slave
 from metaserver.cli.output import Failure, complain, say
-from metaserver.cli.processes import Ending, Launch, ask, find_node
-from metaserver.config import load_server_config, load_slave_config
+from metaserver.cli.processes import Ending, Launch, ask, describe_ready, find_node
+from metaserver.config import load_server_config
 from metaserver.errors import ConfigError, ControlError
+from metaserver.logs import load_logging_settings
+from metaserver.node.following import check_slave
+from metaserver.node.listening import NodeError
 from metaserver.node.role import Role, find_role
 
 if TYPE_CHECKING:
@@ -34,9 +37,21 @@ _PREPARE_SECONDS = 10.0
 def role_of(installation: Installation, *, is_lenient: bool = True) -> Role:
     """What a node is when it is started. Raises ConfigError and RoleError."""
     server = load_server_config(installation.server_file, lenient=is_lenient)
-    slave_file = installation.slave_file
-    slave = None if slave_file is None else load_slave_config(slave_file, lenient=is_lenient)
-    return find_role(server, slave)
+    slave = load_slave(installation, is_lenient=is_lenient)
+    return find_role(server, slave, load_pair(installation, is_lenient=is_lenient))
+
+
+def check_starts(installation: Installation, *, is_lenient: bool) -> None:
+    """Before a node is stopped that is to start again: raises Failure and RoleError where it would not."""
+    try:
+        load_logging_settings(installation.server_file.parent / "logging.toml")
+        role = role_of(installation, is_lenient=is_lenient)
+        if role.slave_config is not None:
+            check_slave(role.config, role.slave_config)
+    except (ConfigError, NodeError) as error:
+        code = ExitCode.CONFIGURATION if isinstance(error, ConfigError) else ExitCode.FAILED
+        text = f"{error}\nthe {installation.role} would not start again with that; nothing was changed"
+        raise Failure(text, code) from error
 
 
 def start_options(installation: Installation) -> tuple[str, ...]:
@@ -47,11 +62,7 @@ def start_options(installation: Installation) -> tuple[str, ...]:
     status = find_node(installation).status or {}
     # A node of an older version does not tell.
     is_lenient = bool(status.get("lenient"))
-    try:
-        role_of(installation, is_lenient=is_lenient)
-    except ConfigError as error:
-        text = f"{error}\nthe {installation.role} would not start again with that; nothing was changed"
-        raise Failure(text, ExitCode.CONFIGURATION) from error
+    check_starts(installation, is_lenient=is_lenient)
     log_format = str(status.get("log_format", "text"))
     return ("--log-format", log_format, *(["--lenient"] if is_lenient else []))
 

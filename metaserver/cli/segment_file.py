@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import attrs
@@ -42,7 +44,9 @@ class Placed:
 
 
 def open_for_reading(path: Path) -> File:
-    """Open a file; raises OSError."""
+    """Open a file; raises OSError, also for a directory."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return RealFileSystem().open(path, "read", Point.RECOVERY_READ)
 
 

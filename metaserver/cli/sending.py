@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -66,6 +68,8 @@ def opened_input(name: str) -> Iterator[int]:
         yield sys.stdin.fileno()
         return
     try:
+        if Path(name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise Failure(f"{name}: cannot be read: {error.strerror}") from error

@@ -12,10 +12,11 @@ import attrs
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.output import Failure
 from metaserver.client.times import find_time
-from metaserver.names import MAX_OFFSET
+from metaserver.names import MAX_OFFSET, parse_digits
 
 if TYPE_CHECKING:
     from metaserver.client import BrokerConnection
+    from metaserver.client.headers import Position
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGO = re.compile(r"-([0-9]{1,9})([smhd])", re.ASCII)
@@ -45,14 +46,26 @@ class StartingPoint:
         return self.offset
 
 
+def describe_outside(offset: int, start: int, end: int) -> str:
+    """Why nothing can begin at an offset that a log does not hold."""
+    return f"offset {offset} is outside of its log, which begins at {start} and ends at {end}"
+
+
+def describe_between(offset: int, found: Position) -> str:
+    """Why nothing can begin inside a message."""
+    return (
+        f"no message begins at offset {offset}; the nearest that do are at {found.before} and {found.behind}"
+    )
+
+
 def parse_starting_point(text: str, option: str = "--from") -> StartingPoint:
     """``start``, ``end``, an offset, an ISO 8601 time, ``@SECONDS`` since 1970, ``-10m``; raises Failure."""
     if text == "start":
         return StartingPoint(offset=0)
     if text == "end":
         return StartingPoint(offset=MAX_OFFSET)
-    if text.isascii() and text.isdigit() and int(text) <= MAX_OFFSET:
-        return StartingPoint(offset=int(text))
+    if (offset := parse_digits(text, MAX_OFFSET)) is not None:
+        return StartingPoint(offset=offset)
     if (ago := _AGO.fullmatch(text)) is not None:
         return StartingPoint(wall_seconds=time.time() - int(ago[1]) * _UNIT_SECONDS[ago[2]])
     if (since := _SINCE_1970.fullmatch(text)) is not None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import click
+
+from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.output import Failure
 
 
 class ShowByDefault(click.Group):
@@ -20,8 +24,17 @@ class ShowByDefault(click.Group):
         if ctx.resilient_parsing and not args:
             return super().parse_args(ctx, args)  # A shell asks which verbs there are.
         if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            if len(args) > 1 and not args[1].startswith("-") and (hint := self.meant(args[0])):
+                raise Failure(
+                    f"there is no `{ctx.info_name} {args[0]}` with a second word{hint}", ExitCode.USAGE
+                )
             args = ["show", *args]
         return super().parse_args(ctx, args)
+
+    def meant(self, word: str) -> str:
+        """For a word that is nothing: the verb that comes near it; blank where none does."""
+        close = get_close_matches(word, self.commands, 1)
+        return f"; do you mean `metaServer {self.name} {close[0]}`?" if close else ""
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of the base class
         """The text."""

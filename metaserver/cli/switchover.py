@@ -12,7 +12,7 @@ from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.follow import decide_to_follow
 from metaserver.cli.handover import hand_over_to, reaches, seal_and_copy
 from metaserver.cli.installation import find_installation
-from metaserver.cli.options import chosen_node, node_arguments
+from metaserver.cli.options import chosen_node, node_arguments, slave_id_option
 from metaserver.cli.output import Failure, complain, describe_seconds, say
 from metaserver.cli.processes import Ending, ask, find_node
 from metaserver.cli.role_change import (
@@ -28,6 +28,7 @@ from metaserver.cli.role_change import (
     within,
 )
 from metaserver.cli.target import parse_address
+from metaserver.cli.unfinished import unfinished
 from metaserver.errors import ControlError, MetaServerError
 from metaserver.node.role import Decision, forget_decision
 
@@ -52,6 +53,7 @@ class Pair(NamedTuple):
     slave: Installation
     address: str
     """Of the master."""
+    slave_address: str
     master_options: tuple[str, ...]
     slave_options: tuple[str, ...]
     """With what each is started again."""
@@ -74,14 +76,7 @@ class Pair(NamedTuple):
     metavar="HOST:PORT",
     help="The slave, where it runs on another machine: type `promote --after-handover` there before.",
 )
-@click.option(
-    "--slave-id",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="With --to: the old master's number among the slaves of the new one.",
-)
+@slave_id_option("With --to: the old master's number among the slaves of the new one.")
 def switchover(
     *,
     role: str,
@@ -103,16 +98,21 @@ def switchover(
     if role:
         raise Failure(f"{role!r} is for --to: here both nodes change places", ExitCode.USAGE)
     pair = find_pair(server_file, plug_ins)
+    with unfinished(partial(_describe_left, pair)):
+        _change(pair, catch_up_seconds)
+
+
+def _change(pair: Pair, catch_up_seconds: float) -> None:
     before = role_of(pair.slave)
     _wait_until_close(pair, catch_up_seconds)
     prepared = prepare(pair.slave, pair.slave_options)
     try:
         began = time.monotonic()
         _seal_and_copy(pair, before)
+        ending = Ending(pair.master, is_hurried=True)
     except BaseException:
         prepared.cancel()
         raise
-    ending = Ending(pair.master, is_hurried=True)
     address = _change_places(pair, before, prepared, ending)
     paused_seconds = time.monotonic() - began
     ending.wait(STOP_SECONDS)
@@ -150,7 +150,28 @@ def find_pair(server_file: Path | None, plug_ins: tuple[str, ...]) -> Pair:
         raise Failure(
             f"the slave follows {replication['master']} and is not connected to the master {address}"
         )
-    return Pair(master, slave, address, start_options(master), start_options(slave))
+    return Pair(master, slave, address, addresses["slave"], start_options(master), start_options(slave))
+
+
+def _describe_left(pair: Pair) -> str:
+    """What there is where a change has ended early, and what to type; blank where nothing is amiss."""
+    master, slave = find_node(pair.master), find_node(pair.slave)
+    old, new = pair.master.verb_suffix, pair.slave.verb_suffix
+    if role_of(pair.slave).slave_config is None:
+        if master.status is not None and slave.status is not None and master.status["role"] == "slave":
+            return ""
+        start = "" if slave.is_running else f"`metaServer start{new}`, and then "
+        return (
+            f"{pair.slave_address} is master from now on; the old one does not "
+            f"follow it yet. Type {start}`metaServer follow {pair.slave_address}{old}`"
+        )
+    if master.status is not None and not master.status["handed_over"]:
+        return ""
+    starts = "" if slave.is_running else f", and then `metaServer start{new}`"
+    return (
+        "the master has given up its place, and no messages are taken. Type "
+        f"`metaServer restart{old}`, and it is master again{starts}"
+    )
 
 
 def _wait_until_close(pair: Pair, limit_seconds: float) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from metaserver.storage import File
 
 _KEPT_SUFFIXES = (".arc", ".zip")
-_TRANSACTIONS_NAME = "transactions"
+_BESIDE_PARTITIONS = (LOCK_NAME, DELETED_NAME, QUARANTINE_NAME, ROLE_NAME, "transactions")
 
 
 @attrs.define
@@ -71,6 +71,11 @@ def verify(context: click.Context, directory: Path, *, as_json: bool) -> None:
     """Check a data directory, or the directory of one partition, without writing to it."""
     started = time.perf_counter()
     partitions, stray = _find_partitions(directory)
+    if not partitions:
+        text = f"{directory} holds no partition (a folder TOPIC-NUMBER)"
+        if not any((directory / name).exists() for name in _BESIDE_PARTITIONS):
+            raise Failure(f"{text}; name the dataPath of a broker, or one partition")
+        complain(f"{text}: there is nothing to check")
     is_running = _is_locked(directory) or _is_locked(directory.parent)
     total = sum(path.stat().st_size for partition in partitions for path in partition.glob("*.meta"))
     reports = [Report(directory, notes=stray)] if stray else []
@@ -95,8 +100,7 @@ def _find_partitions(directory: Path) -> tuple[list[Path], list[str]]:
     partitions = [
         child for child in children if child.is_dir() and TopicPartition.parse(child.name) is not None
     ]
-    known = {LOCK_NAME, DELETED_NAME, QUARANTINE_NAME, ROLE_NAME, _TRANSACTIONS_NAME}
-    known |= {*(partition.name for partition in partitions)}
+    known = {*_BESIDE_PARTITIONS, *(partition.name for partition in partitions)}
     return partitions, [
         f"{child.name} belongs to no partition" for child in children if child.name not in known
     ]

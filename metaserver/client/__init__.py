@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from metaserver.client.assignment import assign_blocks, assign_consistently
     from metaserver.client.connection import BrokerConnection, announced_registry_port, connect
     from metaserver.client.consumer import Consumer, ConsumerOptions
+    from metaserver.client.dead_letters import LocalDeadLetters, TopicDeadLetters
     from metaserver.client.fetching import FetchReport
     from metaserver.client.filters import by_attribute, by_attribute_pattern, by_condition
     from metaserver.client.held_partition import Lag
     from metaserver.client.lane import Sent
+    from metaserver.client.local_store import LocalStore
     from metaserver.client.messages import (
         Batch,
         BatchResult,
@@ -57,6 +59,8 @@ __all__ = [
     "FileOffsets",
     "KeyHash",
     "Lag",
+    "LocalDeadLetters",
+    "LocalStore",
     "MemoryOffsets",
     "Message",
     "Moved",
@@ -78,6 +82,7 @@ __all__ = [
     "Session",
     "SessionOptions",
     "SqlOffsets",
+    "TopicDeadLetters",
     "announced_registry_port",
     "assign_blocks",
     "assign_consistently",
@@ -102,6 +107,8 @@ _HOMES = {
     "FileOffsets": "metaserver.client.offsets",
     "KeyHash": "metaserver.client.selectors",
     "Lag": "metaserver.client.held_partition",
+    "LocalDeadLetters": "metaserver.client.dead_letters",
+    "LocalStore": "metaserver.client.local_store",
     "MemoryOffsets": "metaserver.client.offsets",
     "Message": "metaserver.client.messages",
     "Moved": "metaserver.client.messages",
@@ -123,6 +130,7 @@ _HOMES = {
     "Session": "metaserver.client.session",
     "SessionOptions": "metaserver.client.session",
     "SqlOffsets": "metaserver.client.offsets",
+    "TopicDeadLetters": "metaserver.client.dead_letters",
     "announced_registry_port": "metaserver.client.connection",
     "assign_blocks": "metaserver.client.assignment",
     "assign_consistently": "metaserver.client.assignment",

@@ -6,6 +6,7 @@ connection usable: its reply is dropped when it comes; whether the broker acted 
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -291,6 +292,16 @@ class BrokerConnection:
             self.break_off(str(error) or "the connection broke")
 
 
+def _why_unreachable(error: Exception) -> str:
+    """What anyio says itself is only that every address of the host has failed."""
+    cause: BaseException | None = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, OSError) and cause.errno:
+        return os.strerror(cause.errno)
+    return str(error)
+
+
 @asynccontextmanager
 async def connect(
     host: str, port: int, *, timeout_seconds: float = CONNECT_SECONDS
@@ -307,7 +318,7 @@ async def connect(
         raise BrokerUnreachableError(address, f"no connection within {timeout_seconds:g} s") from None
     except (OSError, UnicodeError) as error:
         # UnicodeError: a host that can be none, as anybody may write it into the registry.
-        raise BrokerUnreachableError(address, str(error)) from error
+        raise BrokerUnreachableError(address, _why_unreachable(error)) from error
     async with stream:
         connection = BrokerConnection(stream, address)
         async with background_tasks() as tasks:

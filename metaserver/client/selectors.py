@@ -10,9 +10,15 @@ import attrs
 
 from metaserver.client.partition import Partition
 from metaserver.errors import ConfigError, NoPartitionError
+from metaserver.names import parse_digits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+_BROKER_MAX = 2**31 - 1
+_PARTITIONS_MAX = 100_000
+"""Of one broker, in a layout: far more than any has."""
 
 
 class Selector(Protocol):
@@ -123,11 +129,9 @@ def _parse_layout(topic: str, layout: str) -> tuple[Partition, ...]:
     found: list[Partition] = []
     for part in layout.split(";"):
         broker, colon, count = part.strip().partition(":")
-        is_right = (
-            bool(colon) and broker.isascii() and broker.isdigit() and count.isascii() and count.isdigit()
-        )
-        if not is_right or int(count) < 1:
+        broker_id, size = parse_digits(broker, _BROKER_MAX), parse_digits(count, _PARTITIONS_MAX)
+        if not colon or broker_id is None or not size:
             text = f"layout {layout!r} of topic {topic}: {part!r} is no BROKER:COUNT; write 0:4;1:4"
             raise ConfigError((text,))
-        found += [Partition(topic, int(broker), number) for number in range(int(count))]
+        found += [Partition(topic, broker_id, number) for number in range(size)]
     return tuple(sorted(set(found)))

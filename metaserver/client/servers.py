@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from metaserver.errors import ConfigError
+from metaserver.names import parse_digits
 
 ROOT_DEFAULT = "/meta"
 _ZOOKEEPER = "zookeeper"
@@ -51,9 +52,10 @@ def _address(text: str, part: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _PORT_MAX:
-        raise _wrong(text, f"{part.strip()!r} is no HOST:PORT")
-    return host, int(port)
+    number = parse_digits(port, _PORT_MAX)
+    if not colon or not host or not number:
+        raise _wrong(text, f"{part.strip()!r} is no HOST:PORT with a port from 1 to {_PORT_MAX}")
+    return host, number
 
 
 def _wrong(text: str, reason: str) -> ConfigError:

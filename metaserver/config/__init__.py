@@ -4,6 +4,8 @@
 
     conf/server.ini              ──▶ load_server_config ──▶ ServerConfig ── topics ──▶ TopicConfig
     conf/async_slave.properties  ──▶ load_slave_config  ──▶ SlaveConfig
+    conf/gregor_slave.properties ──▶ load_gregor_config ──▶ SlaveConfig
+    conf/samsa_master.properties ──▶ load_pair_config   ──▶ PairConfig; apply_pair: puts wait for the slave
                                      apply_slave: the slave's own port, path and host name win
                                      diff_configs, adopt_topics: a reload
 
@@ -15,7 +17,15 @@ from __future__ import annotations
 
 from metaserver.config.cron import next_fire
 from metaserver.config.difference import ConfigDiff, adopt_topics, diff_configs
-from metaserver.config.models import DeletePolicy, ServerConfig, SlaveConfig, TopicConfig, ZooKeeperConfig
+from metaserver.config.models import (
+    DeletePolicy,
+    PairConfig,
+    ServerConfig,
+    SlaveConfig,
+    TopicConfig,
+    ZooKeeperConfig,
+)
+from metaserver.config.pair import apply_pair, load_gregor_config, load_pair_config
 from metaserver.config.reading import base_directory_of
 from metaserver.config.server import load_server_config, parse_server_config
 from metaserver.config.slave import apply_slave, load_slave_config, parse_slave_config
@@ -23,14 +33,18 @@ from metaserver.config.slave import apply_slave, load_slave_config, parse_slave_
 __all__ = [
     "ConfigDiff",
     "DeletePolicy",
+    "PairConfig",
     "ServerConfig",
     "SlaveConfig",
     "TopicConfig",
     "ZooKeeperConfig",
     "adopt_topics",
+    "apply_pair",
     "apply_slave",
     "base_directory_of",
     "diff_configs",
+    "load_gregor_config",
+    "load_pair_config",
     "load_server_config",
     "load_slave_config",
     "next_fire",

@@ -38,6 +38,8 @@ class Section:
     line: int
     """Where the name comes first."""
     entries: dict[str, Entry] = attrs.field(factory=dict)
+    replaced: list[tuple[str, Entry]] = attrs.field(factory=list)
+    """Keys and values that a later line of the section has put another in the place of."""
 
 
 @attrs.frozen
@@ -80,6 +82,8 @@ def parse_ini(text: str, problems: Problems, *, lenient: bool) -> dict[str, Sect
         if section is None:
             section = sections[line.section] = Section(line.section, line.first)
         if line.key is not None:
+            if line.key in section.entries:
+                section.replaced.append((line.key, section.entries[line.key]))
             section.entries[line.key] = Entry(line.value, line.first)
     return sections
 

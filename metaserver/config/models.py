@@ -126,6 +126,8 @@ class ServerConfig:
     """The file as it lies on disk."""
     checksum: int = attrs.field(eq=False)
     """CRC-32 of the file."""
+    warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
+    """What the file says and hardly means, a sentence each, with file, line, section and key."""
 
     broker_id: int
     server_port: int = 8123
@@ -243,3 +245,26 @@ class SlaveConfig:
     host_name: str | None = None
     bind_address: str | None = None
     data_path: Path | None = None
+    is_gregor: bool = False
+    """Whether it is the slave of a synchronous pair, which waits for its master to call."""
+
+
+@attrs.frozen(kw_only=True)
+class PairConfig:
+    """A ``samsa_master.properties``: what makes a broker the master of a synchronous pair."""
+
+    path: Path = attrs.field(eq=False)
+    slave_address: tuple[str, int]
+    """Host and port."""
+    send_timeout_ms: int = 2000
+    """How long a put waits for the slave."""
+    check_interval_ms: int = 100
+    """Between two looks at a slave that has failed."""
+    failures_max: int = 100
+    """After so many in a row the master leaves the registry, until the slave is well again."""
+    recover_offset: bool = False
+    """Offsets are the same in a pair of ours: there is nothing to recover."""
+    callback_thread_count: int = 10
+    """Read and not needed, like the next two: nothing here waits in a thread."""
+    recover_parallel: bool = True
+    recover_parallel_hint: int = 1

@@ -167,6 +167,25 @@ SLAVE_KEYS = _table(
 )
 """Of ``async_slave.properties``; fields of SlaveConfig."""
 
+SAMSA_KEYS = _table(
+    (
+        Key("slave", "slave_address", values.host_and_port, is_required=True),
+        Key("sendToSlaveTimeoutInMills", "send_timeout_ms", _DURATION),
+        Key("checkSlaveIntervalInMills", "check_interval_ms", _DURATION),
+        Key("slaveContinuousFailureThreshold", "failures_max", _COUNT),
+        Key("recoverOffset", "recover_offset", values.boolean),
+        Key("callbackThreadCount", "callback_thread_count", _COUNT),
+        Key("recoverParallel", "recover_parallel", values.boolean),
+        Key("recoverParallelHint", "recover_parallel_hint", _COUNT),
+    )
+)
+"""Of ``samsa_master.properties``; fields of PairConfig."""
+
+GREGOR_KEYS = _table(
+    SLAVE_KEYS[name] for name in ("serverPort", "dashboardHttpPort", "hostName", "bindAddress", "dataPath")
+)
+"""Of ``gregor_slave.properties``, all of them ours; fields of SlaveConfig."""
+
 FILTER_PREFIX = "group."
 """Of the keys of a topic that say which messages a consumer group gets."""
 

@@ -83,10 +83,25 @@ def parse_server_config(
         path=Path(source),
         source_bytes=data,
         checksum=zlib.crc32(data),
+        warnings=_warnings(source, sections),
         topics=topics,
         zookeeper=zookeeper,
         **fields,
     )
+
+
+def _warnings(source: str, sections: Mapping[str, Section]) -> tuple[str, ...]:
+    """What is allowed, and hardly meant."""
+    warnings = Problems(source)
+    for section in sections.values():
+        for key, earlier in section.replaced:
+            counts = section.entries[key]
+            if counts.value != earlier.value:
+                text = (
+                    f"counts for nothing: line {counts.line} sets the key again, to {excerpt(counts.value)}"
+                )
+                warnings.add(earlier.line, f"[{section.name}] {key}", text)
+    return warnings.texts
 
 
 def with_own_fields(defaults: TopicConfig, name: str, own: Mapping[str, Any]) -> TopicConfig:

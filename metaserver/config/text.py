@@ -62,7 +62,12 @@ class Problems:
     def raise_if_any(self) -> None:
         """Raise ConfigError with every problem in the order of the file, if there is one."""
         if self._found:
-            raise ConfigError(tuple(text for _, text in sorted(self._found, key=lambda found: found[0])))
+            raise ConfigError(self.texts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All of them, in the order of the file."""
+        return tuple(text for _, text in sorted(self._found, key=lambda found: found[0]))
 
 
 def wrong(problem: str) -> ConfigError:

@@ -40,6 +40,8 @@ def integer(minimum: int, maximum: int = INT_MAX) -> Callable[[str], int]:
     """
 
     def read(text: str) -> int:
+        if text.isidentifier() and text not in {"true", "false"}:
+            raise wrong(f"{excerpt(text)} is no number; write a whole one from {minimum} to {maximum}")
         value = evaluate(text)
         if isinstance(value, bool):
             raise wrong(f"{excerpt(text)} is a boolean; write a whole number")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from metaserver.control.address import REQUEST_BYTES_MAX, SLAVE_SOCKET_NAME, socket_address
-from metaserver.errors import ControlError
+from metaserver.errors import ConfigError, ControlError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,7 @@ def call(path: Path, command: str, timeout_seconds: float, /, **arguments: objec
     Raises:
         ControlError: no broker answers at ``path``, or not in time, or it refuses; the text says
             what to do.
+        ConfigError: it refuses, because of problems in its configuration.
 
     """
     request = json.dumps({**arguments, "command": command}).encode()
@@ -79,6 +80,8 @@ def _result(path: Path, command: str, line: bytes | None) -> dict[str, object]:
     match reply:
         case {"ok": True, "result": dict(result)}:
             return result
+        case {"ok": False, "problems": list(problems)}:
+            raise ConfigError(tuple(map(str, problems)))
         case {"ok": False, "error": str(text)}:
             raise ControlError(path, text)
         case _:

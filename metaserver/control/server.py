@@ -22,7 +22,7 @@ import attrs
 import trio
 
 from metaserver.control.address import REQUEST_BYTES_MAX, socket_address
-from metaserver.errors import ControlError, MetaServerError
+from metaserver.errors import ConfigError, ControlError, MetaServerError
 from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
@@ -190,6 +190,8 @@ class _ControlServer:
             )
         try:
             return _line({"ok": True, "result": await handler(request)})
+        except ConfigError as error:
+            return _line({"ok": False, "error": str(error), "problems": error.problems})
         except MetaServerError as error:
             return _failure(str(error))
         except Exception:  # noqa: BLE001  a failing command is no reason to end the broker

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.broker import version_text
+from metaserver.broker import GREGOR_VERSION_TEXT, PairSlave, version_text
 from metaserver.client import announced_registry_port, connect
 from metaserver.client.servers import format_address
 from metaserver.errors import ClientError
 from metaserver.logs import get_logger
-from metaserver.node.listening import NodeError, advertised_host, own_host
+from metaserver.node.listening import NodeError, advertised_host, own_addresses
 from metaserver.node.own_config import LoadedConfig, OwnConfig
-from metaserver.replication import ConfigSync, FixedPlace, RegisteredPlace, Slave
+from metaserver.replication import CalledPlace, ConfigSync, FixedPlace, RegisteredPlace, Slave
 from metaserver.replication.master import meet
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ UNKNOWN_MASTER = "(its address is not known yet)"
 
 def check_slave(config: ServerConfig, slave_config: SlaveConfig) -> None:
     """Raises NodeError where nothing says who the master is."""
+    if slave_config.is_gregor:
+        return
     if slave_config.master_address is None and config.zookeeper.connect is None:
         raise NodeError(
             f"{slave_config.path}: masterAddress is missing; write masterAddress=HOST:PORT of the master, or "
@@ -60,7 +62,7 @@ async def sync_before_start(
             if isinstance(place, RegisteredPlace):
                 nursery.start_soon(place.run)
             try:
-                address = await _wait_found(place) if isinstance(place, RegisteredPlace) else place.address
+                address = place.address if isinstance(place, FixedPlace) else await _wait_found(place)
                 async with connect(*address) as link:
                     await sync.look(link, await meet(link, config.broker_id, _FIRST_SYNC_SECONDS))
             except ClientError as error:
@@ -78,7 +80,7 @@ class Following:
     slave: Slave
     config_sync: ConfigSync
     _broker: Broker
-    _place: FixedPlace | RegisteredPlace
+    _place: FixedPlace | RegisteredPlace | CalledPlace
     _membership: Membership
 
     @classmethod
@@ -100,9 +102,13 @@ class Following:
         membership.merged_checksum = lambda: config_sync.report().merged_checksum
         config_sync.on_change = membership.wake
         following = cls(slave, config_sync, broker, place, membership)
-        if isinstance(place, RegisteredPlace):
+        if isinstance(place, RegisteredPlace | CalledPlace):
             place.on_change = following._look
-        if config.zookeeper.is_embedded:
+        if isinstance(place, CalledPlace):
+            place.is_following = slave.is_connected
+            broker.pair_slave = PairSlave(broker, place.call, place.followed)
+            broker.version_text = GREGOR_VERSION_TEXT
+        elif config.zookeeper.is_embedded:
             slave.on_connected = following._follow_registry
         return following
 
@@ -130,8 +136,12 @@ class Following:
         self._broker.version_text = version_text(registry_elsewhere=registry)
 
 
-def _place_of(config: ServerConfig, slave_config: SlaveConfig, host: str) -> FixedPlace | RegisteredPlace:
-    own = _own_addresses(config, host)
+def _place_of(
+    config: ServerConfig, slave_config: SlaveConfig, host: str
+) -> FixedPlace | RegisteredPlace | CalledPlace:
+    own = own_addresses(config, host)
+    if slave_config.is_gregor:
+        return CalledPlace(own)
     if slave_config.master_address is None:
         return RegisteredPlace.of(config.broker_id, own, config.zookeeper)
     if slave_config.master_address in own:
@@ -142,16 +152,9 @@ def _place_of(config: ServerConfig, slave_config: SlaveConfig, host: str) -> Fix
     return FixedPlace(slave_config.master_address)
 
 
-async def _wait_found(place: RegisteredPlace) -> Address:
+async def _wait_found(place: RegisteredPlace | CalledPlace) -> Address:
     while (address := place.address) is None:
         changed = trio.Event()
         place.on_change = changed.set
         await changed.wait()
     return address
-
-
-def _own_addresses(config: ServerConfig, host: str) -> frozenset[Address]:
-    names = {host, own_host(config)}
-    if not names.isdisjoint(("127.0.0.1", "[::1]")):
-        names.add("localhost")
-    return frozenset((name.strip("[]"), config.server_port) for name in names)

@@ -48,7 +48,6 @@ class Handover:
     _timers: Timers
     _embedded: EmbeddedRegistry | None
     _timer: Timer | None = None
-    _has_stepped_down: bool = False
 
     def handlers(self) -> dict[str, Callable[[dict[str, object]], Awaitable[dict[str, object]]]]:
         """For the control socket."""
@@ -63,14 +62,14 @@ class Handover:
         self._cancel_timer()
         seconds = min(float(request.get("seconds", 30.0)), _SEAL_SECONDS_MAX)
         self._broker.gate.seal(_SEALED)
-        if not self._has_stepped_down:
+        if not self._broker.gate.is_given_up:
             self._timer = self._timers.schedule(seconds, self._expired)
         await self._committer.wait_until_idle()
         return {"ends": self._ends(with_registry=False)}
 
     async def unseal(self, _request: dict[str, Any]) -> dict[str, object]:
         """Take puts again."""
-        if self._has_stepped_down:
+        if self._broker.gate.is_given_up:
             raise HandoverError("this master has stepped down: only a restart makes it one again")
         self._cancel_timer()
         self._broker.gate.unseal()
@@ -78,11 +77,11 @@ class Handover:
 
     async def step_down(self, _request: dict[str, Any]) -> dict[str, object]:
         """Be sealed for good, and end the registry; answers with all ends, which are the last."""
-        if not self._has_stepped_down:
+        if not self._broker.gate.is_given_up:
             if self._timer is None:
                 raise HandoverError("this master is not sealed, or no longer")
             self._cancel_timer()
-            self._has_stepped_down = True
+            self._broker.gate.give_up()
             if self._embedded is not None:
                 await self._embedded.stop()
             self._broker.version_text += f" {HANDED_OVER}"

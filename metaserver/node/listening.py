@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import TYPE_CHECKING
 
 import attrs
 
 from metaserver.broker import open_listener
+from metaserver.client.servers import format_address
 from metaserver.errors import MetaServerError
 
 if TYPE_CHECKING:
@@ -32,10 +34,14 @@ def listen(config: ServerConfig, port: int, key: str) -> socket.socket:
     try:
         return open_listener(config.bind_address, port)
     except OSError as error:
-        raise NodeError(
-            f"cannot listen on {config.bind_address}:{port}: {error.strerror or error}; "
-            f"choose another {key}, or stop what uses this one"
-        ) from error
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            advice = "bindAddress must be an address of this machine; 0.0.0.0 is all of them"
+        elif error.errno == errno.EACCES:
+            advice = f"ports below 1024 are for root, mostly; choose another {key}"
+        else:
+            advice = f"choose another {key}, or stop what uses this one"
+        where = format_address(config.bind_address, port)
+        raise NodeError(f"cannot listen on {where}: {error.strerror or error}; {advice}") from error
 
 
 def advertised_host(config: ServerConfig) -> str:
@@ -58,6 +64,14 @@ def own_host(config: ServerConfig) -> str:
     if config.bind_address not in _EVERY_INTERFACE:
         return bracketed(config.bind_address)
     return "[::1]" if ":" in config.bind_address else "127.0.0.1"
+
+
+def own_addresses(config: ServerConfig, host: str) -> frozenset[tuple[str, int]]:
+    """All by which a node that tells others ``host`` can be reached; IPv6 without brackets."""
+    names = {host, own_host(config)}
+    if not names.isdisjoint(("127.0.0.1", "[::1]")):
+        names.add("localhost")
+    return frozenset((name.strip("[]"), config.server_port) for name in names)
 
 
 def bracketed(host: str) -> str:

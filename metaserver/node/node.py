@@ -29,6 +29,7 @@ from metaserver.broker import (
     Committer,
     DiskGuard,
     KernelPageCache,
+    PairMaster,
     Poller,
     Retention,
     Server,
@@ -52,6 +53,7 @@ from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
 from metaserver.node.topics import TopicChanges
+from metaserver.replication import PairLink
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
 from metaserver.timers import Timers
 
@@ -138,6 +140,7 @@ class _Parts:
     timers: Timers
     disk: DiskGuard
     following: Following | None
+    pair: PairLink | None
     embedded: EmbeddedRegistry | None
     membership: Membership
     reporter: Reporter
@@ -202,6 +205,10 @@ class _Node:
             master_address=master_address,
             version_text=version_text(ground.registry_port),
         )
+        pair_config = None if self._role is None else self._role.pair
+        if pair_config is not None:
+            uri = f"meta://{format_address(*pair_config.slave_address)}"
+            broker.pair_master = PairMaster(uri, pair_config.send_timeout_ms / 1000, timers)
         embedded = None
         if ground.registry_listener is not None:
             embedded = EmbeddedRegistry(
@@ -217,16 +224,23 @@ class _Node:
             following = Following.of(broker, slave_config, own, host, membership, timers)
         else:
             membership.on_rival = broker.gate.fence
+        registry = config.zookeeper.ensemble
         if embedded is not None:
-            membership.follow(f"{own_host(config)}:{embedded.port}")
-        else:
-            membership.follow(config.zookeeper.ensemble)
+            registry = f"{own_host(config)}:{embedded.port}"
+        elif slave_config is not None and slave_config.is_gregor:
+            registry = None
+        membership.follow(registry)
+        pair = None
+        if pair_config is not None and broker.pair_master is not None:
+            leave, join = partial(membership.follow, None), partial(membership.follow, registry)
+            pair = PairLink(broker, broker.pair_master, pair_config, leave, join)
         slave = None if following is None else following.slave
         sync = None if following is None else following.config_sync
         reporter = Reporter(broker, store, disk, slave, membership, embedded, sync)
         reporter.is_lenient, reporter.log_format = self._is_lenient, self._log_format
         reporter.decision = None if self._role is None else self._role.decision
-        return _Parts(broker, committer, timers, disk, following, embedded, membership, reporter)
+        reporter.pair = pair
+        return _Parts(broker, committer, timers, disk, following, pair, embedded, membership, reporter)
 
     async def _serve(self, ground: _Ground, parts: _Parts) -> None:
         config = self._config
@@ -252,6 +266,8 @@ class _Node:
             )
             if following is not None:
                 stop.replication = await nursery.start(following.run)
+            if parts.pair is not None:
+                nursery.start_soon(parts.pair.run)
             with _PidFile(self._paths):
                 gc.collect()
                 gc.freeze()
@@ -363,9 +379,10 @@ class _Node:
         _log.info("Reloading topics......")
         load = partial(load_server_config, self._config.path, lenient=self._is_lenient)
         fresh = await trio.to_thread.run_sync(load)
-        overlay = self._slave_config if self._role is None else self._role.overlay
-        if overlay is not None:
-            fresh = apply_slave(fresh, overlay)
+        if self._role is not None:
+            fresh = self._role.overlaid(fresh)
+        elif self._slave_config is not None:
+            fresh = apply_slave(fresh, self._slave_config)
         if fresh.server_port == 0:
             fresh = attrs.evolve(fresh, server_port=broker.config.server_port)
         difference = diff_configs(broker.config, fresh)

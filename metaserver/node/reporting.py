@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from metaserver.logs import LogFormat
     from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.node.role import Decision
-    from metaserver.replication import ConfigSync, ConfigSyncReport, Slave, SlaveReport
+    from metaserver.replication import ConfigSync, ConfigSyncReport, PairLink, Slave, SlaveReport
     from metaserver.storage import FileSystem, MessageStore, QuarantineReport
 
 
@@ -49,6 +49,8 @@ class Reporter:
     """With what it was started, and the line before."""
     decision: Decision | None = None
     """What makes the node something else than its files say."""
+    pair: PairLink | None = None
+    """Of the master of a synchronous pair."""
     _filesystem: FileSystem = attrs.Factory(RealFileSystem)
 
     def readiness(self) -> list[str]:
@@ -67,6 +69,8 @@ class Reporter:
             reasons.append(f"the embedded registry does not serve: {self._embedded.failure}")
         if self._broker.gate.reason:
             reasons.append(f"puts are refused: {self._broker.gate.reason}")
+        if self._broker.gate.is_given_up:
+            reasons.append(self._given_up)
         registration = self._membership.report()
         if registration is not None and not (registration.is_registered or registration.is_beginning):
             reasons.append(f"not registered in ZooKeeper: {registration.problem}")
@@ -82,6 +86,8 @@ class Reporter:
                 for replica in report.partitions
                 if replica.state is ReplicaState.STOPPED
             ]
+        if self.pair is not None and self.pair.problem:
+            reasons.append(f"the slave of the pair, {self.pair.slave_address}: {self.pair.problem}")
         if self._config_sync is not None and self._config_sync.is_refused:
             reasons.append(self._config_sync.problem)
         return reasons
@@ -118,6 +124,7 @@ class Reporter:
             "quarantine": self._quarantine(),
             "puts_refused": broker.gate.reason,
             "fenced": broker.gate.fenced is not None,
+            "handed_over": broker.gate.is_given_up,
         }
         if self.decision is not None:
             status["decision"] = attrs.asdict(self.decision) | {"sentence": self.decision.sentence}
@@ -142,6 +149,8 @@ class Reporter:
             }
         if slaves := slaves_status(broker):
             status["slaves"] = slaves
+        if self.pair is not None:
+            status["pair"] = {"slave": self.pair.slave_address, "problem": self.pair.problem}
         if self._slave is not None:
             status["replication"] = replication_status(self._slave.report(), with_partitions=False)
         if self._config_sync is not None:
@@ -252,6 +261,15 @@ class Reporter:
                 for report in self._quarantined
             ],
         }
+
+    @property
+    def _given_up(self) -> str:
+        # A master by decision is a slave by its files: so the command line calls it.
+        word = "" if self.decision is None else " slave"
+        return (
+            f"it has given up its place as master: `metaServer follow HOST:PORT{word}` makes it the slave of "
+            f"the new one; `metaServer restart{word}`, where there is none, makes it the master again"
+        )
 
     @property
     def _quarantined(self) -> list[QuarantineReport]:

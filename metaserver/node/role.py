@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from metaserver.client.servers import format_address
-from metaserver.config import SlaveConfig, apply_slave
+from metaserver.config import SlaveConfig, apply_pair, apply_slave
 from metaserver.errors import MetaServerError
 from metaserver.storage import RealFileSystem
 from metaserver.storage.documents import load_document, remove_document, save_document
@@ -22,7 +22,7 @@ from metaserver.storage.filesystem import make_directories
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from metaserver.config import ServerConfig
+    from metaserver.config import PairConfig, ServerConfig
 
 
 @attrs.define
@@ -88,6 +88,10 @@ def load_decision(data_path: Path) -> Decision | None:
         raise RoleError(path, f"cannot be read: {error}") from error
     if decision.role not in ("master", "slave"):
         raise RoleError(path, f"{decision.role!r} is no role")
+    expected = {"master_host": str, "master_port": int, "time": str, "slave_id": int, "report": dict}
+    for name, kind in expected.items():
+        if not isinstance(value := getattr(decision, name), kind):
+            raise RoleError(path, f"{name} is {value!r}, which makes no sense")
     return decision
 
 
@@ -107,14 +111,23 @@ class Role:
     """What replaces values of ``server.ini``, now and after a reload; also on a promoted slave."""
     decision: Decision | None
     """Where it makes the node something else than the files say."""
+    pair: PairConfig | None = None
+    """Of the master of a synchronous pair."""
+
+    def overlaid(self, server: ServerConfig) -> ServerConfig:
+        """A ``server.ini``, perhaps read again, with what the other files of the node replace in it."""
+        config = server if self.overlay is None else apply_slave(server, self.overlay)
+        return config if self.pair is None else apply_pair(config, self.pair)
 
 
-def find_role(server: ServerConfig, slave: SlaveConfig | None) -> Role:
+def find_role(server: ServerConfig, slave: SlaveConfig | None, pair: PairConfig | None = None) -> Role:
     """From the files, and what was decided since. Raises RoleError."""
     config = server if slave is None else apply_slave(server, slave)
     decision = load_decision(config.data_path)
     if decision is None or (decision.role == "master" and slave is None):
-        return Role(config=config, slave_config=slave, overlay=slave, decision=None)
+        if pair is not None:
+            config = apply_pair(config, pair)
+        return Role(config=config, slave_config=slave, overlay=slave, decision=None, pair=pair)
     if decision.role == "master":
         return Role(config=config, slave_config=None, overlay=slave, decision=decision)
     address = (decision.master_host, decision.master_port)

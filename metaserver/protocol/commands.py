@@ -141,10 +141,25 @@ class Transaction:
 
 @attrs.frozen
 class Sync:
-    """A replicated put of the synchronous pair; its body has been read."""
+    """A put that the master of a synchronous pair sends on to its slave (reference replication B2)."""
 
     topic: str
     partition: int
+    data: bytes = attrs.field(repr=False)
+    flag: int
+    message_id: int
+    """The master's."""
+    checksum: int | None
+    """None: masters before 1.4.4 send none."""
+    opaque: int
+
+
+@attrs.frozen
+class Pair:
+    """The master of a synchronous pair tells its slave whom to copy."""
+
+    address: str
+    """``HOST:PORT``."""
     opaque: int
 
 
@@ -191,6 +206,7 @@ Command: TypeAlias = (
     | Quit
     | Transaction
     | Sync
+    | Pair
     | Replicated
     | Malformed
 )

@@ -17,6 +17,7 @@ from metaserver.protocol.commands import (
     Malformed,
     OffsetQuery,
     OversizedPut,
+    Pair,
     PutBatch,
     Puts,
     Quit,
@@ -279,16 +280,17 @@ class CommandDecoder:
                 return _parse_transaction(words)
             case "sync":
                 return self._parse_sync(words)
+            case "pair":
+                _expect(words, 3)
+                return Pair(words[1], _opaque(words[2]))
             case "replicated":
                 return self._parse_replicated(words)
-            case "result":
-                _expect(words, 4)
-                _opaque(words[3])
-                return _BodyDue(_length(words[2], self._limits.body_bytes_max), _ignore)
-            case "value":
-                _expect(words, 3)
-                _opaque(words[2])
-                return _BodyDue(_length(words[1], self._limits.body_bytes_max), _ignore)
+            case "result" | "value":
+                # A reply, which nobody has asked for.
+                count = 4 if words[0] == "result" else 3
+                _expect(words, count)
+                _opaque(words[count - 1])
+                return _BodyDue(_length(words[count - 2], self._limits.body_bytes_max), _ignore)
             case word if word.startswith("v"):
                 return Version(_opaque(words[1]) if len(words) > 1 else OPAQUE_MISSING)
             case word if word.startswith("q"):
@@ -338,11 +340,12 @@ class CommandDecoder:
         opaque = _opaque(words[-1])
         partition = _int32(words[2], "partition", opaque)
         length = _length(words[3], self._limits.body_bytes_max, opaque)
-        _int32(words[4], "flag", opaque)
-        _int64(words[5], "message id", opaque)
-        if len(words) == 8:
-            _int32(words[6], "checksum", opaque)
-        return _BodyDue(length, lambda _body: Sync(words[1], partition, opaque))
+        flag = _int32(words[4], "flag", opaque)
+        message_id = _int64(words[5], "message id", opaque)
+        checksum = _int32(words[6], "checksum", opaque) if len(words) == 8 else None
+        return _BodyDue(
+            length, lambda body: Sync(words[1], partition, body, flag, message_id, checksum, opaque)
+        )
 
     def _parse_replicated(self, words: list[str]) -> _BodyDue:
         _expect(words, 5)

@@ -105,6 +105,19 @@ def encode_replicated(
     return b"replicated %b %d %d %d\r\n%b" % (slave_group.encode(), slave_id, len(body), opaque, body)
 
 
+def encode_sync(
+    topic: str, partition: int, data: bytes, flag: int, message_id: int, checksum: int, opaque: int
+) -> bytes:
+    """A ``sync`` frame: a put with the id that the master of a pair has given it."""
+    words = (topic.encode(), partition, len(data), flag, message_id, checksum, opaque, data)
+    return b"sync %b %d %d %d %d %d %d\r\n%b" % words
+
+
+def encode_pair(address: str, opaque: int) -> bytes:
+    """A ``pair`` line: an extension."""
+    return b"pair %b %d\r\n" % (address.encode(), opaque)
+
+
 def encode_stats(item: str, opaque: int) -> bytes:
     """A ``stats`` line; without an item it has two spaces, as Java clients send it."""
     return b"stats %b %d\r\n" % (item.encode(), opaque)

@@ -79,7 +79,10 @@ class _RivalError(ZooKeeperError):
     def who(self) -> str:
         """Where it answers."""
         address = parse_uri(self.rival.data)
-        return f"{address[0]}:{address[1]}" if address else repr(self.rival.data)
+        if address is None:
+            return repr(self.rival.data)
+        host, port = address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def __str__(self) -> str:
         """Whose place, by whom, and what ends it."""

@@ -11,15 +11,18 @@ and :mod:`config_sync` keeps the slave's configuration in step with its.
 
 from metaserver.replication.config_sync import ConfigSync, ConfigSyncReport
 from metaserver.replication.master import FixedPlace, MasterFacts, RegisteredPlace
+from metaserver.replication.pair import CalledPlace, PairLink
 from metaserver.replication.progress import ReplicaProgress, ReplicaState
 from metaserver.replication.reports import ReplicaReport, SlaveReport
 from metaserver.replication.slave import Slave
 
 __all__ = [
+    "CalledPlace",
     "ConfigSync",
     "ConfigSyncReport",
     "FixedPlace",
     "MasterFacts",
+    "PairLink",
     "RegisteredPlace",
     "ReplicaProgress",
     "ReplicaReport",

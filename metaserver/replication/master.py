@@ -15,6 +15,7 @@ import trio
 from metaserver.client.servers import format_address
 from metaserver.errors import ClientError, ZooKeeperError
 from metaserver.logs import get_logger
+from metaserver.names import MAX_OFFSET, parse_digits
 from metaserver.registry.paths import Layout, Replica, TopicTree, parse_number, parse_uri, split_connect
 
 if TYPE_CHECKING:
@@ -232,4 +233,4 @@ def format_place(address: Address | None) -> str:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+    return None if text is None else parse_digits(text, MAX_OFFSET)

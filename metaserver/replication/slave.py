@@ -173,6 +173,10 @@ class Slave:
                 await self._look.wait()
             pause_seconds = min(2 * pause_seconds, _RECONNECT_SECONDS_MAX)
 
+    def is_connected(self) -> bool:
+        """Whether there is a connection to the master."""
+        return self._link is not None
+
     def wake(self) -> None:
         """Look at once where the master is, and for its partitions."""
         self._look.set()

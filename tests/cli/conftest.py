@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,8 @@ import attrs
 import pytest
 
 from metaserver.cli import main
-from tests.support import ROOT, ZOOKEEPER_SECTION, Wire, eventually
+from tests.client.brokers import free_port
+from tests.support import ROOT, ZOOKEEPER_SECTION, Wire, eventually, get, parse_records, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -144,6 +146,25 @@ class Home:
         assert ran.code == 0, ran.err
         self.slave_port = int(self.status("slave")["address"].rpartition(":")[2])
 
+    def start_pair(self, *, topics: str = "[topic=test]\n") -> None:
+        """Both, on ports that stay theirs."""
+        self.configure(topics=topics, serverPort=free_port())
+        self.start()
+        self.configure_slave()
+        text = self.slave_file.read_text(encoding="utf-8")
+        text = text.replace("serverPort=0", f"serverPort={free_port()}")
+        self.slave_file.write_text(text, encoding="utf-8")
+        assert self.run("start", "slave").code == 0
+        self.slave_port = self.port_of("slave")
+
+    def port_of(self, *role: str) -> int:
+        return int(str(self.status(*role)["address"]).rpartition(":")[2])
+
+    def kill(self, *role: str) -> None:
+        """Returns when nothing of the node is left."""
+        os.kill(self.status(*role)["pid"], signal.SIGKILL)
+        eventually(lambda: not self.status(*role)["running"], "the end of the node")
+
     def connect(self) -> Wire:
         return Wire(self.port)
 
@@ -177,6 +198,20 @@ class Home:
             if (logs / socket_name).exists() or (logs / f".{pid_file}").exists():
                 with suppress(subprocess.TimeoutExpired):
                     self.run("stop", *filter(None, [role]), "--force", "--timeout", "10")
+
+
+def send(port: int, texts: Sequence[str]) -> None:
+    """To partition 0 of the topic ``test``."""
+    with Wire(port) as wire:
+        for number, text in enumerate(texts, 1):
+            assert wire.ask(put("test", text.encode(), number)).status == 200
+
+
+def received(port: int) -> list[str]:
+    """What lies there, as far as one answer holds it."""
+    with Wire(port) as wire:
+        reply = wire.ask(get("test", 0, 1 << 20, 1))
+    return [] if reply.status == 404 else [found.data.decode() for found in parse_records(reply.body)]
 
 
 @contextmanager

@@ -145,6 +145,8 @@ def test_replicas_that_differ(home: Home, call: Call) -> None:
         (["nowhere", "127.0.0.1:1"], ExitCode.USAGE, "is no address of a broker"),
         (["127.0.0.1:1"], ExitCode.USAGE, "Missing argument 'SLAVE'"),
         (["127.0.0.1:1", "127.0.0.1:2", "--from", "end"], ExitCode.USAGE, "--from end"),
+        (["127.0.0.1:1", "127.0.0.1:1"], ExitCode.USAGE, "are one broker"),
+        (["127.0.0.1:1", "localhost:1"], ExitCode.USAGE, "are one broker"),
     ],
 )
 def test_what_cannot_be_asked(arguments: list[str], code: int, text: str, call: Call) -> None:

@@ -146,6 +146,21 @@ def test_mistakes(pair: Home) -> None:
     assert pair.run("consume", "empty", "--from", "yesterday").code == ExitCode.USAGE
     assert pair.run("consume", "empty", "--format", "raw", "--with-offsets").code == ExitCode.USAGE
     assert pair.run("consume", "empty", "--server", "127.0.0.1:1").code == ExitCode.UNREACHABLE
+    ran = pair.run("consume", "empty", "--server", "127.0.0.1:70000")
+    assert (ran.code, "a port that is not in 1 to 65535" in ran.err) == (ExitCode.USAGE, True)
+    digits = "9" * 5000
+    assert pair.run("consume", "empty", "--server", f"127.0.0.1:{digits}").code == ExitCode.USAGE
+    assert pair.run("consume", "empty", "--from", digits).code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("following", [[], ["--follow"]])
+def test_an_offset_at_which_no_message_begins(pair: Home, filled: str, following: list[str]) -> None:
+    ran = pair.run("consume", filled, "--from", "5", *following)
+    assert (ran.code, ran.out) == (ExitCode.FAILED, "")
+    assert "no message begins at offset 5; the nearest that do are at 0 and 23" in ran.err
+    ran = pair.run("consume", filled, "--from", "1000000", *following)
+    assert (ran.code, ran.out) == (ExitCode.FAILED, "")
+    assert "offset 1000000 is outside of its log, which begins at 0 and ends at" in ran.err
 
 
 def test_a_record_as_large_as_a_fetch(pair: Home, topic: str) -> None:

@@ -122,7 +122,10 @@ def test_what_no_broker_takes_stays(cluster: Home, store: str) -> None:
     ran = cluster.run("dead-letters", "replay", store, "1", "--to", "nowhere")
     assert (ran.code, ran.out) == (ExitCode.NOT_ACKNOWLEDGED, "0 messages sent\n")
     assert "1: message to nowhere was not stored" in ran.err
-    assert [letter["attempts"] for letter in listed(cluster, store)] == [7, 6, 6]
+    letters = listed(cluster, store)
+    assert [letter["attempts"] for letter in letters] == [7, 6, 6]
+    # Why the group failed is told nowhere else.
+    assert letters[0]["reason"].startswith("ValueError: line")
 
 
 def test_removing(cluster: Home, store: str) -> None:

@@ -39,10 +39,23 @@ def test_control_c_leaves_nothing_behind(home: Home) -> None:
         directory = Path(line.rpartition(" in ")[2].strip())
         pids = [int((directory / "logs" / name).read_text()) for name in (".run.pid", ".run-slave.pid")]
         process.send_signal(signal.SIGINT)
-        process.stdout.read()
+        rest = process.stdout.read().decode()
         assert process.wait(30) == ExitCode.INTERRUPTED
+    assert ": interrupted" in rest
+    assert "FAIL" not in rest
     assert not directory.exists()
     eventually(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in pids), "the end of both nodes")
+
+
+def test_a_reader_who_has_seen_enough_ends_it(home: Home) -> None:
+    with home.popen("demo", "--seconds", "60", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        directory = Path(process.stdout.readline().decode().rpartition(" in ")[2].strip())
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+    assert not directory.exists()
 
 
 @pytest.mark.parametrize(

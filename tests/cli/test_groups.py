@@ -205,14 +205,19 @@ def test_mistakes(cluster: Home) -> None:
     ran = cluster.run("groups", "--servers", "metaq://127.0.0.1:1")
     assert (ran.code, "127.0.0.1:1 cannot be reached" in ran.err) == (ExitCode.UNREACHABLE, True)
     assert len(ran.err.splitlines()) == 1
+    ran = cluster.run("groups", "rest")
+    assert (ran.code, "do you mean `metaServer groups reset`?" in ran.err) == (ExitCode.FAILED, True)
+    ran = cluster.run("groups", "rest", "g", "--to", "start")
+    assert (ran.code, "do you mean `metaServer groups reset`?" in ran.err) == (ExitCode.USAGE, True)
 
 
 def test_the_registry_of_another_zookeeper_root(cluster: Home) -> None:
     port = cluster.status()["embedded_registry"]["port"]
-    assert (
-        "no groups"
-        in cluster.run("groups", "--servers", f"zookeeper://127.0.0.1:{port}", "--root", "/else").out
-    )
+    elsewhere = ("--servers", f"zookeeper://127.0.0.1:{port}", "--root", "/else")
+    where = f"below /else in the registry of zookeeper://127.0.0.1:{port}"
+    assert cluster.run("groups", *elsewhere).out == f"no groups {where}\n"
+    assert cluster.run("topics", "--cluster", *elsewhere).out == f"no topics {where}\n"
+    assert "'empty' below /else in the registry" in cluster.run("topics", "empty", *elsewhere).err
     ran = cluster.run("topics", "empty", "--servers", f"zookeeper://127.0.0.1:{port}")
     assert (ran.code, ran.out.startswith("empty: 1 partition")) == (0, True)
 

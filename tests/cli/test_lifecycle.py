@@ -75,6 +75,25 @@ def test_restart_starts_what_was_not_running_and_replaces_what_was(home: Home) -
     assert home.status()["pid"] != before
 
 
+def test_restart_stops_nothing_that_would_not_start_again(home: Home) -> None:
+    home.start()
+    home.start_slave()
+    before = [home.status()["pid"], home.status("slave")["pid"]]
+    for path in (home.base / "conf" / "logging.toml", home.server_file):
+        good = path.read_bytes() if path.exists() else b""
+        path.write_bytes(good + b"\nnonsense=1\n")
+        for role, word in ((["slave"], "slave"), ([], "master")):
+            ran = home.run("restart", *role)
+            assert ran.code == ExitCode.CONFIGURATION
+            assert f"the {word} would not start again with that; nothing was changed" in ran.err
+        path.write_bytes(good)
+    home.slave_file.write_text("slaveId=0\nserverPort=0\ndashboardHttpPort=0\n", encoding="utf-8")
+    ran = home.run("restart", "slave")
+    assert ran.code == ExitCode.FAILED
+    assert "masterAddress is missing" in ran.err
+    assert [home.status()["pid"], home.status("slave")["pid"]] == before
+
+
 def test_master_and_slave_beside_each_other(home: Home) -> None:
     home.start()
     home.start_slave()
@@ -137,6 +156,14 @@ def test_a_port_in_use(home: Home) -> None:
     assert rest[0] == f"the last lines of {home.base}/logs/metaServer.log:"
     assert "Traceback" not in ran.err
     assert not home.status()["running"]
+
+
+def test_an_address_that_is_not_of_this_machine(home: Home) -> None:
+    home.configure(bindAddress="192.0.2.1")
+    ran = home.run("start")
+    assert ran.code == ExitCode.FAILED
+    assert "cannot listen on 192.0.2.1:0" in ran.err
+    assert "bindAddress must be an address of this machine" in ran.err
 
 
 def test_a_data_directory_in_use_names_its_owner(home: Home, tmp_path: Path) -> None:

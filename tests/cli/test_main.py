@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -73,21 +76,15 @@ def test_no_verb_and_no_such_option(call: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["start", "samsa"], ["start", "-Fgregor=x"], ["start", "slave", "-Fsamsa=x"]]
-)
-def test_the_synchronous_pair_is_not_there_yet(words: list[str], call: Call) -> None:
-    ran = call(*words)
-    assert ran.code == ExitCode.USAGE
-    assert "not supported yet" in ran.err
-
-
-@pytest.mark.parametrize(
     ("words", "text"),
     [
         (["start", "slaev"], "'slaev' is no kind of node"),
         (["start", "-Fmetaslav=x"], "do you mean -Fmetaslave=FILE?"),
         (["start", "-Fmetaslave"], "do you mean -Fmetaslave=FILE?"),
         (["start", "-Fzzz=x"], "what there is: -Fmetaslave=FILE"),
+        (["start", "slave", "-Fsamsa=x"], "-Fsamsa=x makes the node a samsa, and `slave` something else"),
+        (["start", "samsa", "-Fmetaslave=x"], "makes the node a slave, and `samsa` something else"),
+        (["start", "-Fgregor"], "do you mean -Fgregor=FILE?"),
     ],
 )
 def test_which_node_is_meant_must_be_clear(words: list[str], text: str, call: Call) -> None:
@@ -102,6 +99,28 @@ def test_the_parent_of_a_start_imports_nothing_heavy(home: Home) -> None:
         "print([name for name in ('trio', 'rich', 'structlog', 'anyio') if name in sys.modules])"
     )
     assert home.python(code) == "[]\n"
+
+
+def test_a_program_beside_a_checkout_called_metaserver_gets_the_package(tmp_path: Path) -> None:
+    """Not the folder, which looks like a package without a file of its own."""
+    (tmp_path / "metaserver" / "metaserver").mkdir(parents=True)
+    program = tmp_path / "program.py"
+    program.write_text("from metaserver import __version__\nprint(__version__)\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (f"{__version__}\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("is_buffered", [False, True])
+@pytest.mark.parametrize("words", [["help"], ["check-config"], ["status"]])
+def test_output_that_cannot_be_written_is_one_sentence(
+    home: Home, words: list[str], monkeypatch: pytest.MonkeyPatch, *, is_buffered: bool
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "" if is_buffered else "1")
+    with Path("/dev/full").open("wb") as full:
+        process = home.popen(*words, stdout=full.fileno(), stderr=-1)
+        _, err = process.communicate(timeout=30)
+    assert err == b"metaServer: standard output: No space left on device\n"
+    assert process.returncode == ExitCode.FAILED
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(home: Home) -> None:

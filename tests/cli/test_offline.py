@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.segment_file import Damage, Placed, open_for_reading, walk
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
-from metaserver.storage.filenames import segment_name
+from metaserver.storage.filenames import LOCK_NAME, segment_name
 from tests.support import record
 
 if TYPE_CHECKING:
@@ -127,7 +127,11 @@ def test_dump_reads_any_file(tmp_path: Path, call: Call) -> None:
     text.write_bytes(b"this is no log at all, but somebody may try")
     assert call("dump-log", text).code == ExitCode.DAMAGE
     assert call("dump-log", tmp_path / "none").code == ExitCode.FAILED
-    assert call("dump-log", tmp_path).code == ExitCode.FAILED
+    ran = call("dump-log", tmp_path)
+    assert (ran.code, ran.err) == (
+        ExitCode.FAILED,
+        f"metaServer: {tmp_path}: cannot be read: Is a directory\n",
+    )
 
 
 @given(
@@ -269,8 +273,15 @@ def test_a_checkpoint_that_cannot_be_read(stopped: Path, call: Call) -> None:
 
 def test_nothing_to_verify(tmp_path: Path, call: Call) -> None:
     assert call("verify", tmp_path / "none").code == ExitCode.FAILED
+    # Hardly what was meant: it is not called clean.
+    ran = call("verify", tmp_path)
+    assert (ran.code, ran.out) == (ExitCode.FAILED, "")
+    assert f"{tmp_path} holds no partition (a folder TOPIC-NUMBER)" in ran.err
+    # A broker without a message yet.
+    (tmp_path / LOCK_NAME).touch()
     ran = call("verify", tmp_path)
     assert (ran.code, ran.out.startswith("0 partitions, 0 messages")) == (0, True)
+    assert "there is nothing to check" in ran.err
 
 
 def test_beside_a_running_broker_the_tail_is_no_damage(pair: Home, topic: str, call: Call) -> None:

@@ -125,14 +125,20 @@ def test_which_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         tmp_path / "conf" / "server.ini",
         tmp_path / "conf" / "async_slave.properties",
     )
+    other = tmp_path / "else" / "conf" / "server.ini"
     monkeypatch.setenv("BASE_DIR", str(tmp_path / "else"))
-    assert find_installation(None).server_file == tmp_path / "else" / "conf" / "server.ini"
+    with pytest.raises(Failure, match=r"BASE_DIR is .*else, and there is no conf/server\.ini in it"):
+        find_installation(None)
+    other.parent.mkdir(parents=True)
+    other.touch()
+    assert find_installation(None).server_file == other
     assert find_installation(Path("x.ini"), Path("y")).slave_file == tmp_path / "y"
 
 
 def test_texts() -> None:
-    assert [describe_bytes(size) for size in (0, 1023, 1536, 1 << 20, 5 << 30, 1 << 50)] == [
+    assert [describe_bytes(size) for size in (0, 1, 1023, 1536, 1 << 20, 5 << 30, 1 << 50)] == [
         "0 bytes",
+        "1 byte",
         "1023 bytes",
         "1.5 KiB",
         "1.0 MiB",

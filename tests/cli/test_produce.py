@@ -87,6 +87,7 @@ def test_a_refusal_names_the_messages(how: list[str], which: str, pair: Home) ->
     assert ran.code == ExitCode.NOT_ACKNOWLEDGED
     assert ran.out.startswith("0 messages acknowledged")
     assert f"{which} by the broker, so not stored: 500 " in ran.err
+    assert "write [topic=unknown] into it, and type `metaServer reload`" in ran.err
 
 
 def test_a_message_too_long_is_named_and_what_came_before_is_stored(pair: Home, topic: str) -> None:
@@ -109,6 +110,8 @@ def test_mistakes(pair: Home, tmp_path: Path) -> None:
     assert pair.run("produce", "test", "--server", "127.0.0.1:1").code == ExitCode.UNREACHABLE
     ran = pair.run("produce", "test", "--file", str(tmp_path / "none"))
     assert (ran.code, "none: cannot be read" in ran.err) == (ExitCode.FAILED, True)
+    ran = pair.run("produce", "test", "--file", str(tmp_path))
+    assert (ran.code, f"{tmp_path}: cannot be read: Is a directory" in ran.err) == (ExitCode.FAILED, True)
 
 
 def test_input_that_ends_inside_a_record(pair: Home, topic: str) -> None:

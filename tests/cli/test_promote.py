@@ -3,64 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
 from kazoo.client import KazooClient
 
 from metaserver.cli.exit_codes import ExitCode
+from metaserver.node.role import Decision
+from tests.cli.conftest import received, send
 from tests.client.brokers import free_port
-from tests.support import Wire, eventually, get, parse_records, put
+from tests.support import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tests.cli.conftest import Home
 
 RECORD_BYTES = 20 + 9
 """Of ``message N``."""
 
 
-def send(port: int, texts: Sequence[str]) -> None:
-    with Wire(port) as wire:
-        for number, text in enumerate(texts, 1):
-            assert wire.ask(put("test", text.encode(), number)).status == 200
-
-
-def received(port: int) -> list[str]:
-    with Wire(port) as wire:
-        reply = wire.ask(get("test", 0, 1 << 20, 1))
-    return [] if reply.status == 404 else [found.data.decode() for found in parse_records(reply.body)]
-
-
 def texts(first: int, last: int) -> list[str]:
     return [f"message {number}" for number in range(first, last)]
 
 
-def kill(home: Home, *role: str) -> None:
-    os.kill(home.status(*role)["pid"], signal.SIGKILL)
-    eventually(lambda: not home.status(*role)["running"], "the end of the node")
-
-
 def address(home: Home, *role: str) -> str:
     return str(home.status(*role)["address"])
-
-
-def port_of(home: Home, *role: str) -> int:
-    return int(address(home, *role).rpartition(":")[2])
-
-
-def start_pair(home: Home) -> None:
-    """Both on ports that stay theirs."""
-    home.configure(serverPort=free_port())
-    home.start()
-    home.configure_slave()
-    text = home.slave_file.read_text(encoding="utf-8").replace("serverPort=0", f"serverPort={free_port()}")
-    home.slave_file.write_text(text, encoding="utf-8")
-    assert home.run("start", "slave").code == 0
-    home.slave_port = port_of(home, "slave")
 
 
 def wait_copied(home: Home, end: int) -> None:
@@ -72,7 +38,7 @@ def wait_copied(home: Home, end: int) -> None:
 
 
 def test_no_second_master_beside_a_living_one(home: Home) -> None:
-    start_pair(home)
+    home.start_pair()
     # The slave is ready before it has connected.
     eventually(lambda: json.loads(home.run("slave-status", "--json").out)["connected"], "the connection")
     ran = home.run("promote")
@@ -89,19 +55,19 @@ def test_no_second_master_beside_a_living_one(home: Home) -> None:
 
 
 def test_a_slave_takes_over_and_the_old_master_rejoins(home: Home) -> None:
-    start_pair(home)
+    home.start_pair()
     slave = home.slave_port
     send(home.port, texts(0, 5))
     wait_copied(home, 5 * RECORD_BYTES)
     # The slave is away while the master takes three more.
-    kill(home, "slave")
+    home.kill("slave")
     send(home.port, texts(5, 8))
-    kill(home)
+    home.kill()
     never_ran = home.run("promote", "slave")
     assert never_ran.code == 0, never_ran.err
     assert "what the master had taken is not known, because the slave was not running" in never_ran.out
     assert "registered as master in" in never_ran.out
-    assert port_of(home, "slave") == slave
+    assert home.port_of("slave") == slave
     send(slave, ["new"])
 
     assert home.run("stop", "slave").code == 0
@@ -147,7 +113,7 @@ def test_what_is_missing_is_told_exactly(home: Home) -> None:
         file.write(b"M")
     home.start_slave()
     wait_copied(home, 6 * RECORD_BYTES)
-    kill(home)
+    home.kill()
     eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
     ran = home.run("promote")
     assert ran.code == 0, ran.err
@@ -166,8 +132,8 @@ def test_json_is_all_that_is_on_standard_output(
     home: Home, monkeypatch: pytest.MonkeyPatch, *, is_handover: bool
 ) -> None:
     monkeypatch.setattr("metaserver.cli.promote.wait_for_handover", lambda *_: None)
-    start_pair(home)
-    kill(home)
+    home.start_pair()
+    home.kill()
     eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
     ran = home.run("promote", "--json", *(["--after-handover"] if is_handover else []))
     assert ran.code == 0, ran.err
@@ -200,15 +166,15 @@ def test_a_slave_that_has_found_no_master_is_promoted_by_force(home: Home) -> No
     assert "going on, as --force says" in forced.err
     assert forced.code == ExitCode.TIMEOUT
     assert "it is master and takes messages, but stands in no registry yet" in forced.err
-    assert "because the slave has never reached it" in forced.out
+    assert "because the slave has not reached it since it was started" in forced.out
     found = home.status("slave")
     assert found["role"] == "master"
     assert "in place of a master it had not found" in found["decision"]["sentence"]
-    send(port_of(home, "slave"), ["taken"])
+    send(home.port_of("slave"), ["taken"])
 
 
 def test_the_registry_comes_along(home: Home) -> None:
-    start_pair(home)
+    home.start_pair()
     home.wait_registered("slave")
     registry = home.status()["embedded_registry"]["port"]
     client = KazooClient(f"127.0.0.1:{registry}")
@@ -223,7 +189,7 @@ def test_the_registry_comes_along(home: Home) -> None:
         return any(b"-1-145" in segment.read_bytes() for segment in copy.glob("*.meta"))
 
     eventually(is_copied, "the copy of the registry")
-    kill(home)
+    home.kill()
     eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
     assert home.run("promote").code == 0
     client = KazooClient(f"127.0.0.1:{home.status('slave')['embedded_registry']['port']}")
@@ -242,13 +208,13 @@ def test_a_restart_without_slave_is_enough_as_in_metaq(home: Home) -> None:
     assert home.run("start", "slave").code == 0
     assert home.run("stop", "slave").code == 0
     assert home.run("restart").code == 0
-    send(port_of(home), ["taken"])
+    send(home.port_of(), ["taken"])
 
 
 def test_a_node_is_started_again_with_what_it_was_started_with(home: Home) -> None:
     home.configure(serverPort=free_port(), no_such_key=1)
     assert home.run("start", "--lenient", "--log-format", "json").code == 0
-    home.port = port_of(home)
+    home.port = home.port_of()
     home.configure_slave()
     assert home.run("start", "slave", "--lenient").code == 0
     eventually(lambda: home.status("slave")["replication"]["connected"], "the slave has its master")
@@ -257,13 +223,13 @@ def test_a_node_is_started_again_with_what_it_was_started_with(home: Home) -> No
     master, slave = home.status("slave"), home.status()
     assert (master["role"], master["lenient"], master["log_format"]) == ("master", True, "text")
     assert (slave["role"], slave["lenient"], slave["log_format"]) == ("slave", True, "json")
-    kill(home, "slave")
+    home.kill("slave")
     promoted = home.run("promote", "local", "--force")
     assert promoted.code == 0, promoted.err
     assert (home.status()["role"], home.status()["lenient"]) == ("master", True)
 
     # How it was started nobody knows any more: a decision must not be left beside a node that does not start.
-    kill(home)
+    home.kill()
     decision = (home.base / "data" / "slave" / "role.json").read_bytes()
     followed = home.run("follow", f"127.0.0.1:{home.port}", "slave", "--force")
     assert followed.code == ExitCode.CONFIGURATION
@@ -272,13 +238,65 @@ def test_a_node_is_started_again_with_what_it_was_started_with(home: Home) -> No
     assert (home.base / "data" / "slave" / "role.json").read_bytes() == decision
 
 
-def test_a_decision_that_cannot_be_read_stops_the_start(home: Home) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param("{", "cannot be read", id="torn"),
+        pytest.param(
+            '{"role": "slave", "master_host": "host", "master_port": "8123", "time": "now"}',
+            "master_port is '8123'",
+            id="a text for a number",
+        ),
+        pytest.param(
+            '{"role": "slave", "master_host": null, "master_port": 8123, "time": "now"}',
+            "master_host is None",
+            id="nobody to follow",
+        ),
+    ],
+)
+def test_a_decision_that_cannot_be_read_stops_the_start(home: Home, content: str, problem: str) -> None:
     data = home.base / "data" / "master"
     data.mkdir(parents=True)
-    (data / "role.json").write_text("{", encoding="utf-8")
+    (data / "role.json").write_text(content, encoding="utf-8")
     ran = home.run("start")
     assert ran.code == ExitCode.FAILED
+    assert f"{data / 'role.json'}: {problem}" in ran.err
     assert "it says whether this node is master or slave" in ran.err
+
+
+def test_a_start_that_fails_by_what_was_decided_says_so(home: Home) -> None:
+    port = free_port()
+    home.configure(serverPort=port)
+    data = home.base / "data" / "master"
+    Decision(role="slave", master_host="127.0.0.1", master_port=port, time="2026-11-25").save(data)
+    ran = home.run("start")
+    assert ran.code == ExitCode.FAILED
+    assert f"{data / 'role.json'} makes this node a slave: told at 2026-11-25 to follow" in ran.err
+    assert "`metaServer follow HOST:PORT` makes it the slave of another master" in ran.err
+
+
+def test_a_node_does_not_follow_itself(home: Home) -> None:
+    home.start()
+    for host in ("127.0.0.1", "localhost"):
+        ran = home.run("follow", f"{host}:{home.port}")
+        assert ran.code == ExitCode.USAGE
+        assert "is this node itself" in ran.err
+    assert home.status()["role"] == "master"
+    assert not (home.base / "data" / "master" / "role.json").exists()
+
+
+def test_what_a_slave_that_has_heard_nothing_is_behind_by_is_not_known(home: Home) -> None:
+    home.port = free_port()
+    home.configure_slave()
+    assert home.run("start", "slave").code == 0
+    for verb in (["slave-status"], ["status", "slave"]):
+        ran = home.run(*verb)
+        assert "not known: it has heard nothing of a master since it was started" in ran.out
+        assert "0 bytes, 0 messages" not in ran.out
+    promoted = home.run("promote", "--register-timeout", "30")
+    assert promoted.code == 0, promoted.err
+    assert "missing of what was known" not in promoted.out
+    assert "because the slave has not reached it since it was started" in promoted.out
 
 
 def test_a_master_at_an_ipv6_address_is_named_as_one_writes_it(home: Home) -> None:

@@ -162,10 +162,23 @@ def test_replay_through_the_registry(cluster: Home, topic: str, tmp_path: Path) 
     ran = cluster.run(*command, "--execute")
     assert ran.code == 0, ran.err
     assert stored(cluster, topic) == [(0, b"before"), *BODIES]
-    assert cluster.run(*command, "--execute", "--broker", "7").code == ExitCode.FAILED
+    for executes in ((), ("--execute",)):
+        ran = cluster.run(*command, "--again", *executes, "--broker", "7")
+        assert (ran.code, ran.out) == (ExitCode.FAILED, "")
+        assert f"broker 7 does not announce partition 0 of {topic}" in ran.err
 
 
-@pytest.mark.parametrize("options", [(), ("--server", "a:1", "--servers", "metaq://a:1")])
+def test_nothing_of_the_registry_is_sent(home: Home, tmp_path: Path) -> None:
+    folder = give_up(tmp_path, "__registry", 500, BODIES)
+    for executes in ((), ("--execute",)):
+        ran = home.run("quarantine", "replay", str(folder), "--server", "127.0.0.1:1", *executes)
+        assert (ran.code, ran.out) == (ExitCode.FAILED, "")
+        assert "the registry's own log, which no client writes" in ran.err
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--server", "a:1", "--servers", "metaq://a:1"), ("--server", "a:1", "--broker", "7")]
+)
 def test_replay_wants_one_place(home: Home, options: tuple[str, ...]) -> None:
     assert home.run("quarantine", "replay", "x", *options).code == ExitCode.USAGE
 

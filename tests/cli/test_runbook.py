@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -13,12 +12,12 @@ import attrs
 import pytest
 
 from metaserver.cli.exit_codes import ExitCode
-from tests.cli.conftest import COMMAND_SECONDS_MAX, Home
+from tests.cli.conftest import COMMAND_SECONDS_MAX, Home, ended, received, send
 from tests.client.brokers import free_port
-from tests.support import ROOT, Wire, eventually, get, parse_records, put
+from tests.support import ROOT, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.cli.conftest import Ran
@@ -69,23 +68,6 @@ def commands(section: str) -> list[tuple[str, str]]:
     return [(found[1], found[2]) for line in text.splitlines() if (found := _COMMAND.fullmatch(line))]
 
 
-def send(port: int, texts: Sequence[str]) -> None:
-    with Wire(port) as wire:
-        for number, text in enumerate(texts, 1):
-            assert wire.ask(put("test", text.encode(), number)).status == 200
-
-
-def received(port: int) -> list[str]:
-    with Wire(port) as wire:
-        reply = wire.ask(get("test", 0, 1 << 20, 1))
-    return [] if reply.status == 404 else [found.data.decode() for found in parse_records(reply.body)]
-
-
-def kill(home: Home, *role: str) -> None:
-    os.kill(home.status(*role)["pid"], signal.SIGKILL)
-    eventually(lambda: not home.status(*role)["running"], "the end of the node")
-
-
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:
     found = Machines(Home(tmp_path / "one"), Home(tmp_path / "two"))
@@ -99,12 +81,14 @@ def test_master_lost(machines: Machines) -> None:
     master, slave = machines.master.port, machines.slave.port
     send(master, ["one", "two"])
     eventually(lambda: received(slave) == ["one", "two"], "the copy")
-    kill(machines.slave, "slave")
+    machines.slave.kill("slave")
     send(master, ["three"])
-    kill(machines.master)
+    machines.master.kill()
     assert machines.slave.run("start", "slave").code == 0
     promoted, status, followed, listed, would, replayed = machines.type("Master lost", "test-0/46-71")
-    assert "what the master had taken is not known, because the slave has never reached it" in promoted.out
+    assert (
+        "what the master had taken is not known, because the slave has not reached it since" in promoted.out
+    )
     assert status.out.startswith("master running")
     assert "the master does not have 1 message: test-0/46-71" in followed.out
     assert "test-0/46-71" in listed.out
@@ -118,7 +102,7 @@ def test_master_lost(machines: Machines) -> None:
 def test_slave_lost(machines: Machines) -> None:
     machines.start()
     send(machines.master.port, ["one"])
-    kill(machines.slave, "slave")
+    machines.slave.kill("slave")
     send(machines.master.port, ["two"])
     machines.type("Slave lost")
     eventually(lambda: received(machines.slave.port) == ["one", "two"], "it goes on where it was")
@@ -128,7 +112,7 @@ def test_disk_of_the_master_lost(machines: Machines) -> None:
     machines.start()
     send(machines.master.port, ["one"])
     eventually(lambda: received(machines.slave.port) == ["one"], "the copy")
-    kill(machines.master)
+    machines.master.kill()
     shutil.rmtree(machines.master.base / "data")
     eventually(lambda: not machines.slave.status("slave")["replication"]["connected"], "the slave notices")
     machines.type("Disk lost")
@@ -140,8 +124,8 @@ def test_both_lost_and_only_the_disk_of_the_slave_is_left(machines: Machines) ->
     machines.start()
     send(machines.master.port, ["one"])
     eventually(lambda: received(machines.slave.port) == ["one"], "the copy")
-    kill(machines.master)
-    kill(machines.slave, "slave")
+    machines.master.kill()
+    machines.slave.kill("slave")
     shutil.rmtree(machines.master.base / "data")
     promoted = machines.slave.run("promote")
     assert promoted.code == 0, promoted.err
@@ -178,15 +162,45 @@ def change(new: Home, waits: list[str], old: Home, hands_over: list[str]) -> Non
             assert waiting.stderr is not None
             said = waiting.stderr.readline().decode()
             assert "waiting for" in said
-            assert said.rstrip().endswith(" ".join(hands_over).replace("switchover slave", "switchover"))
+            assert said.rstrip().endswith(f" metaServer {' '.join(hands_over)}")
             ran = old.run(*hands_over)
             out, err = waiting.communicate(timeout=COMMAND_SECONDS_MAX)
         finally:
             waiting.kill()
     assert ran.code == 0, ran.err
     assert waiting.returncode == 0, err
+    assert f"`metaServer {' '.join(waits)}` on its machine" in ran.out
     assert b"master ready at" in out
     assert "slave ready at" in ran.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_change_that_is_given_up_says_what_is_left(machines: Machines, number: signal.Signals) -> None:
+    machines.start()
+    slave = f"127.0.0.1:{machines.slave.port}"
+    eventually(lambda: machines.slave.status("slave")["replication"]["connected"], "the slave connects")
+    old = machines.master.popen("switchover", "--to", slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with ended(old):
+        assert old.stdout is not None
+        assert b"it is waited for" in old.stdout.readline()
+        old.send_signal(number)
+        _, err = old.communicate(timeout=COMMAND_SECONDS_MAX)
+    assert old.returncode == ExitCode.INTERRUPTED
+    assert "this node has given up its place and takes no messages" in err.decode()
+    assert f"`metaServer follow {slave}` when {slave} is master" in err.decode()
+    # Whoever did not see that asks how it is.
+    status = machines.master.run("status")
+    assert "problem        it has given up its place as master" in status.out
+    assert machines.master.status()["handed_over"]
+    # And where the next try fails too, it is no better.
+    assert machines.slave.run("stop", "slave").code == 0
+    again = machines.master.run("switchover", "--to", slave)
+    assert again.code == ExitCode.UNREACHABLE
+    assert "this node has given up its place" in again.err
+    # What it says is what helps.
+    assert machines.master.run("restart").code == 0
+    send(machines.master.port, ["taken"])
+    assert not machines.master.status()["handed_over"]
 
 
 def test_with_nobody_to_hand_over_to_nothing_is_changed(machines: Machines) -> None:

@@ -19,28 +19,17 @@ from metaserver.cli.target import Address
 from metaserver.client import ProducerOptions, Sent, open_session
 from metaserver.control.client import call
 from metaserver.errors import ControlError, SendError
-from tests.client.brokers import free_port
 from tests.support import WAIT_SECONDS_MAX, Wire, eventually, get, parse_records, put
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from metaserver.cli.processes import Launch
     from tests.cli.conftest import Home, Ran
 
 
-def port_of(home: Home, *role: str) -> int:
-    return int(str(home.status(*role)["address"]).rpartition(":")[2])
-
-
-def start_pair(home: Home, *, topics: str = "[topic=test]\n") -> None:
-    """Both on ports that stay theirs."""
-    home.configure(topics=topics, serverPort=free_port())
-    home.start()
-    home.configure_slave()
-    text = home.slave_file.read_text(encoding="utf-8").replace("serverPort=0", f"serverPort={free_port()}")
-    home.slave_file.write_text(text, encoding="utf-8")
-    assert home.run("start", "slave").code == 0
-    home.slave_port = port_of(home, "slave")
+def start_pair(home: Home) -> None:
+    home.start_pair()
     home.wait_registered()
     home.wait_registered("slave")
 
@@ -108,6 +97,58 @@ def test_the_old_master_goes_on_where_the_slave_does_not_give_way(
     with Wire(home.port) as wire:
         assert wire.ask(put("test", b"taken", 1)).status == 200
     eventually(lambda: read_all(home.slave_port) == [b"taken"], "the slave follows")
+
+
+def interrupt(*_: object, **_options: object) -> None:
+    raise KeyboardInterrupt
+
+
+def cancel_and_interrupt(_node: object, _options: object, _seconds: object, prepared: Launch) -> None:
+    prepared.cancel()
+    raise KeyboardInterrupt
+
+
+def test_interrupted_before_the_master_has_given_up_its_place_nothing_is_changed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_pair(home)
+    monkeypatch.setattr(switchover, "_has_all", interrupt)
+    ran = home.run("switchover")
+    assert (ran.code, ran.err) == (ExitCode.INTERRUPTED, "")
+    assert home.status()["puts_refused"] == ""
+
+
+def test_interrupted_when_the_master_has_given_up_its_place(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_pair(home)
+    with monkeypatch.context() as patch:
+        patch.setattr(switchover, "Ending", interrupt)
+        ran = home.run("switchover")
+    assert ran.code == ExitCode.INTERRUPTED
+    assert "the master has given up its place, and no messages are taken" in ran.err
+    assert "Type `metaServer restart`, and it is master again" in ran.err
+    assert "`metaServer restart`, where there is none, makes it the master again" in home.run("status").out
+    assert home.run("restart").code == 0
+    with Wire(home.port) as wire:
+        assert wire.ask(put("test", b"taken", 1)).status == 200
+    eventually(lambda: read_all(home.slave_port) == [b"taken"], "the slave follows")
+
+
+def test_interrupted_when_the_slave_is_to_be_master(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_pair(home)
+    follow = f"metaServer follow 127.0.0.1:{home.slave_port}"
+    with monkeypatch.context() as patch:
+        patch.setattr(switchover, "start_again", cancel_and_interrupt)
+        ran = home.run("switchover")
+    assert ran.code == ExitCode.INTERRUPTED
+    assert f"127.0.0.1:{home.slave_port} is master from now on" in ran.err
+    assert f"Type `metaServer start slave`, and then `{follow}`" in ran.err
+    assert home.run("start", "slave").code == 0
+    assert home.run(*follow.split()[1:]).code == 0
+    with Wire(home.slave_port) as wire:
+        assert wire.ask(put("test", b"taken", 1)).status == 200
+    eventually(lambda: read_all(home.port) == [b"taken"], "the old master follows")
 
 
 def test_a_sealed_master_takes_messages_again(home: Home) -> None:

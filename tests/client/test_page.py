@@ -15,7 +15,6 @@ import attrs
 import pytest
 
 from metaserver import client
-from metaserver.client import dead_letters, local_store
 from tests.client.brokers import Brokers
 from tests.support import WAIT_SECONDS_MAX
 
@@ -38,7 +37,7 @@ OBJECTS: dict[str, type] = {
     "producer": client.Producer,
     "consumer": client.Consumer,
     "pending": client.PendingSend,
-    "LocalStore": local_store.LocalStore,
+    "LocalStore": client.LocalStore,
 }
 RESULTS: dict[str, type] = {
     "sent": client.Sent,
@@ -47,10 +46,7 @@ RESULTS: dict[str, type] = {
     "report": client.FetchReport,
     "profile": client.Profile,
 }
-FUNCTIONS = {
-    **{name: getattr(client, name) for name in client.__all__},
-    "TopicDeadLetters": dead_letters.TopicDeadLetters,
-}
+FUNCTIONS = {name: getattr(client, name) for name in client.__all__}
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,8 @@ def test_what_reads_as_servers(text: str, expected: Servers) -> None:
     ("text", "reason"),
     [
         ("", "must begin"),
+        ("metaq://host:70000", "no HOST:PORT with a port from 1 to 65535"),
+        (f"metaq://host:{'9' * 5000}", "no HOST:PORT"),
         ("host:1", "must begin"),
         ("http://host:1", "must begin"),
         ("METAQ://host:1", "must begin"),

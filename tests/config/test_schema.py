@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import attrs
 
-from metaserver.config import ServerConfig, SlaveConfig, TopicConfig, ZooKeeperConfig, schema
+from metaserver.config import PairConfig, ServerConfig, SlaveConfig, TopicConfig, ZooKeeperConfig, schema
 
 
 def names_of(attrs_class: type[attrs.AttrsInstance]) -> set[str]:
@@ -10,13 +10,18 @@ def names_of(attrs_class: type[attrs.AttrsInstance]) -> set[str]:
 
 
 def test_every_key_sets_a_field_and_every_field_has_its_key() -> None:
-    made = {"path", "source_bytes", "checksum", "defaults", "topics", "zookeeper"}
+    made = {"path", "source_bytes", "checksum", "warnings", "defaults", "topics", "zookeeper"}
     assert {key.field for key in schema.SERVER_KEYS.values()} == names_of(ServerConfig) - made
     topic_fields = names_of(TopicConfig) - {"name", "group_filters", "own_fields"}
     assert {key.field for key in schema.TOPIC_KEYS.values()} == topic_fields
     assert {key.field for key in schema.DEFAULTS_KEYS.values()} == topic_fields - {"data_path"}
     assert {key.field for key in schema.ZOOKEEPER_KEYS.values()} == names_of(ZooKeeperConfig)
-    assert {key.field for key in schema.SLAVE_KEYS.values()} == names_of(SlaveConfig) - {"path"}
+    assert {key.field for key in schema.SLAVE_KEYS.values()} == names_of(SlaveConfig) - {
+        "path",
+        "is_gregor",
+    }
+    assert {key.field for key in schema.SAMSA_KEYS.values()} == names_of(PairConfig) - {"path"}
+    assert set(schema.GREGOR_KEYS) < set(schema.SLAVE_KEYS)
 
 
 def test_all_keys_of_metaq_are_there() -> None:

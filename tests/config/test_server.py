@@ -6,6 +6,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -227,6 +228,15 @@ def test_sections_are_merged_and_the_last_value_counts() -> None:
     )
     assert found.stat is True
     assert [(topic.name, topic.partition_count) for topic in found.topics] == [("a", 2), ("b", 1)]
+
+
+def test_a_key_that_is_set_twice_is_named() -> None:
+    found = parse(text({}, "[topic=a]\nnumPartitions=2\nnumPartitions=3\nstat=true\n[topic=a]\nstat=true\n"))
+    assert found.topics[0].partition_count == 3
+    (warning,) = found.warnings
+    assert "[topic=a] numPartitions: counts for nothing: line " in warning
+    assert warning.endswith("sets the key again, to '3'")
+    assert found == attrs.evolve(found, warnings=())
 
 
 def test_topics_inherit_and_replace() -> None:

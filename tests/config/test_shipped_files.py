@@ -9,11 +9,14 @@ import attrs
 import pytest
 
 from metaserver.config import (
+    PairConfig,
     ServerConfig,
     SlaveConfig,
     TopicConfig,
     ZooKeeperConfig,
     apply_slave,
+    load_gregor_config,
+    load_pair_config,
     load_server_config,
     load_slave_config,
     parse_server_config,
@@ -47,12 +50,29 @@ def default_of(attrs_class: type[attrs.AttrsInstance], field: str) -> object:
 
 SERVER = shown(SERVER_LINES)
 SLAVE = shown(SLAVE_LINES)
+SAMSA = shown((ROOT / "conf" / "samsa_master.properties").read_text(encoding="utf-8").splitlines())
+GREGOR = shown((ROOT / "conf" / "gregor_slave.properties").read_text(encoding="utf-8").splitlines())
 ALL_SERVER_KEYS = [*schema.SYSTEM_KEYS, *schema.ZOOKEEPER_KEYS]
 
 
 def test_the_file_shows_every_key_and_no_other() -> None:
     assert set(SERVER) - {"group.test-group"} == set(ALL_SERVER_KEYS)
     assert set(SLAVE) == set(schema.SLAVE_KEYS)
+    assert set(SAMSA) == set(schema.SAMSA_KEYS)
+    assert set(GREGOR) == set(schema.GREGOR_KEYS)
+
+
+@pytest.mark.parametrize("key", [name for name, (is_set, _, _) in SAMSA.items() if not is_set])
+def test_a_key_of_the_pair_that_is_off_shows_its_default(key: str) -> None:
+    key_of = schema.SAMSA_KEYS[key]
+    assert key_of.read(SAMSA[key][1]) == default_of(PairConfig, key_of.field)
+
+
+def test_the_shipped_pair_is_one() -> None:
+    pair = load_pair_config(ROOT / "conf" / "samsa_master.properties")
+    slave = load_gregor_config(ROOT / "conf" / "gregor_slave.properties")
+    assert pair.slave_address == ("127.0.0.1", slave.server_port)
+    assert slave.is_gregor
 
 
 @pytest.mark.parametrize("key", ALL_SERVER_KEYS)

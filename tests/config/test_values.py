@@ -27,6 +27,7 @@ def test_integer_at_its_limits() -> None:
     assert problem(read, "0") == "0 is not in 1 to 10"
     assert problem(read, "5 + 6") == "'5 + 6' is 11, which is not in 1 to 10"
     assert "is a boolean" in problem(read, "true")
+    assert problem(read, "abc") == "'abc' is no number; write a whole one from 1 to 10"
 
 
 def test_ack_levels() -> None:

@@ -139,6 +139,7 @@ frames = st.one_of(
     _with_body("put", _spelt_numbers, _spelt_numbers, st.just("TX:s:1"), _spelt_numbers),
     _with_body("putbatch", _spelt_numbers),
     _with_body("sync", _small, _small, _spelt_numbers),
+    _line(st.just("pair"), _names, _spelt_numbers),
     _replicated(),
     _line(st.just("get"), _names, _names, _spelt_numbers, _spelt_numbers, _spelt_numbers, _spelt_numbers),
     _line(st.just("get"), _names, _names, _small, _small, _small, _small, _spelt_numbers),

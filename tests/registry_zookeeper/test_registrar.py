@@ -365,10 +365,11 @@ def test_nodes_of_a_crashed_process_are_taken_over(world: World) -> None:
     in_virtual_time(world, test)
 
 
-def test_another_broker_of_the_same_name_is_left_alone_and_waited_for() -> None:
+@pytest.mark.parametrize("address", ["10.0.0.2:8123", "[2001:db8::2]:8123"])
+def test_another_broker_of_the_same_name_is_left_alone_and_waited_for(address: str) -> None:
     world = World()
     rival = world.zookeeper.new_session()
-    world.zookeeper.put(CLAIM, RIVAL, rival)
+    world.zookeeper.put(CLAIM, f"meta://{address}".encode(), rival)
     world.zookeeper.put("/meta/brokers/topics/t/0-m", b"9", rival)
     before = dict(world.zookeeper.nodes)
 
@@ -378,7 +379,7 @@ def test_another_broker_of_the_same_name_is_left_alone_and_waited_for() -> None:
         report = world.registrar.report()
         assert report.is_connected
         assert not report.is_registered
-        assert "10.0.0.2:8123" in report.problem
+        assert f"another broker, {address}, is registered" in report.problem
         world.zookeeper.expire(rival)
         await world.settle(1)
         assert world.found() == world.expected()

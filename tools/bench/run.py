@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 30.0
 MANY_PARTITIONS = 1000
+SLAVES_MAX = 3
 IN_FLIGHT_PUTS, IN_FLIGHT_BATCHES = 8192, 32
 FSYNC, CACHE = "fsync", "cache"
 """Topics: acknowledged after fsync (unflushThreshold=0), and from the page cache (1000)."""
@@ -66,15 +67,15 @@ numPartitions={many}
 """
 
 SLAVE_PROPERTIES = """\
-slaveId=0
-slaveGroup=bench
+slaveId={number}
+slaveGroup=bench-{number}
 slaveMaxDelayInMills=500
 masterAddress=127.0.0.1:{master_port}
 serverPort={port}
 dashboardHttpPort={http_port}
 hostName=127.0.0.1
 bindAddress=127.0.0.1
-dataPath={base}/meta-slave
+dataPath={base}/meta-slave-{number}
 """
 
 
@@ -98,9 +99,7 @@ class Server:
             "-f",
             str(base / "conf/server.ini"),
         ]
-        if is_slave:
-            command.append(f"-Fmetaslave={base / 'conf/async_slave.properties'}")
-        log = base / ("slave.out" if is_slave else "master.out")
+        log = base / "output"
         begin = wire.now()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -151,20 +150,21 @@ class Place:
     def __init__(self, base: Path, *, partitions: int = 8, many: int = MANY_PARTITIONS) -> None:
         """``partitions`` of the ordinary topics, ``many`` of the one for many."""
         self.base = base
-        self.master_port, self.slave_port = free_port(), free_port()
-        (base / "conf").mkdir()
-        (base / "conf" / "server.ini").write_text(
-            SERVER_INI.format(
-                port=self.master_port, http_port=free_port(), base=base, partitions=partitions, many=many
-            ),
-            encoding="utf-8",
+        self.master_port, self.slave_ports = free_port(), [free_port() for _ in range(SLAVES_MAX)]
+        server_ini = SERVER_INI.format(
+            port=self.master_port, http_port=free_port(), base=base, partitions=partitions, many=many
         )
-        (base / "conf" / "async_slave.properties").write_text(
-            SLAVE_PROPERTIES.format(
-                master_port=self.master_port, port=self.slave_port, http_port=free_port(), base=base
-            ),
-            encoding="utf-8",
-        )
+        for directory in (base, *map(self._slave_base, range(SLAVES_MAX))):
+            (directory / "conf").mkdir(parents=True)
+            (directory / "conf" / "server.ini").write_text(server_ini, encoding="utf-8")
+        for number, port in enumerate(self.slave_ports):
+            ports = {"master_port": self.master_port, "port": port, "http_port": free_port()}
+            (self._slave_base(number) / "conf" / "async_slave.properties").write_text(
+                SLAVE_PROPERTIES.format(number=number, base=base, **ports), encoding="utf-8"
+            )
+
+    def _slave_base(self, number: int) -> Path:
+        return self.base / f"slave-{number}"
 
     @contextmanager
     def master(self) -> Iterator[Server]:
@@ -176,9 +176,9 @@ class Place:
             server.stop()
 
     @contextmanager
-    def slave(self, core: int) -> Iterator[Server]:
+    def slave(self, core: int, number: int = 0) -> Iterator[Server]:
         """A running slave of the master, stopped at the end."""
-        server = Server(self.base, self.slave_port, is_slave=True, core=core)
+        server = Server(self._slave_base(number), self.slave_ports[number], is_slave=True, core=core)
         try:
             yield server
         finally:
@@ -340,7 +340,7 @@ class Bench:
             with self.place() as place, place.master() as master:
                 self._fill(master, size)
                 waiting = self.start_load(
-                    *("catch-up", "--address", master.port, "--slave", place.slave_port),
+                    *("catch-up", "--address", master.port, "--slave", place.slave_ports[0]),
                     *("--topic", CACHE, "--size", size),
                     repeat=1,
                 )
@@ -353,29 +353,38 @@ class Bench:
                 )
 
     def _delay_under_load(self, ends: tuple[object, ...]) -> None:
+        """At half of what the master takes and at all of it, put into other partitions."""
         seconds = self._options.seconds
-        put = (
-            "put",
-            "--address",
-            ends[1],
-            "--topic",
-            CACHE,
-            "--connections",
-            4,
-            "--partitions",
-            4,
-            "--checksum",
-        )
+        several = ("--connections", 4, "--partitions", 4, "--checksum")
+        put = ("put", "--address", ends[1], "--topic", CACHE, *several)
         full = self.load(*put, repeat=1)["messages_per_second"]
-        beside = self.start_load(*put, "--rate", full / 2, repeat=1, seconds=seconds + 1.5)
-        time.sleep(1.0)
-        figures = self.load("delay", *ends, "--topic", FSYNC, "--partition", 7, repeat=1)
-        reached = _finish(beside)["messages_per_second"]
-        self.add(
-            "replication delay at half load "
-            f"({_rate(reached)} in other partitions), {_when(FSYNC)}, p50 / p99",
-            _latency(figures),
-        )
+        for name, limit in (("half", ("--rate", full / 2)), ("full", ())):
+            beside = self.start_load(*put, *limit, repeat=1, seconds=seconds + 1.5)
+            time.sleep(1.0)
+            figures = self.load("delay", *ends, "--topic", FSYNC, "--partition", 7, repeat=1)
+            reached = _rate(_finish(beside)["messages_per_second"])
+            self.add(
+                f"replication delay at {name} load ({reached} in other partitions), {_when(FSYNC)}, "
+                "p50 / p99 / max",
+                f"{_latency(figures)[:-3]} / {figures['max_us']:,.0f} µs",
+            )
+
+    def slaves(self) -> None:
+        """What slaves take from the master's put rate; they share the core of the load generator."""
+        for count in (0, 1, SLAVES_MAX):
+            with self.place() as place, place.master() as master, ExitStack() as stack:
+                for number in range(count):
+                    stack.enter_context(place.slave(self._options.slave_core, number))
+                figures = self.load(
+                    *("put", "--address", master.port, "--server-pid", master.pid, "--topic", FSYNC),
+                    *("--connections", 4, "--partitions", 4, "--checksum", "--pipeline", 2048),
+                )
+                rate, cost = figures["messages_per_second"], figures["server_cpu_seconds_per_million"]
+                self.add(
+                    f"puts, 100 B, 4 connections, {_when(FSYNC)}, {count} slaves: rate, "
+                    "master CPU for a million",
+                    f"{_rate(rate)}, {cost:.2f} s",
+                )
 
     def rest(self) -> None:
         """Start-up, memory and processor at rest."""
@@ -460,6 +469,7 @@ def main() -> None:
         "pings": Bench.pings,
         "reads": Bench.reads,
         "replication": Bench.replication,
+        "slaves": Bench.slaves,
         "rest": Bench.rest,
     }
     parser = argparse.ArgumentParser(prog="run", description=__doc__)

@@ -76,6 +76,7 @@ public final class GroupMember {
         // What a consumer of this process has had would be hidden from it the second time.
         SimpleFetchManager.setMessageIdCache(null);
         final GroupMember member = new GroupMember(arguments);
+        StrandedConnections.watch(member.clients);
         final BufferedReader input = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         final ExecutorService executor = Executors.newCachedThreadPool();
         say("ready");
