@@ -53,7 +53,7 @@ def test_a_configuration_with_problems(home: Home) -> None:
     assert code == ExitCode.UNHEALTHY
     assert len(problems(report)) == 2
     home.server_file.unlink()
-    assert examine(home)[0] == ExitCode.UNHEALTHY
+    assert home.run("doctor").code == ExitCode.CONFIGURATION
 
 
 def test_a_port_that_is_taken(home: Home) -> None:
