@@ -298,6 +298,18 @@ class ReplyError(ClientError):
 
 
 @attrs.define
+class NotRepairedError(ClientError):
+    """A replica cannot be shown to hold the records that belong where bytes are damaged."""
+
+    address: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Who was asked, and why not."""
+        return f"broker {self.address}: {self.reason}"
+
+
+@attrs.define
 class DiscoveryError(ClientError):
     """The registry cannot be used."""
 

@@ -85,6 +85,21 @@ class RecoverySnapshot:
 
 
 @attrs.frozen(kw_only=True)
+class DamageSnapshot:
+    """What was damaged inside logs since the broker started, and how far they are read again."""
+
+    found: int
+    """Ranges without a valid record, also those known at the start."""
+    repaired: int
+    open: int
+    """Those that are damaged now."""
+    scrubbed_bytes: int
+    passes: int
+    last_pass_wall_seconds: float | None
+    """When everything had been read once more; None: not yet."""
+
+
+@attrs.frozen(kw_only=True)
 class ReplicationSnapshot:
     """How far a slave is behind its master, over all partitions."""
 
@@ -101,6 +116,8 @@ class ReplicationSnapshot:
     """Written to the local log since the slave was started."""
     catch_up_seconds: float | None
     """Estimated, until everything is copied; None while it cannot be told."""
+    gaps: int = 0
+    """How often a partition went on behind a gap, because the master did not have what came next."""
 
 
 @attrs.frozen(kw_only=True)
@@ -179,6 +196,7 @@ class BrokerSnapshot:
     registry: RegistrySnapshot | None = None
     """None where none is hosted."""
     puts_refused: bool = False
+    damage: DamageSnapshot | None = None
     quarantine_folders: int = 0
     quarantined_messages: int = 0
     """Since the start."""
@@ -228,6 +246,8 @@ def metric_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
     """Turn a snapshot into metric families, whose names and units follow Prometheus' conventions."""
     yield from _broker_families(snapshot)
     yield from _storage_families(snapshot)
+    if snapshot.damage is not None:
+        yield from _damage_families(snapshot.damage)
     yield from _quarantine_families(snapshot)
     yield from _topic_families(snapshot.topics)
     yield from _partition_families(snapshot.partitions)
@@ -296,6 +316,20 @@ def _storage_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
         "Partitions the last start could not open.",
         recovery.failed_partitions,
     )
+
+
+def _damage_families(damage: DamageSnapshot) -> Iterator[Metric]:
+    yield _counter("damage_found", "Damaged ranges of logs found since the start.", damage.found)
+    yield _counter("damage_repaired", "Damaged ranges repaired from another replica.", damage.repaired)
+    yield _gauge("damage_open", "Ranges of logs that are damaged now.", damage.open)
+    yield _counter("scrubbed_bytes", "Log bytes read again to find damage.", damage.scrubbed_bytes)
+    yield _counter("scrub_passes", "How often all logs have been read again.", damage.passes)
+    if damage.last_pass_wall_seconds is not None:
+        yield _gauge(
+            "scrub_last_pass_timestamp_seconds",
+            "When the last such pass was complete, in seconds since 1970.",
+            damage.last_pass_wall_seconds,
+        )
 
 
 def _quarantine_families(snapshot: BrokerSnapshot) -> Iterator[Metric]:
@@ -413,6 +447,11 @@ def _replication_families(replication: ReplicationSnapshot) -> Iterator[Metric]:
     yield _gauge("replication_connected", "1 while the master answers.", float(replication.connected))
     yield _gauge(
         "replication_lag_bytes", "Bytes the master holds and this slave lacks.", replication.lag_bytes
+    )
+    yield _counter(
+        "replication_gaps",
+        "How often a partition went on behind a gap, because the master did not have what came next.",
+        replication.gaps,
     )
     if replication.lag_messages is not None:
         yield _gauge(

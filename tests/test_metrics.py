@@ -15,6 +15,7 @@ from metaserver.metrics import (
     AcknowledgementSnapshot,
     BrokerMetrics,
     BrokerSnapshot,
+    DamageSnapshot,
     PartitionSnapshot,
     RecoverySnapshot,
     RegistrySnapshot,
@@ -86,6 +87,10 @@ SNAPSHOT = BrokerSnapshot(
         diverged_partitions=74,
         copied_bytes=75,
         catch_up_seconds=76.5,
+        gaps=77,
+    ),
+    damage=DamageSnapshot(
+        found=101, repaired=102, open=103, scrubbed_bytes=104, passes=105, last_pass_wall_seconds=106.5
     ),
 )
 
@@ -176,6 +181,13 @@ def listed(samples: Samples) -> list[str]:
         ("metaserver_replication_diverged_partitions", {}, 74),
         ("metaserver_replication_copied_bytes_total", {}, 75),
         ("metaserver_replication_catch_up_seconds", {}, 76.5),
+        ("metaserver_replication_gaps_total", {}, 77),
+        ("metaserver_damage_found_total", {}, 101),
+        ("metaserver_damage_repaired_total", {}, 102),
+        ("metaserver_damage_open", {}, 103),
+        ("metaserver_scrubbed_bytes_total", {}, 104),
+        ("metaserver_scrub_passes_total", {}, 105),
+        ("metaserver_scrub_last_pass_timestamp_seconds", {}, 106.5),
         ("metaserver_registry_connections", {}, 81),
         ("metaserver_registry_sessions", {}, 82),
         ("metaserver_registry_watches", {}, 83),

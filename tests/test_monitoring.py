@@ -145,6 +145,7 @@ def test_there_is_an_alert_for_everything_that_must_not_go_unnoticed() -> None:
     assert {
         "BrokerNotReady",
         "PartitionFailed",
+        "LogDamaged",
         "ReplicaStopped",
         "ReplicaLagging",
         "ReplicaLaggingBytes",
@@ -186,6 +187,7 @@ def test_nothing_that_is_measured_is_missing_from_the_dashboard() -> None:
         "metaserver_recovery_scanned_bytes",
         "metaserver_recovery_scanned_records",
         "metaserver_recovery_cut_bytes",
+        "metaserver_recovery_damaged_ranges",
         "metaserver_replication_lag_messages",
         "metaserver_topic_get_requests_total",
         "metaserver_registry_nodes",

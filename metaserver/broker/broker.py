@@ -24,7 +24,7 @@ from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraf
 from metaserver.broker.version import VERSION_TEXT
 from metaserver.logs import get_logger
 from metaserver.message import MessageIdSource
-from metaserver.names import BrokerId
+from metaserver.names import REGISTRY_TOPIC, BrokerId
 from metaserver.protocol import (
     Command,
     EpochsQuery,
@@ -94,6 +94,8 @@ class Broker:
     """Of the master of a synchronous pair."""
     on_new_partition: Callable[[], None] | None = None
     """Called when a partition has been created."""
+    on_suspect: Callable[[TopicPartition, int], None] | None = None
+    """Called when somebody may not have been able to read what lies at an offset."""
     partitions: dict[tuple[str, int], Partition] = attrs.Factory(dict)
     counters: Counters = attrs.Factory(Counters)
     traffic: defaultdict[str, TopicTraffic] = attrs.Factory(lambda: defaultdict(TopicTraffic))
@@ -187,6 +189,11 @@ class Broker:
             [records], len(records), count, last_id, done, done, _nothing, offset, begins_segment
         )
         self.committer.append(partition, append)
+
+    def suspect(self, name: TopicPartition, offset: int) -> None:
+        """Somebody may not have been able to read what lies there."""
+        if self.on_suspect is not None and name.topic != REGISTRY_TOPIC:
+            self.on_suspect(name, offset)
 
     def open_partition(
         self, name: TopicPartition, topic_config: TopicConfig, start_offset: int | None = None

@@ -98,6 +98,11 @@ class GetHandler:
         if get.condition or (partition is not None and get.group in partition.filters):
             self._answer_filtered(partition, get, log_slice, sink)
             return
+        if partition is not None:
+            # Who gets bytes he can do nothing with asks for them again.
+            if get.offset == partition.last_get_offset:
+                self._broker.suspect(partition.name, get.offset)
+            partition.last_get_offset = get.offset
         traffic = self._broker.traffic[get.topic]
         traffic.gets += 1
         traffic.bytes_out += log_slice.size
@@ -223,6 +228,8 @@ class GetHandler:
             return
         if partition.config.stat:
             self._broker.real_time.add("offset", query.topic, query.group, 1, 1)
+        if partition.log.start_offset < query.offset < partition.readable_offset:
+            self._broker.suspect(partition.name, query.offset)
         nearest = min(partition.log.segment_start(query.offset), partition.readable_offset)
         if query.offset >= partition.readable_offset:
             nearest = partition.readable_offset

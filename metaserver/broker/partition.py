@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import attrs
 
@@ -12,6 +13,7 @@ from metaserver.names import REGISTRY_TOPIC, AckLevel
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from metaserver.broker.sink import ReplySink
     from metaserver.config import ServerConfig, TopicConfig
     from metaserver.errors import StorageError
     from metaserver.filters import Filter, UnknownFilter
@@ -82,8 +84,12 @@ class Partition:
     configured here."""
     on_progress: Callable[[], None] | None = None
     """At a slave: called when more of the log is written or synced, or less."""
+    last_get_offset: int = -1
+    """Of the last get that was answered with data."""
     waiting_gets: dict[WaitingGet, None] = attrs.Factory(dict)
     """In the order they came."""
+    told_epochs: WeakSet[ReplySink] = attrs.Factory(WeakSet)
+    """Whom the broker has told whose bytes the log holds."""
 
     @classmethod
     def of(cls, name: TopicPartition, log: PartitionLog, config: ServerConfig) -> Partition:
@@ -125,6 +131,14 @@ class Partition:
         if self.syncs_for_master:
             return self.unflushed_count > 0
         return self.unflushed_count > max(0, self.config.unflush_threshold)
+
+    def epochs_changed(self) -> None:
+        """The log is another than those were told of: they must ask again, before they read more."""
+        told, self.told_epochs = self.told_epochs, WeakSet()
+        self.publish(self.readable_offset)
+        for sink in told:
+            sink.close_after_replies()
+            sink.flush()
 
     def progressed(self) -> None:
         """More of the log is written or synced, or less."""

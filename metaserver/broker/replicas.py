@@ -1,10 +1,11 @@
-"""What a broker does for replication beside appending: whose bytes a log holds, and giving some up."""
+"""What a broker does for replication beside appending: whose bytes a log holds, giving some up, skipping."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from metaserver.broker.gets import no_such_partition
+from metaserver.errors import StorageError
 from metaserver.logs import get_logger
 from metaserver.protocol import Status, encode_result
 from metaserver.storage import quarantine_tail
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         FileSystem,
         LogEpochs,
         MessageStore,
+        PartitionLog,
         QuarantineReport,
     )
 
@@ -45,7 +47,46 @@ def answer_epochs(
             own_end=end,
             end_of_replica=query.end_offset,
         )
+    partition.told_epochs.add(sink)
     sink.send(encode_result(Status.SUCCESS, str(store.epochs[partition.name].chain), query.opaque))
+
+
+def skip(
+    committer: Committer, partition: Partition, offset: int, done: Callable[[Exception | None], None]
+) -> None:
+    """Have a replica's log go on at an offset behind its end; readers are sent there from the gap.
+
+    ``done`` follows on the loop; nothing may be appended before.
+    """
+    log = partition.log
+
+    def finished(_result: object, failure: Exception | None) -> None:
+        partition.maintain_offset = 0
+        if failure is None:
+            partition.publish(log.end_offset)
+            partition.progressed()
+        done(failure)
+
+    committer.lend(partition, lambda: log.skip_to(offset), finished)
+
+
+def read_log(log: PartitionLog, offset: int, size_bytes: int) -> bytes:
+    """Bytes of a log, as far as they can be read."""
+    pieces: list[bytes] = []
+    while size_bytes > 0:
+        try:
+            log_slice = log.read(offset, size_bytes, log.end_offset)
+        except StorageError:
+            break
+        try:
+            pieces.append(log_slice.read())
+        except OSError as error:
+            _log.error("A partition cannot be read", directory=str(log.directory), reason=str(error))
+            break
+        finally:
+            log_slice.release()
+        offset, size_bytes = offset + log_slice.size, size_bytes - log_slice.size
+    return b"".join(pieces)
 
 
 def reconcile(
@@ -62,7 +103,7 @@ def reconcile(
     A crash in between leaves a copy in quarantine, and all of it to be done again. ``done`` follows on the
     loop; nothing may be appended before.
     """
-    log = partition.log
+    log, chain_before = partition.log, epochs.chain
 
     def work() -> QuarantineReport | None:
         report = None
@@ -82,6 +123,8 @@ def reconcile(
         if divergence is not None:
             partition.maintain_offset = 0
             partition.publish(min(partition.readable_offset, log.end_offset))
+        if epochs.chain != chain_before:
+            partition.epochs_changed()
         done(report, failure)
 
     committer.lend(partition, work, finished)

@@ -184,6 +184,7 @@ def describe(found: PartitionComparison) -> str:
     if found.kept_by_slave:
         lines.append(f"note: the slave still has {found.kept_by_slave}, which the master has deleted")
     lines += [f"note: the {side.value} deleted {span} meanwhile" for side, span in found.deleted]
+    lines += [f"note: neither gives {span}: a gap, or damaged on both" for span in found.missing]
     return "\n  ".join(lines)
 
 
@@ -253,6 +254,7 @@ def as_fields(found: PartitionComparison) -> dict[str, Any]:
         ],
         "only_segments": {side.value: starts for side, starts in found.only_segments.items()},
         "kept_by_slave": _fields(found.kept_by_slave or None),
+        "missing": [attrs.asdict(span) for span in found.missing],
         "deleted_meanwhile": [{"side": side.value, **attrs.asdict(span)} for side, span in found.deleted],
     }
 

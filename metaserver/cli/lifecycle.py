@@ -229,6 +229,7 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         for slave in found.get("registered_slaves", [])
     ]
     lines += describe_quarantine(found["quarantine"])
+    lines.append(f"  scrub          {_describe_scrub(found['scrub'])}")
     replication = found.get("replication")
     if replication is not None:
         state = "connected" if replication["connected"] else "not connected"
@@ -240,6 +241,20 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         lines.append(f"  server.ini     {describe_config_sync(sync)}")
     lines += [f"  problem        {problem}" for problem in found["problems"]]
     return "\n".join(lines)
+
+
+def _describe_scrub(scrub: dict[str, Any]) -> str:
+    """How far the logs have been read again, and what was found."""
+    if not scrub["bytes_per_second"]:
+        step = "off"
+    elif scrub["partition"] is not None:
+        step = (
+            f"at {scrub['partition']}, offset {scrub['offset']}, {describe_bytes(scrub['read_bytes'])} read"
+        )
+    else:
+        step = f"everything read {count_of(scrub['passes'], 'time')}"
+    damaged = f"{scrub['found']} damaged, {scrub['repaired']} repaired, {scrub['open']} open"
+    return f"{step}; {damaged if scrub['found'] else 'no damage'}"
 
 
 def _describe_slave(slave: dict[str, Any]) -> str:

@@ -71,6 +71,7 @@ VERBS = {
     ),
     "dump-log": Verb("dump", "dump-log FILE", "print the records of a .meta file, however damaged"),
     "verify": Verb("verify", "verify DIR", "check a data directory without writing to it"),
+    "repair": Verb("repair", "repair [slave]", "check a node, and mend what is damaged from another replica"),
     "compare": Verb("compare", "compare MASTER SLAVE", "show where two running replicas differ"),
     "demo": Verb("demo", "demo", "a master, a slave and a crash, in this terminal, in 15 seconds"),
     "completion": Verb("completion", "completion [SHELL]", "the script that makes a shell complete all this"),

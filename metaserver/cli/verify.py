@@ -24,19 +24,22 @@ from metaserver.cli.options import json_option
 from metaserver.cli.output import Failure, complain, count_of, describe_bytes, describe_seconds, say
 from metaserver.cli.segment_file import fault_at, open_for_reading
 from metaserver.names import TopicPartition
-from metaserver.storage import RealFileSystem
+from metaserver.storage import OffsetRange, RealFileSystem
 from metaserver.storage.checkpoint import fingerprint, load_checkpoint
 from metaserver.storage.filenames import (
     CHECKPOINT_NAME,
     DELETED_NAME,
     EPOCHS_NAME,
+    GAPS_NAME,
     LOCK_NAME,
     QUARANTINE_NAME,
+    REPAIR_NAME,
     ROLE_NAME,
     claims_to_be_segment,
     parse_segment_name,
     segment_name,
 )
+from metaserver.storage.gaps import is_intended, load_gaps
 from metaserver.storage.resynchronise import scan_file
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from metaserver.storage import File
 
 _KEPT_SUFFIXES = (".arc", ".zip")
+_KNOWN_NAMES = (CHECKPOINT_NAME, EPOCHS_NAME, GAPS_NAME, REPAIR_NAME)
 _BESIDE_PARTITIONS = (LOCK_NAME, DELETED_NAME, QUARANTINE_NAME, ROLE_NAME, "transactions")
 
 
@@ -126,8 +130,9 @@ def _check_partition(directory: Path, advance: Callable[[int], None], *, is_runn
     try:
         starts = _list_segments(directory, report)
         sizes = {start: (directory / segment_name(start)).stat().st_size for start in starts}
+        gaps = load_gaps(RealFileSystem(), directory)
         for start, following in pairwise(starts):
-            _check_joint(report, start, start + sizes[start], following)
+            _check_joint(report, start, start + sizes[start], following, gaps)
         for start in starts:
             is_last = start == starts[-1]
             _check_segment(report, start, sizes[start], advance, may_be_unfinished=is_last and is_running)
@@ -157,13 +162,17 @@ def _list_segments(directory: Path, report: Report) -> list[int]:
                 starts.append(start)
         elif ".torn-" in name:
             report.notes.append(f"{name}: {child.stat().st_size} bytes that recovery has cut off")
-        elif name not in (CHECKPOINT_NAME, EPOCHS_NAME) and not name.endswith(_KEPT_SUFFIXES):
+        elif name not in _KNOWN_NAMES and not name.endswith(_KEPT_SUFFIXES):
             report.notes.append(f"{name} is no file of a broker")
     return sorted(starts)
 
 
-def _check_joint(report: Report, start: int, end: int, following: int) -> None:
-    if end < following:
+def _check_joint(report: Report, start: int, end: int, following: int, gaps: tuple[OffsetRange, ...]) -> None:
+    if end < following and is_intended(OffsetRange(end, following), gaps):
+        report.notes.append(
+            f"gap: offsets {end} to {following} are missing knowingly: the master had them no more"
+        )
+    elif end < following:
         report.damage.append(
             f"gap: {segment_name(start)} ends at offset {end}, the next begins at {following}: "
             f"{following - end} bytes are missing"
@@ -279,3 +288,5 @@ def _print(reports: list[Report], partitions: int, seconds: float, *, is_running
         f"in {describe_seconds(seconds)} ({describe_bytes(size / max(seconds, 1e-6))}/s): "
         f"{count_of(problems, 'problem') if problems else 'clean'}"
     )
+    if any(text.startswith("damaged") for report in reports for text in report.damage):
+        complain("`metaServer repair` fetches damaged records from another replica")

@@ -241,8 +241,13 @@ class Comparer:
             common = min(len(one.data) for one in pieces)
             content.feed(*(one.data[:common] for one in pieces))
             if content.position < piece.span.end:
-                short = min(pieces, key=lambda one: len(one.data))
-                await self._lost(links[short.side], found, short)
+                short, other = sorted(pieces, key=lambda one: len(one.data))
+                target = short.moved_to
+                is_missing = len(other.data) == common and other.moved_to == target
+                if is_missing and target is not None and target > content.position:
+                    found.lost_by_both(target)
+                else:
+                    await self._lost(links[short.side], found, short)
                 # What was asked for behind it begins at the wrong places now.
                 ahead.clear()
                 asked = content.position

@@ -254,6 +254,8 @@ class PartitionComparison:
     unreadable: list[Unreadable] = attrs.Factory(list)
     deleted: list[tuple[Side, Span]] = attrs.Factory(list)
     """What a side deleted while it was compared; no difference."""
+    missing: list[Span] = attrs.Factory(list)
+    """What neither gives: a gap of both, or damaged on both; no difference."""
     segments: dict[Side, list[int]] = attrs.Factory(lambda: {side: [] for side in Side})
     """Where segments begin inside of what is compared, from its end on backwards."""
     with_all_segments: set[Side] = attrs.Factory(set)
@@ -330,6 +332,12 @@ class PartitionComparison:
     def is_equal(self) -> bool:
         """Whether nothing was found that tells the replicas apart."""
         return not (self.only or self.content.spans or self.unreadable or self.only_segments)
+
+    def lost_by_both(self, moved_to: int) -> None:
+        """Neither side gives bytes at the position, and both say that reading goes on at the same offset."""
+        skipped = Span(self.content.position, min(moved_to, self.compared.end))
+        self.missing.append(skipped)
+        self.content.pass_over(skipped.end)
 
     def lost(self, side: Side, start: int, end: int, moved_to: int | None, reason: str) -> None:
         """A side gives no bytes at the position and now holds ``start..end``; go on where both may have some.

@@ -104,6 +104,7 @@ class Consumer:
             ReplicaChoice(options.read_from),
             self._has_messages,
             self._has_moved,
+            self._has_lost,
             message_filter.condition.text if isinstance(message_filter, ByCondition) else "",
         )
         self._held: dict[Partition, HeldPartition] = {}
@@ -334,6 +335,12 @@ class Consumer:
         known = held.done or held.committed
         if not held.is_open and (known is None or offset > known.offset):
             held.done = StoredOffset(offset, -1 if known is None else known.message_id)
+
+    def _has_lost(self, reader: PartitionReader, offset: int) -> None:
+        """What was read from there on is not in the log any more: the group has come no further than that."""
+        held = self._held.get(reader.partition)
+        if held is not None and held.reader is reader:
+            held.lost(offset)
 
     def _finish_current(self) -> None:
         if self._current is not None:

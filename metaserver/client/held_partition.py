@@ -72,6 +72,18 @@ class HeldPartition:
             self.done = StoredOffset(message.offset, -1)
         return message
 
+    def lost(self, offset: int) -> None:
+        """What lay there and behind it is gone; the application may be busy with some of it."""
+        known = self.done or self.committed
+        if known is not None and known.offset > offset:
+            self.done = StoredOffset(offset, -1)
+        last = self.last_handed_out
+        if last is not None and last.next_offset > offset:
+            # It will count for nothing: whatever lies at its place now is another message.
+            self.last_handed_out = None
+        if self.first_offset is not None and self.first_offset > offset:
+            self.first_offset = offset
+
     def finish(self, message: ReceivedMessage, *, is_done: bool) -> None:
         """The application is through with the message; done, it counts as dealt with.
 

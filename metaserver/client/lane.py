@@ -101,6 +101,8 @@ class Lane:
     """For when a timer is set that sends."""
     closed_until: float = 0.0
     """Its broker has closed the partition: who may go elsewhere does, for a while."""
+    refusal: str = ""
+    """Why its broker takes nothing now, though it answers; blank where it has not said."""
 
     def add(self, message: Outgoing, now: float) -> None:
         """Put a message behind the others."""
@@ -136,7 +138,7 @@ class Lane:
     def answered(self) -> list[Outgoing]:
         """The request under way has come to an end: its messages, which are the lane's no more."""
         taken, self.in_flight = self.in_flight, []
-        self.state = LaneState.IDLE
+        self.state, self.refusal = LaneState.IDLE, ""
         return taken
 
     def give_back(self, messages: list[Outgoing]) -> None:

@@ -466,6 +466,7 @@ class Producer:
             # It is in the master's log and too few slaves have it: no success, and no failure either.
             self._broke(lane, messages, BrokerUnreachableError(str(lane.partition), error.text))
         elif error.status == Status.UNAVAILABLE:
+            lane.refusal = error.text
             lane.give_back(messages)
             self._pause(lane)
         elif error.status == Status.FORBIDDEN:
@@ -555,7 +556,7 @@ class Producer:
 
     def _give_up_late(self, lane: Lane, now: float) -> None:
         link = self._links.get(lane.partition)
-        reason = "no broker" if link is None else link.problem
+        reason = lane.refusal or ("no broker" if link is None else link.problem)
         for message in lane.expired(now):
             self._give_up(message, f"not sent in time: {reason}", lane.partition)
 

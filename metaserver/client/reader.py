@@ -13,14 +13,22 @@ import anyio
 import attrs
 
 from metaserver.client.backoff import Backoff
-from metaserver.client.connection import FETCH_BYTES_MAX, fetch_result
+from metaserver.client.connection import FETCH_BYTES_MAX, expect_text, fetch_result
+from metaserver.client.history import History
 from metaserver.client.messages import Fetched, Moved
 from metaserver.client.received import decode_messages
 from metaserver.errors import BrokerUnreachableError, ClientError, ReplyError
 from metaserver.logs import get_logger
 from metaserver.message import scan
 from metaserver.names import MAX_OFFSET
-from metaserver.protocol import Result, Status, Value, encode_get, with_condition
+from metaserver.protocol import (
+    Result,
+    Status,
+    Value,
+    encode_epochs_query,
+    encode_get,
+    with_condition,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,6 +79,8 @@ class Surroundings:
     """Told when a reader without messages has some."""
     on_moved: Callable[[PartitionReader, int], None]
     """Told when a broker has said that the reader must go on at another offset."""
+    on_lost: Callable[[PartitionReader, int], None]
+    """Told when what was read from there on is not in the log any more: the reader begins there again."""
     condition: str = ""
     """Which messages are wanted; a broker may leave others out, and need not."""
 
@@ -107,6 +117,10 @@ class PartitionReader:
     """Whether a broker does not understand the condition: it is not told again."""
     _jumps: dict[int, int] = attrs.Factory(dict)
     """Ranges that were left out behind messages not yet dealt with: where they begin and end."""
+    _history: History | None = None
+    """Of the log that was read so far; None: nobody has told."""
+    _compared: dict[Replica, BrokerConnection] = attrs.Factory(dict)
+    """Over which connection a replica's history was last compared with that."""
     _backoff: Backoff = attrs.Factory(lambda: Backoff(_RETRY_SECONDS_MIN, _RETRY_SECONDS_MAX))
 
     def start(self) -> None:
@@ -176,8 +190,15 @@ class PartitionReader:
         self._waited_for = None
         self.problem = ""
         self._replica = replica
+        if self._must_compare(connection, replica):
+            self._compare(connection, replica)
+            return
+        self._get(connection, replica)
+
+    def _get(self, connection: BrokerConnection, replica: Replica) -> None:
+        options = self.around.options
         is_slave = replica.slave_id is not None
-        self._ask(connection, replica, around.options.slave_wait_ms if is_slave else around.options.wait_ms)
+        self._ask(connection, replica, options.slave_wait_ms if is_slave else options.wait_ms)
 
     def _reachable(self, replicas: Sequence[Replica], now: float) -> Replica | None:
         """All were left. One that can be reached again is returned to at once: there is nobody else."""
@@ -202,6 +223,80 @@ class PartitionReader:
         self.problem = problem
         self._waited_for = None
         self.around.choice.is_away(replica, anyio.current_time())
+
+    def _must_compare(self, connection: BrokerConnection, replica: Replica) -> bool:
+        """Whether this may be another log than the one that was read: it changes only between connections."""
+        return "epochs" in connection.extensions and self._compared.get(replica) is not connection
+
+    def _compare(self, connection: BrokerConnection, replica: Replica) -> None:
+        """Ask whose bytes a replica holds, before anything is read there."""
+        self._is_busy = True
+        self._ticket += 1
+        around, partition, ticket = self.around, self.partition, self._ticket
+        silent = partial(connection.break_off, f"no answer within {_ANSWER_SECONDS:g} s")
+        timer = around.network.timers.schedule(_ANSWER_SECONDS, silent)
+
+        def answered(reply: Reply | ClientError) -> None:
+            around.network.timers.cancel(timer)
+            if ticket != self._ticket or not self._is_open:
+                return
+            self._is_busy = False
+            try:
+                if isinstance(reply, ClientError):
+                    raise reply
+                told = History.parse(expect_text(reply))
+            except BrokerUnreachableError as error:
+                self._leave(replica, error.reason)
+                self._again_in(0.0)
+                return
+            except (ClientError, ValueError) as error:
+                if not isinstance(error, ReplyError) or error.status != Status.NOT_FOUND:
+                    self._cannot_read(replica, str(error) or "the answer cannot be read")
+                elif replica.slave_id is None:
+                    # Nobody has sent to it yet, and once somebody has there is a history to be asked for.
+                    self._get(connection, replica)
+                else:
+                    around.choice.lags(replica, partition, anyio.current_time())
+                    self._again_in(0.0)
+                return
+            if self._take_history(replica, told):
+                self._compared[replica] = connection
+                self.fetch()
+
+        connection.submit(
+            lambda opaque: encode_epochs_query(partition.topic, partition.number, 0, opaque), answered
+        )
+
+    def _take_history(self, replica: Replica, told: History) -> bool:
+        """Compare with what was read, and go back where that is gone; False: do not ask this replica."""
+        known = self._history
+        if known is not None and self.position != MAX_OFFSET:
+            common = known.common_end(told, self.position)
+            if common < self.position:
+                if told.number < known.number:
+                    # An old master that has not heard of the new one yet, or a slave that has not.
+                    self._cannot_read(replica, f"it has not followed the master beyond {common} yet")
+                    return False
+                self._lost(common)
+        if known is None or told.number >= known.number:
+            self._history = told
+        return True
+
+    def _lost(self, offset: int) -> None:
+        """What was read from ``offset`` on is gone: begin there again."""
+        _log.warning(
+            "The log has lost what was read from it",
+            partition=str(self.partition),
+            read_to=self.position,
+            now=offset,
+        )
+        while self.messages and self.messages[-1].next_offset > offset:
+            message = self.messages.pop()
+            self.held_bytes -= message.next_offset - message.offset
+        self.position = offset
+        self.end_offset = None
+        self._jumps.clear()
+        self.around.on_lost(self, offset)
 
     def _ask(
         self,
@@ -305,6 +400,8 @@ class PartitionReader:
             return
         _log.info("Offset moved", partition=str(self.partition), asked=asked.offset, now=offset)
         self.position = offset
+        if offset < asked.offset:
+            self._jumps.clear()  # The log lost its end: what was skipped there may be something else now.
         self.around.on_moved(self, offset)
         self.fetch()
 
@@ -336,6 +433,9 @@ class PartitionReader:
         if master is not None:
             network = self.around.network
             connection = network.pool.link(network.discovery.cluster.brokers[master]).usable
+            if connection is not None and self._must_compare(connection, master):
+                self._compare(connection, master)
+                return
             if connection is not None:
                 self._probe(connection, asked.replica, has_waited=has_waited)
                 return
@@ -378,12 +478,13 @@ class PartitionReader:
         self._ask(connection, attrs.evolve(slave, slave_id=None), 0, answered)
 
     def _failed(self, asked: _Question, reason: str) -> None:
+        self._cannot_read(asked.replica, reason)
+
+    def _cannot_read(self, replica: Replica, reason: str) -> None:
         if reason != self.problem:
-            _log.warning(
-                "Fetch failed", partition=str(self.partition), replica=str(asked.replica), reason=reason
-            )
+            _log.warning("Fetch failed", partition=str(self.partition), replica=str(replica), reason=reason)
         self.problem = reason
-        self.around.choice.lags(asked.replica, self.partition, anyio.current_time())
+        self.around.choice.lags(replica, self.partition, anyio.current_time())
         self._again_in(self._backoff.next_seconds())
 
     def _again_in(self, seconds: float) -> None:

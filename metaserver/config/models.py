@@ -183,6 +183,10 @@ class ServerConfig:
     checkpoint_bytes: int = 64 * MIB
     """Appended bytes between two recovery checkpoints of a partition."""
     flush_thread_count: int = 4
+    scrub_bytes_per_second: int = 4 * MIB
+    """So fast the logs are read again, to find damage; 0: they are not."""
+    scrub_interval_ms: int = 86_400_000
+    """From the beginning of one such pass to that of the next, at least."""
 
     zookeeper: ZooKeeperConfig = ZooKeeperConfig()
 

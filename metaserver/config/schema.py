@@ -123,6 +123,8 @@ _OUR_SERVER_KEYS = _table(
         Key("minFreeDiskBytes", "min_free_disk_bytes", integer(0, 1024 * _TIB)),
         Key("recoveryCheckpointBytes", "checkpoint_bytes", _BYTES),
         Key("flushThreadCount", "flush_thread_count", integer(1, 256)),
+        Key("scrubBytesPerSecond", "scrub_bytes_per_second", integer(0, LONG_MAX)),
+        Key("scrubIntervalInMills", "scrub_interval_ms", integer(1, LONG_MAX)),
     )
 )
 

@@ -112,6 +112,11 @@ class Following:
             slave.on_connected = following._follow_registry
         return following
 
+    @property
+    def master_address(self) -> Address | None:
+        """Where the master is, as far as is known."""
+        return self._place.address
+
     async def run(self, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED) -> None:
         """Until the scope that it reports is cancelled."""
         with trio.CancelScope() as scope:

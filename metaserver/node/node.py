@@ -45,6 +45,7 @@ from metaserver.errors import ConfigError
 from metaserver.http import HttpSource, serve_http
 from metaserver.logs import get_logger
 from metaserver.metrics import BrokerMetrics
+from metaserver.node.checking import Checking
 from metaserver.node.clock import SystemClock, utc_offset_seconds
 from metaserver.node.following import UNKNOWN_MASTER, Following, check_slave, sync_before_start
 from metaserver.node.handover import Handover
@@ -143,6 +144,7 @@ class _Parts:
     pair: PairLink | None
     embedded: EmbeddedRegistry | None
     membership: Membership
+    checking: Checking
     reporter: Reporter
 
 
@@ -236,11 +238,14 @@ class _Node:
             pair = PairLink(broker, broker.pair_master, pair_config, leave, join)
         slave = None if following is None else following.slave
         sync = None if following is None else following.config_sync
-        reporter = Reporter(broker, store, disk, slave, membership, embedded, sync)
+        checking = Checking.of(broker, membership, following)
+        reporter = Reporter(broker, store, disk, slave, membership, checking, embedded, sync)
         reporter.is_lenient, reporter.log_format = self._is_lenient, self._log_format
         reporter.decision = None if self._role is None else self._role.decision
         reporter.pair = pair
-        return _Parts(broker, committer, timers, disk, following, pair, embedded, membership, reporter)
+        return _Parts(
+            broker, committer, timers, disk, following, pair, embedded, membership, checking, reporter
+        )
 
     async def _serve(self, ground: _Ground, parts: _Parts) -> None:
         config = self._config
@@ -258,6 +263,7 @@ class _Node:
             handover = Handover(broker, parts.committer, parts.timers, embedded)
             handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()
             handlers |= TopicChanges(broker, partial(self._reload, broker), self._is_lenient).handlers()
+            handlers |= parts.checking.handlers()
             await nursery.start(serve_control, self._paths.control_socket, handlers)
             metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)
             source = HttpSource(status=reporter.status, metrics=metrics.prepare, readiness=reporter.readiness)
@@ -275,6 +281,7 @@ class _Node:
                 async with trio.open_nursery() as serving:
                     await serving.start(server.serve)
                     serving.start_soon(stop.carry_out, server, parts.membership)
+                    nursery.start_soon(parts.checking.run)
                     if config.zookeeper.ensemble is not None:
                         nursery.start_soon(parts.membership.run)
                         with trio.move_on_after(_REGISTRATION_SECONDS):

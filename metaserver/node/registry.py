@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import trio
 from metaserver.errors import MetaServerError
 from metaserver.logs import get_logger
 from metaserver.names import REGISTRY_LOG
+from metaserver.node.lost_offsets import lost_offset
 from metaserver.registry.embedded import LogJournal, RegistryServer, ServerOptions
 from metaserver.registry.paths import Layout, Replica, format_uri
 from metaserver.registry.registration import Registration, RegistrationReport, topics_to_register
@@ -227,6 +229,8 @@ class Membership:
         config = attrs.evolve(self._broker.config.zookeeper, connect=servers)
         registrar = make(config, self._wanted, SystemRandom(), self._is_noticed)
         registrar.on_rival = self.on_rival
+        if self._replica.slave_id is None:
+            registrar.judge = partial(lost_offset, self._broker)
         return registrar
 
     def _wanted(self) -> Registration:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from metaserver.broker import Broker, DiskGuard
     from metaserver.broker.partition import Partition
     from metaserver.logs import LogFormat
+    from metaserver.node.checking import Checking
     from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.node.role import Decision
     from metaserver.replication import ConfigSync, ConfigSyncReport, PairLink, Slave, SlaveReport
@@ -41,6 +42,7 @@ class Reporter:
     _disk: DiskGuard
     _slave: Slave | None
     _membership: Membership
+    _checking: Checking
     _embedded: EmbeddedRegistry | None = None
     _config_sync: ConfigSync | None = None
     http_port: int = 0
@@ -118,10 +120,11 @@ class Reporter:
             "topics": len({topic for topic, _ in partitions}),
             "partitions": len(partitions),
             "messages": sum(partition.log.record_count for partition in partitions.values()),
-            "bytes": sum(p.log.end_offset - p.log.start_offset for p in partitions.values()),
+            "bytes": sum(partition.log.statistics().size_bytes for partition in partitions.values()),
             "disk_free_bytes": self._disk.free_bytes,
-            "problems": self.readiness(),
+            "problems": self.readiness() + self._checking.problems(),
             "quarantine": self._quarantine(),
+            "scrub": self._checking.status(),
             "puts_refused": broker.gate.reason,
             "fenced": broker.gate.fenced is not None,
             "handed_over": broker.gate.is_given_up,
@@ -245,6 +248,7 @@ class Reporter:
             replication=self._replication(),
             registry=self._registry(),
             puts_refused=bool(broker.gate.reason),
+            damage=self._checking.snapshot(),
             quarantine_folders=self._quarantine_folders(),
             quarantined_messages=sum(report.records for report in self._quarantined),
         )
@@ -319,6 +323,7 @@ class Reporter:
             diverged_partitions=sum(r.state is ReplicaState.STOPPED for r in report.partitions),
             copied_bytes=report.catch_up.copied_bytes,
             catch_up_seconds=report.estimated_seconds,
+            gaps=self._slave.skips,
         )
 
     def _registry(self) -> RegistrySnapshot | None:
@@ -389,6 +394,7 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
                 "lag_bytes": replica.lag_bytes,
                 "lag_messages": replica.lag_messages,
                 "lag_seconds": round(replica.lag_seconds, 3),
+                "gaps": [list(gap) for gap in replica.gaps],
             }
             for replica in report.partitions
         ]

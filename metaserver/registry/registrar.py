@@ -17,6 +17,7 @@ import trio
 
 from metaserver.errors import ConnectionLostError, NodeFailedError, ZooKeeperError
 from metaserver.logs import get_logger
+from metaserver.registry.group_offsets import bring_back
 from metaserver.registry.link import TreeSettings
 from metaserver.registry.paths import Layout, Replica, parse_number, parse_uri, split_connect
 from metaserver.registry.registration import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from metaserver.config import ZooKeeperConfig
+    from metaserver.registry.group_offsets import Judge
     from metaserver.registry.registration import (
         DesiredNode,
         ExistingNode,
@@ -110,6 +112,8 @@ class Registrar:
     on_rival: Callable[[str], None] | None = None
     """Where set, a broker that was registered and finds another in its place says so here, and never
     registers again: that other one is what clients have been told of since."""
+    judge: Judge | None = None
+    """Of a master: which offsets of groups are beyond what it has. Asked once, when it has its name."""
     _lost_to: _RivalError | None = None
     _tree: NodeTree | None = None
     _session: int | None = None
@@ -302,6 +306,10 @@ class Registrar:
             seconds = max(_AUDIT_SECONDS_MIN, _AUDIT_SECONDS_PER_TOPIC * len(wanted.topics))
             self._audit_time = trio.current_time() + seconds * (1 - _JITTER * self._random.random())
         await self._claim_name(tree, wanted, session)
+        if self.judge is not None:
+            # Before clients are told of its topics.
+            await bring_back(tree, self._layout, wanted.replica.broker_id, self.judge)
+            self.judge = None
         await self._register_topics(tree, wanted, session)
 
     async def _claim_name(self, tree: NodeTree, wanted: Registration, session: int) -> None:

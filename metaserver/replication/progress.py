@@ -4,13 +4,18 @@
 
     PROBING ──▶ RECONCILING ──▶ CHECKING ──▶ TAILING ◀──▶ CAUGHT_UP
        │             │              │           │
-       └────────────▶└─────────────▶└──────────▶└──▶ STOPPED (foreign, behind, damaged, disk)
+       │             └───────▶ SKIPPING ◀───────┘
+       └────────────▶└─────────────▶└──────────▶└──▶ STOPPED (foreign, ahead, damaged, disk)
 
-A lost connection leads from any state but STOPPED back to PROBING.
+A lost connection leads from any state but STOPPED back to PROBING. What stopped because of the bytes on
+either side is looked at again after a while: they may have been repaired.
 
 RECONCILING is for masters that know epochs: it finds the offset up to which both histories are one; what
 this replica holds behind it goes into quarantine. With a master that knows none (MetaQ), a replica that is
 ahead stops.
+
+SKIPPING: what comes next is not at the master (its retention was faster, or it is damaged there). The log
+goes on at the master's next offset; the gap is never bridged, and what is held before it stays readable.
 """
 
 from __future__ import annotations
@@ -29,6 +34,9 @@ CHECKED_BYTES = 64 * 1024
 FETCH_BYTES = 1024 * 1024
 FETCH_BYTES_MAX = 64 * 1024 * 1024
 
+LOOKS_BEFORE_RETRY = 10
+"""A partition that stopped because of some bytes is tried again at every so manieth look at the master."""
+
 
 class ReplicaState(Enum):
     """Where a partition of a slave stands."""
@@ -37,6 +45,8 @@ class ReplicaState(Enum):
     """The master's range is not known yet, or no longer."""
     RECONCILING = "reconciling"
     """Epochs are being compared with the master's, and what only this replica has is put away."""
+    SKIPPING = "skipping"
+    """The local log goes on where the master has bytes again."""
     CHECKING = "checking"
     """The end of the local log is being compared with the same bytes of the master."""
     TAILING = "tailing"
@@ -101,13 +111,21 @@ class Reconcile:
 
 
 @attrs.frozen
+class Skip:
+    """Leave out what the master has not, and go on at ``offset``; tell :meth:`ReplicaProgress.skipped`."""
+
+    offset: int
+    reason: str
+
+
+@attrs.frozen
 class Stop:
     """Copy nothing more."""
 
     reason: str
 
 
-Action: TypeAlias = Fetch | Append | Locate | Compare | AskEpochs | Reconcile | Stop
+Action: TypeAlias = Fetch | Append | Locate | Compare | AskEpochs | Reconcile | Skip | Stop
 
 
 @attrs.define
@@ -139,9 +157,13 @@ class ReplicaProgress:
     """Of the local log."""
     knows_epochs: bool = False
     """Whether the master does."""
+    run_start: int = 0
+    """From here on the local log has every byte; what is before it is not compared."""
     _checked_to: int = 0
     _located: Append | None = None
     """What is appended when the master has said where its segment begins."""
+    _looks_to_retry: int | None = None
+    """While it is stopped: looks at the master before it is tried again; None: never."""
 
     def disconnected(self) -> None:
         """The connection is gone: what is known of the master may be wrong by the next one."""
@@ -152,6 +174,10 @@ class ReplicaProgress:
     def master_range(self, start: int, end: int) -> Action | None:
         """The master holds ``start..end``. None: there is nothing to do that is not under way."""
         self.master_start, self.master_end = start, max(end, self.local_end if self.is_copying else end)
+        if self.state is ReplicaState.STOPPED and self._looks_to_retry is not None:
+            self._looks_to_retry -= 1
+            if self._looks_to_retry <= 0:
+                self.state, self.reason = ReplicaState.PROBING, ""
         if self.state is not ReplicaState.PROBING:
             return None
         if self.knows_epochs:
@@ -194,12 +220,13 @@ class ReplicaProgress:
 
     def _check(self) -> Action:
         if self.local_end < self.master_start:
-            return self._stop(
+            return self._skip(
+                self.master_start,
                 f"this slave ends at {self.local_end} and its master begins at {self.master_start}: the "
-                "messages between are deleted there. Stop the slave, move this partition's directory away, "
-                "start it again"
+                "messages between are deleted there",
             )
-        self._checked_to = max(self.local_end - CHECKED_BYTES, self.local_start, self.master_start)
+        readable = max(self.local_start, self.run_start)
+        self._checked_to = max(self.local_end - CHECKED_BYTES, readable, self.master_start)
         if self._checked_to >= self.local_end:
             return self._tail()
         self.state = ReplicaState.CHECKING
@@ -221,12 +248,12 @@ class ReplicaProgress:
             self._located = append
             return Locate(offset)
         if found.fault is not None:
-            return self._stop(
+            return self._pause(
                 f"the master's bytes at offset {offset} are no record ({found.fault}): its log is damaged "
                 "there, or is another than the one this slave followed before"
             )
         if len(data) < self.fetch_bytes or self.fetch_bytes >= FETCH_BYTES_MAX:
-            return self._stop(f"the master gives no whole record at offset {offset}, only {len(data)} bytes")
+            return self._pause(f"the master gives no whole record at offset {offset}, only {len(data)} bytes")
         self.fetch_bytes *= 2
         return Fetch(offset, self.fetch_bytes)
 
@@ -240,8 +267,9 @@ class ReplicaProgress:
     def compared(self, offset: int, size: int, *, is_equal: bool) -> Action:
         """The comparison asked for has been made."""
         if not is_equal:
-            return self._stop(
-                f"the last bytes before {self.local_end} differ from the master's: the histories have parted"
+            return self._pause(
+                f"the last bytes before {self.local_end} differ from the master's: the histories have "
+                "parted, or one of the two is damaged there"
             )
         self._checked_to = offset + size
         if self._checked_to < self.local_end:
@@ -269,10 +297,26 @@ class ReplicaProgress:
 
     def moved(self, offset: int) -> Action:
         """The master does not hold the bytes asked for and names another offset."""
+        if self.state is ReplicaState.CHECKING and offset > self._checked_to:
+            # Deleted meanwhile, or damaged: there is nothing to compare with.
+            self._checked_to = min(offset, self.local_end)
+            if self._checked_to < self.local_end:
+                return Fetch(self._checked_to, self.local_end - self._checked_to)
+            return self._tail()
+        if self.is_copying and offset > self.local_end:
+            return self._skip(
+                offset, f"the master has no bytes at {self.local_end}: they are deleted there, or damaged"
+            )
         return self._stop(
-            f"the master has no bytes at {self.local_end} and points to {offset}: appending from there would "
-            "shift every later offset"
+            f"the master has no bytes at {self.local_end} and points back to {offset}: it has lost messages "
+            "this slave still holds, or is not the master it followed before"
         )
+
+    def skipped(self, local_end: int) -> Action:
+        """The local log goes on at this offset, where a segment begins."""
+        self.local_end = self.segment_start = self.run_start = local_end
+        self.master_end = max(self.master_end, local_end)
+        return self._check()
 
     def append_failed(self, reason: str) -> Action:
         """The local log takes no more."""
@@ -293,6 +337,16 @@ class ReplicaProgress:
         self.state = ReplicaState.TAILING if self.local_end < self.master_end else ReplicaState.CAUGHT_UP
         return Fetch(self.local_end, self.fetch_bytes)
 
+    def _skip(self, offset: int, reason: str) -> Skip:
+        self.state = ReplicaState.SKIPPING
+        return Skip(offset, reason)
+
+    def _pause(self, reason: str) -> Stop:
+        """Stop because of bytes that may be repaired."""
+        stop = self._stop(reason)
+        self._looks_to_retry = LOOKS_BEFORE_RETRY
+        return stop
+
     def _stop(self, reason: str) -> Stop:
-        self.state, self.reason = ReplicaState.STOPPED, reason
+        self.state, self.reason, self._looks_to_retry = ReplicaState.STOPPED, reason, None
         return Stop(reason)

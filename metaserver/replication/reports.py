@@ -30,6 +30,8 @@ class ReplicaReport:
     """Estimated from the average size of the messages copied so far."""
     lag_seconds: float
     """Age of the newest message copied, while there are newer ones; 0 where there are none."""
+    gaps: tuple[tuple[int, int], ...] = ()
+    """Offsets between its ends that it cannot give: never copied, or damaged."""
 
 
 @attrs.frozen

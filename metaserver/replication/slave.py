@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.broker.replicas import reconcile
+from metaserver.broker.replicas import read_log, reconcile, skip
 from metaserver.client import BrokerConnection, Fetched, Moved, connect
 from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import expect_text, fetch_result
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
-from metaserver.message import message_id_to_seconds
 from metaserver.names import REGISTRY_LOG, TopicPartition
 from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query
 from metaserver.replication.acknowledging import ProgressReports
@@ -35,8 +34,10 @@ from metaserver.replication.progress import (
     Reconcile,
     ReplicaProgress,
     ReplicaState,
+    Skip,
     Stop,
 )
+from metaserver.replication.replica import Replica, Trim
 from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
 from metaserver.storage import Divergence, EpochChain, RealFileSystem
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metaserver.broker import Broker
+    from metaserver.broker.partition import Partition
     from metaserver.client.connection import Reply
     from metaserver.config import SlaveConfig
     from metaserver.replication.master import Address, MasterFacts, MasterPlace
@@ -67,38 +69,6 @@ _IDLE_POLLS_PER_SECOND = 200
 ends it at once all the same."""
 
 
-@attrs.frozen
-class _Trim:
-    """The range of the master at one moment."""
-
-    master_start: int
-    master_end: int
-
-
-@attrs.define(eq=False)
-class _Replica:
-    """One partition: its progress, and what is under way for it."""
-
-    name: TopicPartition
-    progress: ReplicaProgress
-    ticket: int = 0
-    """Of the newest fetch; the reply to an older one is dropped."""
-    unwritten_bytes: int = 0
-    """Handed to the local log and not yet safe there."""
-    paused: Fetch | None = None
-    """What to fetch when enough is written."""
-    next_segment: Append | None = None
-    """What begins a segment, when everything before it is written."""
-    failure: StorageError | None = None
-    """The local log refused something: nothing is done until what was handed to it has come back."""
-    idle_seconds: float = 0.0
-    trim: _Trim | None = None
-    """Of the registry: what the master has dropped, and is to be dropped here."""
-    copied_bytes: int = 0
-    copied_messages: int = 0
-    last_id: int | None = None
-
-
 @attrs.define(eq=False)
 class Slave:
     """Follows a master until cancelled."""
@@ -112,7 +82,7 @@ class Slave:
     """Told the master's version text with each new connection."""
     on_facts: Callable[[BrokerConnection, MasterFacts], None] | None = None
     """Told what the master says of itself, with each new connection and with each look at its partitions."""
-    _replicas: dict[TopicPartition, _Replica] = attrs.Factory(dict)
+    _replicas: dict[TopicPartition, Replica] = attrs.Factory(dict)
     _link: BrokerConnection | None = None
     _address: Address | None = None
     """Of the connection."""
@@ -123,6 +93,8 @@ class Slave:
     """Whether the master does."""
     quarantined: list[QuarantineReport] = attrs.Factory(list)
     """What this slave had to give up since its start."""
+    skips: int = 0
+    """How often a partition went on behind a gap since then, for the master did not have what came next."""
     _look: trio.Event = attrs.Factory(trio.Event)
     """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
     _heard_wall_seconds: float | None = None
@@ -166,7 +138,7 @@ class Slave:
                 self._reports.disconnected()
                 for replica in self._replicas.values():
                     replica.ticket += 1
-                    replica.paused = replica.next_segment = None
+                    replica.paused = replica.deferred = None
                     replica.progress.disconnected()
             self._look = trio.Event()
             with trio.move_on_after(pause_seconds):
@@ -195,26 +167,9 @@ class Slave:
             self._heard_wall_seconds,
         )
 
-    def _report(self, replica: _Replica) -> ReplicaReport:
-        progress = replica.progress
-        written_end = progress.local_end - replica.unwritten_bytes
-        lag_bytes = max(0, progress.master_end - written_end)
-        average = replica.copied_bytes / replica.copied_messages if replica.copied_messages else lag_bytes
-        lag_messages = max(1, round(lag_bytes / average)) if lag_bytes else 0
-        lag_seconds = 0.0
-        if lag_bytes and replica.last_id is not None:
-            lag_seconds = max(0.0, self._clock.wall_seconds() - message_id_to_seconds(replica.last_id))
-        return ReplicaReport(
-            replica.name,
-            progress.state,
-            progress.reason,
-            progress.local_start,
-            written_end,
-            progress.master_end,
-            lag_bytes,
-            lag_messages,
-            lag_seconds,
-        )
+    def _report(self, replica: Replica) -> ReplicaReport:
+        gaps = self._broker.store.partitions[replica.name].unreadable
+        return replica.report(self._clock.wall_seconds(), gaps)
 
     # The master's partitions.
 
@@ -224,7 +179,8 @@ class Slave:
             self._look = trio.Event()
             if self.on_facts is not None:
                 self.on_facts(link, facts)
-            self._refresh(await link.stats("offsets", _SILENCE_SECONDS))
+            asked_wall_seconds = self._clock.wall_seconds()
+            self._refresh(await link.stats("offsets", _SILENCE_SECONDS), asked_wall_seconds)
             self._catch_up.look(left_bytes(map(self._report, self._replicas.values())), trio.current_time())
             await self._trim()
             self._reports.give_sign_of_life()
@@ -232,22 +188,27 @@ class Slave:
                 await self._look.wait()
             facts = await ask_facts(link, _SILENCE_SECONDS)
 
-    def _refresh(self, offsets: str) -> None:
-        """Learn the master's partitions and ranges from its ``stats offsets``."""
-        self._heard_wall_seconds = self._clock.wall_seconds()
+    def _refresh(self, offsets: str, asked_wall_seconds: float) -> None:
+        """Learn the master's partitions and ranges from its ``stats offsets``.
+
+        They hold of the moment when they were asked for: what the master took before is in them.
+        """
+        self._heard_wall_seconds = asked_wall_seconds
         ranges = parse_ranges(offsets)
         self._forget(self._replicas.keys() - ranges.keys())
         for name, span in ranges.items():
             start, end = span.start, span.end
             replica = self._replicas.get(name) or self._open(name, start)
-            if replica is None or replica.failure is not None:
+            if replica is None or replica.failure is not None or replica.is_lent:
                 continue
             if replica.unwritten_bytes and replica.progress.state is ReplicaState.PROBING:
                 continue  # What is on its way to the log cannot be compared yet.
             # This node deletes old segments by itself, whenever its own retention says so.
-            replica.progress.local_start = self._broker.store.partitions[name].start_offset
+            layout = self._broker.store.partitions[name].layout
+            replica.progress.local_start = layout.starts[0]
+            replica.progress.run_start = layout.last_run_start
             if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
-                replica.trim = _Trim(start, end)
+                replica.trim = Trim(start, end)
             replica.progress.knows_epochs = self._knows_epochs
             action = replica.progress.master_range(start, end)
             if action is not None:
@@ -257,14 +218,15 @@ class Slave:
         """Their topics were deleted at the master. What was copied stays; should they come again, anew."""
         for name in gone:
             replica = self._replicas[name]
-            if replica.unwritten_bytes or replica.progress.state is ReplicaState.RECONCILING:
+            is_reconciling = replica.progress.state is ReplicaState.RECONCILING
+            if replica.unwritten_bytes or replica.is_lent or is_reconciling:
                 continue  # Something is under way to its log; the next look finds it at rest.
             replica.ticket += 1
             self._reports.unfollow(name)
             del self._replicas[name]
             _log.info("The master has a partition no longer; its copy stays", partition=str(name))
 
-    def _open(self, name: TopicPartition, master_start: int) -> _Replica | None:
+    def _open(self, name: TopicPartition, master_start: int) -> Replica | None:
         config = self._broker.config.topic_config(name.topic) or self._broker.config.defaults
         try:
             log = self._broker.open_partition(name, config, master_start).log
@@ -274,7 +236,7 @@ class Slave:
         # The registry begins a segment with each snapshot, of whatever size the last one is.
         is_internal = name == REGISTRY_LOG
         segment_bytes_max = 0 if is_internal else self._broker.config.max_segment_size_bytes
-        replica = _Replica(
+        replica = Replica(
             name,
             ReplicaProgress(
                 log.start_offset,
@@ -303,12 +265,14 @@ class Slave:
 
     # One partition.
 
-    def _act(self, replica: _Replica, action: Action) -> None:
+    def _act(self, replica: Replica, action: Action) -> None:
         match action:
             case Fetch():
                 self._fetch(replica, action)
-            case Append(begins_segment=True) if replica.unwritten_bytes:
-                replica.next_segment = action
+            case Append(begins_segment=True) | Skip() if replica.unwritten_bytes:
+                replica.deferred = action
+            case Skip():
+                self._skip(replica, action)
             case Append():
                 self._append(replica, action)
             case Locate():
@@ -318,14 +282,19 @@ class Slave:
             case Reconcile():
                 self._reconcile(replica, action)
             case Compare():
-                is_equal = self._local_bytes(replica.name, action.offset, len(action.data)) == action.data
+                log = self._broker.store.partitions[replica.name]
+                is_equal = read_log(log, action.offset, len(action.data)) == action.data
+                if not is_equal:
+                    self._broker.suspect(replica.name, action.offset)
                 self._act(
                     replica, replica.progress.compared(action.offset, len(action.data), is_equal=is_equal)
                 )
             case Stop():
-                _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)
+                if action.reason != replica.told:  # It may be tried again and again.
+                    _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)
+                replica.told = action.reason
 
-    def _ask_epochs(self, replica: _Replica) -> None:
+    def _ask_epochs(self, replica: Replica) -> None:
         if self._link is None:
             return
         replica.ticket += 1
@@ -344,10 +313,10 @@ class Slave:
             replica, lambda opaque: encode_epochs_query(name.topic, name.partition, end, opaque), answered
         )
 
-    def _reconcile(self, replica: _Replica, action: Reconcile) -> None:
+    def _reconcile(self, replica: Replica, action: Reconcile) -> None:
         """In a worker: copy away what must go, cut, take over the master's epochs."""
         replica.ticket += 1
-        ticket, name = replica.ticket, replica.name
+        ticket, name, broker = replica.ticket, replica.name, self._broker
         divergence = None
         if action.offset is not None:
             _log.error("Replica holds what its master does not", partition=str(name), reason=action.reason)
@@ -361,8 +330,8 @@ class Slave:
             )
 
         def done(report: QuarantineReport | None, error: Exception | None) -> None:
-            log = self._broker.store.partitions[name]
-            chain = self._broker.store.epochs[name].chain
+            log = broker.store.partitions[name]
+            chain = broker.store.epochs[name].chain
             partition.progressed()  # What is cut off is no longer what the master was told.
             if report is not None:
                 self.quarantined.append(report)
@@ -381,12 +350,37 @@ class Slave:
                 replica.progress.rewind(log.end_offset, log.last_segment_start)
                 replica.progress.chain = chain
 
-        broker = self._broker
-        partition = broker.partitions[name.topic, name.partition]
-        epochs = broker.store.epochs[name]
-        reconcile(broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
+        partition, epochs = self._partition(name), self._broker.store.epochs[name]
+        reconcile(self._broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
 
-    def _fetch(self, replica: _Replica, fetch: Fetch) -> None:
+    def _skip(self, replica: Replica, action: Skip) -> None:
+        replica.ticket += 1
+        ticket, end = replica.ticket, replica.progress.local_end
+        replica.is_lent, log = True, self._broker.store.partitions[replica.name]
+
+        def done(error: Exception | None) -> None:
+            replica.is_lent = False
+            if error is not None:
+                self._recover(replica, error)
+                return
+            self.skips += 1
+            _log.error(
+                "A gap stays in the log: the master does not have what came next",
+                partition=str(replica.name),
+                offsets=f"{end} to {log.end_offset}",
+                reason=action.reason,
+            )
+            if ticket == replica.ticket:
+                self._act(replica, replica.progress.skipped(log.end_offset))
+            else:
+                replica.progress.rewind(log.end_offset, log.last_segment_start)
+
+        skip(self._broker.committer, self._partition(replica.name), action.offset, done)
+
+    def _partition(self, name: TopicPartition) -> Partition:
+        return self._broker.partitions[name.topic, name.partition]
+
+    def _fetch(self, replica: Replica, fetch: Fetch) -> None:
         if replica.progress.is_copying:
             self._reports.follow(replica.name)
         if replica.unwritten_bytes > _UNWRITTEN_BYTES_MAX:
@@ -410,7 +404,7 @@ class Slave:
 
         self._timers.schedule(reservation.wait_seconds, fetch_now)
 
-    def _send_fetch(self, replica: _Replica, fetch: Fetch, reservation: Reservation) -> None:
+    def _send_fetch(self, replica: Replica, fetch: Fetch, reservation: Reservation) -> None:
         if self._link is None:
             self._catch_up.used(reservation, 0)
             return
@@ -438,7 +432,7 @@ class Slave:
         )
 
     def _answered(
-        self, replica: _Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
+        self, replica: Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
     ) -> None:
         if isinstance(reply, ClientError):
             self._look.set()
@@ -463,7 +457,7 @@ class Slave:
             elif action is not None:
                 self._act(replica, action)
 
-    def _locate(self, replica: _Replica, offset: int) -> None:
+    def _locate(self, replica: Replica, offset: int) -> None:
         name = replica.name
 
         def answered(reply: Reply) -> None:
@@ -484,7 +478,7 @@ class Slave:
         )
 
     def _ask(
-        self, replica: _Replica, encode: Callable[[int], bytes], answered: Callable[[Reply], None]
+        self, replica: Replica, encode: Callable[[int], bytes], answered: Callable[[Reply], None]
     ) -> None:
         """Send a query; its reply counts unless something newer was asked meanwhile."""
         if self._link is None:
@@ -501,7 +495,7 @@ class Slave:
 
         self._link.submit(encode, settle)
 
-    def _fetch_later(self, replica: _Replica, fetch: Fetch) -> None:
+    def _fetch_later(self, replica: Replica, fetch: Fetch) -> None:
         """The master does not hold answers back: ask again after a while, each time a little later."""
         longest = self._config.slave_max_delay_ms / 1000
         replica.idle_seconds = min(replica.idle_seconds + longest / 10, longest)
@@ -516,7 +510,7 @@ class Slave:
     def _wait_ms(self) -> int:
         return max(self._config.slave_max_delay_ms, 1000 * len(self._replicas) // _IDLE_POLLS_PER_SECOND)
 
-    def _append(self, replica: _Replica, append: Append) -> None:
+    def _append(self, replica: Replica, append: Append) -> None:
         size = len(append.records)
         replica.unwritten_bytes += size
 
@@ -543,20 +537,20 @@ class Slave:
             begins_segment=append.begins_segment,
         )
 
-    def _written(self, replica: _Replica) -> None:
+    def _written(self, replica: Replica) -> None:
         if replica.failure is not None:
             replica.ticket += 1
-            replica.paused = replica.next_segment = None
+            replica.paused = replica.deferred = None
             if replica.unwritten_bytes == 0:
                 self._recover(replica, replica.failure)
-        elif replica.next_segment is not None and replica.unwritten_bytes == 0:
-            append, replica.next_segment = replica.next_segment, None
-            self._append(replica, append)
+        elif replica.deferred is not None and replica.unwritten_bytes == 0:
+            action, replica.deferred = replica.deferred, None
+            self._act(replica, action)
         elif replica.paused is not None and replica.unwritten_bytes <= _UNWRITTEN_BYTES_MAX:
             fetch, replica.paused = replica.paused, None
             self._fetch(replica, fetch)
 
-    def _recover(self, replica: _Replica, failure: Exception) -> None:
+    def _recover(self, replica: Replica, failure: Exception) -> None:
         """All that was handed to the log has come back, some of it refused."""
         log = self._broker.store.partitions[replica.name]
         replica.progress.rewind(log.end_offset, log.last_segment_start)
@@ -572,22 +566,3 @@ class Slave:
             replica.failure = None  # The next refresh starts the partition from its end.
 
         self._timers.schedule(_RETRY_SECONDS, try_again)
-
-    def _local_bytes(self, name: TopicPartition, offset: int, size: int) -> bytes:
-        """Bytes of the local log, as far as they can be read."""
-        log = self._broker.store.partitions[name]
-        pieces: list[bytes] = []
-        while size > 0:
-            try:
-                log_slice = log.read(offset, size, log.end_offset)
-            except StorageError:
-                break
-            try:
-                pieces.append(log_slice.read())
-            except OSError as error:
-                _log.error("A partition cannot be read", partition=str(name), reason=str(error))
-                break
-            finally:
-                log_slice.release()
-            offset, size = offset + log_slice.size, size - log_slice.size
-        return b"".join(pieces)

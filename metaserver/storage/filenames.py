@@ -13,6 +13,8 @@
         00000000000000001024.torn-300       bytes that recovery cut off at position 300
         recovery.checkpoint                 what is known to be good (checkpoint.py)
         epochs                              whose bytes the log holds (epochs.py)
+        repair.journal                      what a repair replaces, while it does (repair.py)
+        gaps                                what the log passes over, knowingly (gaps.py)
         *.tmp                               a file being written; means nothing after a crash
 
 Nothing but segments may end with ``.meta``: a Java broker reads every such file as one.
@@ -27,10 +29,13 @@ from metaserver.names import MAX_OFFSET
 LOCK_NAME = ".lock"
 CHECKPOINT_NAME = "recovery.checkpoint"
 EPOCHS_NAME = "epochs"
+GAPS_NAME = "gaps"
 QUARANTINE_NAME = "quarantine"
 DELETED_NAME = "deleted"
 HISTORY_NAME = "history.json"
 REPORT_NAME = "report.json"
+REPAIR_NAME = "repair.journal"
+DAMAGE_NAME = "damage.json"
 REPLAYED_NAME = "replayed.json"
 ROLE_NAME = "role.json"
 
@@ -71,3 +76,8 @@ def torn_name(segment_start_offset: int, position: int, repetition: int) -> str:
     """The name for bytes cut off a segment; ``repetition`` counts cuts at one position, from 0."""
     name = f"{segment_start_offset:020d}.torn-{position}"
     return f"{name}-{repetition}" if repetition else name
+
+
+def damaged_name(start_offset: int, end_offset: int, checksum: int) -> str:
+    """The folder in quarantine for bytes that were replaced, because they were damaged in this way."""
+    return f"{start_offset}-{end_offset}.damaged-{checksum:08x}"

@@ -13,6 +13,7 @@ import enum
 import errno
 import fcntl
 import os
+import threading
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
@@ -62,6 +63,25 @@ class Point(enum.Enum):
     EPOCHS_SYNC = "epochs: make them durable"
     EPOCHS_RENAME = "epochs: put the file in place"
     EPOCHS_SYNC_DIRECTORY = "epochs: make its name durable"
+    GAPS_OPEN = "gaps: read them"
+    GAPS_CREATE = "gaps: create the temporary file"
+    GAPS_WRITE = "gaps: write them"
+    GAPS_SYNC = "gaps: make them durable"
+    GAPS_RENAME = "gaps: put the file in place"
+    GAPS_SYNC_DIRECTORY = "gaps: make its name durable"
+    SKIP_CREATE = "skip: create the segment behind the gap"
+    SKIP_UNDO = "skip: remove a segment that could not be created whole"
+    SKIP_SYNC_DIRECTORY = "skip: make the new name durable"
+    SKIP_REMOVE = "skip: remove the empty segment before the gap"
+    REPAIR_OPEN = "repair: open the journal or the segment"
+    REPAIR_CREATE = "repair: create the temporary file of the journal"
+    REPAIR_WRITE = "repair: write the journal"
+    REPAIR_SYNC = "repair: make the journal durable"
+    REPAIR_RENAME = "repair: put the journal in place"
+    REPAIR_SYNC_DIRECTORY = "repair: make the journal's name durable, or its removal"
+    REPAIR_REPLACE = "repair: write the good bytes over the damaged ones"
+    REPAIR_REPLACE_SYNC = "repair: make them durable"
+    REPAIR_REMOVE = "repair: remove the journal"
     QUARANTINE_CREATE = "quarantine: create a file"
     QUARANTINE_WRITE = "quarantine: write it"
     QUARANTINE_SYNC = "quarantine: make it durable"
@@ -200,15 +220,23 @@ class FileSystem(Protocol):
         ...
 
 
+_making_directories = threading.Lock()
+
+
 def make_directories(filesystem: FileSystem, path: Path) -> None:
-    """Make a directory and the parents it lacks, each name durable before the next is made."""
-    missing = []
-    while not filesystem.is_directory(path):
-        missing.append(path)
-        path = path.parent
-    for directory in reversed(missing):
-        filesystem.make_directory(directory, Point.CREATE_DIRECTORY)
-        filesystem.sync_directory(directory.parent, Point.CREATE_SYNC_PARENT)
+    """Make a directory and the parents it lacks, each name durable before the next is made.
+
+    From any thread: two that lack the same parent wait for each other, for who finds it there must find it
+    durable.
+    """
+    with _making_directories:
+        missing = []
+        while not filesystem.is_directory(path):
+            missing.append(path)
+            path = path.parent
+        for directory in reversed(missing):
+            filesystem.make_directory(directory, Point.CREATE_DIRECTORY)
+            filesystem.sync_directory(directory.parent, Point.CREATE_SYNC_PARENT)
 
 
 def is_no_room(error: OSError) -> bool:

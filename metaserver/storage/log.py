@@ -12,26 +12,23 @@ drop the pages and report success the next time, so it is never tried again. Rea
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from metaserver.errors import (
-    LogFailedError,
-    OffsetInHoleError,
-    OffsetOutOfRangeError,
-    StorageError,
-)
+from metaserver.errors import LogFailedError, OffsetInHoleError, OffsetOutOfRangeError, StorageError
 from metaserver.names import MAX_OFFSET
+from metaserver.storage.beginning import ROLL, SKIP, LeftoverError, begin_segment
 from metaserver.storage.checkpoint import Checkpoint, fingerprint, save_checkpoint, withdraw_checkpoint
+from metaserver.storage.counting import count_records
 from metaserver.storage.filenames import segment_name
 from metaserver.storage.filesystem import Point, is_no_room, reason_of, translate_error
+from metaserver.storage.gaps import save_gap
+from metaserver.storage.layout import Layout, merge_ranges, subtract_range
 from metaserver.storage.recovery import FoundSegment, RecoveredLog
-from metaserver.storage.resynchronise import scan_file
-from metaserver.storage.retention import compress_segment, dispose_segment, is_expired
+from metaserver.storage.retention import ExpiryPolicy, expire_segments
 from metaserver.storage.segment import LogSlice, OffsetRange, OpenSegments, Segment
 from metaserver.storage.statistics import LogStatistics
 
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metaserver.message import Buffer
+    from metaserver.storage.beginning import BeginSteps
     from metaserver.storage.filesystem import File, FileSystem
     from metaserver.storage.options import StoreOptions
     from metaserver.storage.retention import RetentionAction
@@ -53,19 +51,6 @@ class PendingFlush:
     end_offset: int
     """Where the log ended when it began: so much is durable when it has succeeded."""
     record_count: int
-
-
-@attrs.frozen
-class _Layout:
-    """The segments at one moment."""
-
-    starts: tuple[int, ...]
-    segments: tuple[Segment, ...]
-    """At least one; the last takes the appends."""
-
-    @classmethod
-    def of(cls, segments: tuple[Segment, ...]) -> _Layout:
-        return cls(tuple(segment.start_offset for segment in segments), segments)
 
 
 class PartitionLog:
@@ -90,7 +75,6 @@ class PartitionLog:
         "_pool",
         "_record_count",
         "_roll_offset",
-        "_unreadable",
         "_writer",
         "_writer_start",
     )
@@ -102,7 +86,9 @@ class PartitionLog:
         self._options = options
         self._pool = pool
         self._directory = recovered.directory
-        self._layout = _Layout.of(tuple(self._segment(found) for found in recovered.segments))
+        self._layout = Layout(
+            tuple(self._segment(found) for found in recovered.segments), recovered.unreadable
+        )
         self._layout_lock = Lock()
         self._flush_lock = Lock()
         self._writer: File | None = None
@@ -111,7 +97,6 @@ class PartitionLog:
         self._flushed_offset = recovered.end_offset
         self._flushed_count = self._record_count = recovered.record_count
         self._last_message_id = recovered.last_message_id
-        self._unreadable = recovered.unreadable
         self._failure = recovered.failure
         self._has_undone = False
         """Whether a failed write was cut back since the last sync."""
@@ -194,6 +179,16 @@ class PartitionLog:
     def segment_starts(self) -> tuple[int, ...]:
         """Where each segment begins, at least one."""
         return self._layout.starts
+
+    @property
+    def layout(self) -> Layout:
+        """Its segments, and where it cannot be read, at this moment."""
+        return self._layout
+
+    @property
+    def unreadable(self) -> tuple[OffsetRange, ...]:
+        """The damaged and missing ranges, in order."""
+        return tuple(gap for gap in self._layout.unreadable if gap.end > self.start_offset)
 
     @property
     def checkpoint_due(self) -> bool:
@@ -290,25 +285,41 @@ class PartitionLog:
             sealed = self._layout.segments[-1]
             if end == sealed.start_offset:
                 return
-            segment = self._segment(FoundSegment(end, 0))
-            segment.unseal()
-            try:
-                writer = segment.create()
-            except OSError as error:
-                self._undo_create(segment.path, error)
-            try:
-                self._filesystem.sync_directory(self._directory, Point.ROLL_SYNC_DIRECTORY)
-            except OSError as error:
-                segment.retire()
-                self.fail(reason_of(error))
-                self._raise_failure(error)
+            segment = self._begin_segment(end, ROLL)
             with self._layout_lock:
-                self._layout = _Layout.of((*self._layout.segments, segment))
-            self._writer, self._writer_start = writer, end
-            # So that a crash finds in one segment what it has to count.
-            self._checkpoint_due_offset = end
-            self._plan_roll()
+                self._layout = self._layout.with_segments((*self._layout.segments, segment))
+            self._take_over(segment)
             sealed.seal(end - sealed.start_offset)
+
+    def skip_to(self, offset: int) -> None:
+        """Go on at an offset behind the end: what lies between is missing, and will be, knowingly.
+
+        What the log holds stays readable; a last segment that is empty goes. After a crash the log ends where
+        it did, or at the offset. Raises OffsetOutOfRangeError where the offset is not behind the end;
+        LogFailedError; DiskFullError or StorageError, and nothing has changed.
+        """
+        with self._flush_lock:
+            self._flush()
+            end, sealed = self._end_offset, self._layout.segments[-1]
+            if not end < offset <= MAX_OFFSET:
+                raise OffsetOutOfRangeError(offset, end + 1, MAX_OFFSET)
+            gap = OffsetRange(end, offset)
+            try:
+                save_gap(self._filesystem, self._directory, gap, self.start_offset)
+            except OSError as error:
+                self._raise_storage_error("the gap cannot be written down", error)
+            segment = self._begin_segment(offset, SKIP)
+            sealed.seal(end - sealed.start_offset)
+            is_empty = end == sealed.start_offset
+            # The gap before the end: nobody may take it for readable bytes.
+            with self._layout_lock:
+                kept = self._layout.segments[:-1] if is_empty else self._layout.segments
+                unreadable = merge_ranges((*self._layout.unreadable, gap))
+                self._layout = Layout((*kept, segment), tuple(unreadable))
+            self._end_offset = self._flushed_offset = offset
+            self._take_over(segment)
+            if is_empty:
+                self._drop_empty(sealed)
 
     def read(self, offset: int, size_max: int, end_offset: int) -> LogSlice:
         """The bytes from an offset on: of one segment, at most ``size_max``, none behind ``end_offset``.
@@ -318,19 +329,8 @@ class PartitionLog:
         end; OffsetInHoleError where the log is damaged or a piece is missing; StorageError where the
         disk does not answer.
         """
-        starts, segments = (layout := self._layout).starts, layout.segments
         end = min(end_offset, self._end_offset)
-        if not starts[0] <= offset < end:
-            raise OffsetOutOfRangeError(offset, starts[0], end)
-        index = bisect_right(starts, offset) - 1
-        stop = min(starts[index + 1], end) if index + 1 < len(starts) else end
-        for gap in self._unreadable:
-            if gap.end > offset:
-                if gap.start <= offset:
-                    raise OffsetInHoleError(offset, starts[0], end, gap.end)
-                stop = min(stop, gap.start)
-                break
-        segment = segments[index]
+        segment, stop = self._layout.find(offset, end)
         try:
             file = segment.pin()
         except OSError as error:
@@ -338,21 +338,23 @@ class PartitionLog:
                 # Retention removed it between our look at the layout and the opening.
                 raise OffsetOutOfRangeError(offset, self.start_offset, end) from None
             raise StorageError(f"{segment.path} cannot be read: {reason_of(error)}") from error
-        return LogSlice(file, offset - starts[index], min(size_max, stop - offset), offset, segment)
+        return LogSlice(file, offset - segment.start_offset, min(size_max, stop - offset), offset, segment)
 
     def segment_start(self, offset: int) -> int:
         """The start of the segment that holds an offset; the log's start below it, its end behind it.
 
         Where no file holds the offset: the start of the segment behind the hole.
         """
-        layout = self._layout
-        if offset >= self._end_offset:
-            return self._end_offset
-        index = max(0, bisect_right(layout.starts, offset) - 1)
-        segment = layout.segments[index]
-        if index + 1 < len(layout.starts) and offset >= segment.start_offset + segment.size_bytes:
-            index += 1
-        return layout.starts[index]
+        layout, end = self._layout, self._end_offset
+        return end if offset >= end else layout.segment_start(offset)
+
+    def set_unreadable(self, damaged: OffsetRange) -> None:
+        """Send readers on from a range that holds no valid record. Raises as :meth:`write_checkpoint`."""
+        self._set_unreadable([*self._layout.unreadable, damaged])
+
+    def set_readable(self, repaired: OffsetRange) -> None:
+        """A range that was damaged holds valid records now. Raises as :meth:`write_checkpoint`."""
+        self._set_unreadable(subtract_range(self._layout.unreadable, repaired))
 
     def truncate(self, offset: int) -> None:
         """Forget everything from an offset on (a record's start), durably.
@@ -367,7 +369,11 @@ class PartitionLog:
                 self._raise_failure()
             if offset == self._end_offset:
                 return
-            index = bisect_right(layout.starts, offset) - 1
+            index = layout.index_of(offset)
+            before = layout.segments[max(0, index - 1)]
+            if offset == layout.starts[index] == before.start_offset + before.size_bytes:
+                # An empty one would stay, and end the one before where another replica does not.
+                index = max(0, index - 1)
             segment, removed = layout.segments[index], layout.segments[index + 1 :]
             if removed and offset > segment.start_offset + segment.size_bytes:
                 raise OffsetInHoleError(offset, layout.starts[0], self._end_offset, layout.starts[index + 1])
@@ -391,32 +397,11 @@ class PartitionLog:
         the last segment always stays.
         Raises DiskFullError, StorageError; what was done before stays done.
         """
-        names: list[str] = []
+        policy = ExpiryPolicy(action, age_seconds, compress, now_wall_seconds, before_offset)
         try:
-            layout = self._layout
-            for segment, end_offset in zip(layout.segments, layout.starts[1:], strict=False):
-                path = segment.path
-                is_young = not is_expired(self._filesystem, path, age_seconds, now_wall_seconds)
-                if is_young or end_offset > before_offset:
-                    break
-                if action == "archive" and compress:
-                    compress_segment(self._filesystem, path)
-                # Out of sight of readers before the file goes.
-                with self._layout_lock:
-                    self._layout = _Layout.of(self._layout.segments[1:])
-                try:
-                    dispose_segment(self._filesystem, path, action, compress=compress)
-                except OSError:
-                    with self._layout_lock:
-                        self._layout = _Layout.of((segment, *self._layout.segments))
-                    raise
-                segment.retire()
-                names.append(path.name)
-            if names:
-                self._filesystem.sync_directory(self._directory, Point.RETENTION_SYNC_DIRECTORY)
+            return expire_segments(self._filesystem, self._layout, policy, self._hide_first, self._show_first)
         except OSError as error:
             self._raise_storage_error("old segments cannot be removed", error)
-        return names
 
     def delete_before(self, offset: int) -> list[str]:
         """Delete the segments that end at an offset or before, of any age; see :meth:`delete_expired`."""
@@ -449,7 +434,7 @@ class PartitionLog:
                 record_count=self._flushed_count,
                 last_message_id=self._last_message_id,
                 fingerprint=mark,
-                unreadable=tuple(gap for gap in self._unreadable if gap.end > self.start_offset),
+                unreadable=self.unreadable,
             )
             save_checkpoint(self._filesystem, self._directory, checkpoint)
         except OSError as error:
@@ -467,7 +452,7 @@ class PartitionLog:
             segment_count=len(layout.segments),
             size_bytes=sealed_bytes + end - layout.starts[-1],
             record_count=self._record_count,
-            damaged_ranges=tuple(gap for gap in self._unreadable if gap.end > layout.starts[0]),
+            damaged_ranges=self.unreadable,
         )
 
     def close(self) -> None:
@@ -498,10 +483,54 @@ class PartitionLog:
             self._raise_storage_error("the last segment cannot be opened for writing", error)
         return self._writer
 
+    def _hide_first(self) -> None:
+        with self._layout_lock:
+            self._layout = self._layout.with_segments(self._layout.segments[1:])
+
+    def _show_first(self, segment: Segment) -> None:
+        with self._layout_lock:
+            self._layout = self._layout.with_segments((segment, *self._layout.segments))
+
+    def _set_unreadable(self, ranges: list[OffsetRange]) -> None:
+        with self._layout_lock:
+            self._layout = self._layout.with_unreadable(ranges)
+        self._plan_roll()
+        # Not the same as the one on disk, wherever that ends.
+        self._checkpoint_offset = -1
+        self.write_checkpoint(clean=False)
+
+    def _begin_segment(self, offset: int, steps: BeginSteps) -> Segment:
+        """Make the file of the next segment, durably. Raises as :meth:`roll` does."""
+        segment = self._segment(FoundSegment(offset, 0))
+        try:
+            begin_segment(self._filesystem, segment, steps)
+        except LeftoverError as error:
+            self.fail(reason_of(error.cause))
+            self._raise_failure(error.cause)
+        except OSError as error:
+            self._raise_storage_error("the next segment cannot be created", error)
+        return segment
+
+    def _take_over(self, segment: Segment) -> None:
+        """Append to this segment from now on."""
+        self._writer, self._writer_start = segment.writer(), segment.start_offset
+        # So that a crash finds in one segment what it has to count.
+        self._checkpoint_due_offset = segment.start_offset
+        self._plan_roll()
+
+    def _drop_empty(self, segment: Segment) -> None:
+        """Remove a segment without a byte. It does no harm where the disk refuses."""
+        segment.retire()
+        try:
+            self._filesystem.remove(segment.path, Point.SKIP_REMOVE)
+            self._filesystem.sync_directory(self._directory, Point.SKIP_SYNC_DIRECTORY)
+        except OSError:
+            return
+
     def _plan_roll(self) -> None:
         """Work out at which end offset the last segment is to be sealed."""
         start = self._writer_start
-        is_damaged = any(gap.end > start for gap in self._unreadable)
+        is_damaged = any(gap.end > start for gap in self._layout.unreadable)
         self._roll_offset = start + (1 if is_damaged else self._options.segment_bytes_max)
 
     def _flush(self) -> None:
@@ -529,17 +558,6 @@ class PartitionLog:
         self.fail(reason_of(error))
         self._raise_failure(error)
 
-    def _undo_create(self, path: Path, error: OSError) -> NoReturn:
-        """Remove what may be there of a new segment: its name would soon lie inside the one before."""
-        try:
-            self._filesystem.remove(path, Point.ROLL_UNDO)
-        except FileNotFoundError:
-            pass
-        except OSError as second_error:
-            self.fail(reason_of(second_error))
-            self._raise_failure(second_error)
-        self._raise_storage_error("the next segment cannot be created", error)
-
     def _truncate(self, segment: Segment, removed: tuple[Segment, ...], offset: int) -> None:
         """Truncate in an order that a crash may interrupt anywhere. Raises OSError."""
         position = offset - segment.start_offset
@@ -549,17 +567,16 @@ class PartitionLog:
             self._checkpoint_offset = -1
             self._checkpoint_due_offset = -1 + self._options.checkpoint_bytes
             self._is_checkpoint_clean = False
-        lost_count = self._count_records(segment, position, removed)
+        last = removed[-1] if removed else segment
+        last.size_bytes = self._end_offset - last.start_offset
+        lost_count = count_records(segment, position, removed)
         # First out of sight of readers.
         self._end_offset = offset
         self._flushed_offset = min(self._flushed_offset, offset)
         with self._layout_lock:
             segments = self._layout.segments
-            self._layout = _Layout.of(segments[: len(segments) - len(removed)])
+            self._layout = Layout(segments[: len(segments) - len(removed)], self._layout.until(offset))
         self._record_count = self._flushed_count = max(0, self._record_count - lost_count)
-        self._unreadable = tuple(
-            OffsetRange(gap.start, min(gap.end, offset)) for gap in self._unreadable if gap.start < offset
-        )
         # Then from the back, so that what a crash leaves is still one run.
         for gone in reversed(removed):
             gone.retire()
@@ -573,23 +590,6 @@ class PartitionLog:
         self._writer.sync(Point.TRUNCATE_SYNC)
         self._flushed_offset = offset
         self._plan_roll()
-
-    def _count_records(self, segment: Segment, position: int, removed: tuple[Segment, ...]) -> int:
-        """How many records a truncation takes away."""
-        last = removed[-1] if removed else segment
-        last.size_bytes = self._end_offset - last.start_offset
-        count = 0
-        for counted in (segment, *removed):
-            start = position if counted is segment else 0
-            file = counted.pin()
-            try:
-                count += scan_file(file, start, counted.size_bytes, None).count
-            except OSError:
-                # A count is no reason to keep what cannot be read.
-                continue
-            finally:
-                counted.unpin()
-        return count
 
     def _raise_failure(self, cause: OSError | None = None) -> NoReturn:
         failure = self._failure

@@ -2,9 +2,10 @@
 
 The passes:
 
+0. Repair: finish what a crash has interrupted (repair.py).
 1. List: which segments there are. A file that ends like a segment and is none stops the opening.
-2. Join: each segment must end where the next begins. A missing piece becomes a *hole*; two segments
-   that both hold an offset stop the opening.
+2. Join: each segment must end where the next begins. A missing piece becomes a *hole*, or a *gap* where
+   it is missing knowingly; two segments that both hold an offset stop the opening.
 3. Trust: what does the checkpoint vouch for? Where it ends exactly where the log does, that is all.
 4. Scan: verify the last segment from there. A damaged record with a valid one anywhere behind it
    becomes a *damaged range*; bytes with nothing valid behind them are the *torn tail*.
@@ -33,6 +34,9 @@ from metaserver.storage.filenames import (
     torn_name,
 )
 from metaserver.storage.filesystem import Point
+from metaserver.storage.gaps import is_intended, load_gaps
+from metaserver.storage.layout import merge_ranges, subtract_range
+from metaserver.storage.patch import finish_repair
 from metaserver.storage.resynchronise import ScanResult, scan_file
 from metaserver.storage.segment import OffsetRange
 
@@ -60,7 +64,11 @@ class RecoveryReport:
     damaged_ranges: tuple[OffsetRange, ...]
     """Ranges that hold no valid record, but have valid ones behind them (also those known before)."""
     holes: tuple[OffsetRange, ...]
-    """Ranges that no file holds."""
+    """Ranges that no file holds, and should."""
+    gaps: tuple[OffsetRange, ...]
+    """Ranges that no file holds, knowingly (gaps.py)."""
+    repaired: OffsetRange | None
+    """Where a repair was finished that a crash had interrupted."""
     bytes_missing: int
     """What the checkpoint had vouched for and is not there any more."""
     highest_message_id: int | None
@@ -137,6 +145,7 @@ def recover(
     Raises CorruptLogError where a human must look, and OSError where the disk does not answer.
     """
     started = clock.monotonic_seconds()
+    repaired = finish_repair(filesystem, directory)
     segments = _list_segments(filesystem, directory)
     checkpoint = load_checkpoint(filesystem, directory)
     if not segments:
@@ -145,8 +154,10 @@ def recover(
         # All segments are gone, by whatever hand. Offsets must never be given out twice.
         _create_segment(filesystem, directory, checkpoint.end_offset)
         segments = [FoundSegment(checkpoint.end_offset, 0)]
-    known = checkpoint.unreadable if checkpoint is not None else ()
-    holes, before_holes = _join_segments(filesystem, directory, segments, known)
+    known = _known_unreadable(checkpoint, repaired)
+    intended = load_gaps(filesystem, directory)
+    holes, before_holes = _join_segments(filesystem, directory, segments, (*known, *intended))
+    gaps = tuple(hole for hole in holes if is_intended(hole, intended))
     last = segments[-1]
     path = directory / segment_name(last.start_offset)
 
@@ -189,15 +200,16 @@ def recover(
         and trust.checkpoint.is_clean
         and trust.checkpoint.end_offset == end_offset
     )
-    damaged = _merge(damaged)
+    damaged = merge_ranges(damaged)
     recovered = RecoveredLog(
         directory=directory,
         segments=tuple(segments),
         end_offset=end_offset,
         record_count=count,
         last_message_id=last_id,
-        unreadable=tuple(_merge([*damaged, *holes])),
-        checkpoint_offset=-1 if trust.checkpoint is None else trust.checkpoint.end_offset,
+        unreadable=tuple(merge_ranges([*damaged, *holes])),
+        # After a repair the one on disk may still call the range unreadable.
+        checkpoint_offset=-1 if trust.checkpoint is None or repaired else trust.checkpoint.end_offset,
         is_checkpoint_clean=is_clean,
         failure=failure,
     )
@@ -208,7 +220,9 @@ def recover(
         records_scanned=count - (trust.checkpoint.record_count if trust.checkpoint is not None else 0),
         bytes_scanned=bytes_scanned,
         damaged_ranges=tuple(damaged),
-        holes=tuple(holes),
+        holes=tuple(hole for hole in holes if hole not in gaps),
+        gaps=gaps,
+        repaired=repaired,
         bytes_missing=trust.bytes_missing,
         highest_message_id=last_id,
         seconds=clock.monotonic_seconds() - started,
@@ -262,7 +276,7 @@ def _join_segments(
             continue
         hole = OffsetRange(segment.end_offset, following.start_offset)
         holes.append(hole)
-        if any(gap.start <= hole.start and gap.end >= hole.end for gap in known):
+        if is_intended(hole, known):
             continue
         # What cut the file short did not do so between two records.
         path = directory / segment_name(segment.start_offset)
@@ -274,6 +288,11 @@ def _join_segments(
         if result.end < segment.size_bytes:
             incomplete.append(OffsetRange(segment.start_offset + result.end, segment.end_offset))
     return holes, incomplete
+
+
+def _known_unreadable(checkpoint: Checkpoint | None, repaired: OffsetRange | None) -> tuple[OffsetRange, ...]:
+    known = checkpoint.unreadable if checkpoint is not None else ()
+    return known if repaired is None else tuple(subtract_range(known, repaired))
 
 
 # Pass 3.
@@ -397,26 +416,17 @@ class _EarlierId:
 def _find_earlier_id(
     filesystem: FileSystem, directory: Path, segments: list[FoundSegment], checkpoint: Checkpoint | None
 ) -> _EarlierId:
-    """The last id before the last segment: from the checkpoint, or from the segment before."""
+    """The last id before the last segment: from the checkpoint, or from the last segment that has one."""
     known = checkpoint.last_message_id if checkpoint is not None else None
-    if len(segments) == 1 or (checkpoint is not None and checkpoint.end_offset >= segments[-1].start_offset):
-        return _EarlierId(known)
-    before = segments[-2]
-    scan_from = before.start_offset
-    if checkpoint is not None and before.start_offset <= checkpoint.end_offset <= before.end_offset:
-        scan_from = checkpoint.end_offset
-    result = _scan(filesystem, directory / segment_name(before.start_offset), before, scan_from, known)
-    return _EarlierId(
-        known if result.last_id is None else result.last_id, result.count, before.end_offset - scan_from
-    )
-
-
-def _merge(ranges: list[OffsetRange]) -> list[OffsetRange]:
-    """The same offsets in as few ranges as possible, in order."""
-    merged: list[OffsetRange] = []
-    for gap in sorted(ranges):
-        if merged and gap.start <= merged[-1].end:
-            merged[-1] = OffsetRange(merged[-1].start, max(merged[-1].end, gap.end))
-        else:
-            merged.append(gap)
-    return merged
+    vouched = -1 if checkpoint is None else checkpoint.end_offset
+    count = bytes_scanned = 0
+    for segment in reversed(segments[:-1]):
+        if vouched >= segment.end_offset:
+            break
+        scan_from = max(segment.start_offset, vouched)
+        result = _scan(filesystem, directory / segment_name(segment.start_offset), segment, scan_from, known)
+        count += result.count
+        bytes_scanned += segment.end_offset - scan_from
+        if result.last_id is not None:
+            return _EarlierId(result.last_id, count, bytes_scanned)
+    return _EarlierId(known, count, bytes_scanned)

@@ -15,13 +15,61 @@ from metaserver.storage.filenames import archive_name, temporary_name
 from metaserver.storage.filesystem import Point
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from metaserver.storage.filesystem import File, FileSystem
+    from metaserver.storage.layout import Layout
+    from metaserver.storage.segment import Segment
 
 RetentionAction = Literal["delete", "archive"]
 
 _COPY_BYTES = 1024 * 1024
+
+
+@attrs.frozen
+class ExpiryPolicy:
+    """Which segments go, and how."""
+
+    action: RetentionAction
+    age_seconds: float
+    compress: bool
+    now_wall_seconds: float
+    before_offset: int
+    """None that ends behind it."""
+
+
+def expire_segments(
+    filesystem: FileSystem,
+    layout: Layout,
+    policy: ExpiryPolicy,
+    hide_first: Callable[[], None],
+    show_first: Callable[[Segment], None],
+) -> list[str]:
+    """Dispose of the oldest segments, up to the first that stays; the last always does. Their names.
+
+    ``hide_first`` takes the first segment out of sight of readers before its file goes, ``show_first`` shows
+    it again where it could not. Raises OSError; what was done before stays done.
+    """
+    names: list[str] = []
+    for segment, end_offset in zip(layout.segments, layout.starts[1:], strict=False):
+        path = segment.path
+        is_young = not is_expired(filesystem, path, policy.age_seconds, policy.now_wall_seconds)
+        if is_young or end_offset > policy.before_offset:
+            break
+        if policy.action == "archive" and policy.compress:
+            compress_segment(filesystem, path)
+        hide_first()
+        try:
+            dispose_segment(filesystem, path, policy.action, compress=policy.compress)
+        except OSError:
+            show_first(segment)
+            raise
+        segment.retire()
+        names.append(path.name)
+    if names:
+        filesystem.sync_directory(layout.segments[0].path.parent, Point.RETENTION_SYNC_DIRECTORY)
+    return names
 
 
 def is_expired(filesystem: FileSystem, path: Path, age_seconds: float, now_wall_seconds: float) -> bool:

@@ -79,9 +79,9 @@ class Segment:
                     self._reader = None
             return self._writer
 
-    def create(self) -> File:
+    def create(self, point: Point) -> File:
         """Make the file; it must not exist."""
-        self._writer = self._filesystem.open(self.path, "create", Point.ROLL_CREATE)
+        self._writer = self._filesystem.open(self.path, "create", point)
         return self._writer
 
     def seal(self, size_bytes: int) -> None:

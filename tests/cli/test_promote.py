@@ -200,6 +200,35 @@ def test_the_registry_comes_along(home: Home) -> None:
     client.close()
 
 
+def test_a_group_that_had_come_further_than_the_new_master_is_brought_back(home: Home) -> None:
+    home.start_pair()
+    home.wait_registered("slave")
+    send(home.port, texts(0, 3))
+    wait_copied(home, 3 * RECORD_BYTES)
+    group, path = f"{2**62}-{5 * RECORD_BYTES}", "/meta/consumers/%s/offsets/test/0-0"
+    registry = home.status()["embedded_registry"]["port"]
+    client = KazooClient(f"127.0.0.1:{registry}")
+    client.start()
+    client.create(path % "ahead", group.encode(), makepath=True)
+    client.create(path % "behind", b"1-%d" % RECORD_BYTES, makepath=True)
+    client.stop()
+    client.close()
+    copy = home.base / "data" / "slave" / "__registry-0"
+    eventually(
+        lambda: any(b"behind" in segment.read_bytes() for segment in copy.glob("*.meta")),
+        "the copy of the registry",
+    )
+    home.kill()
+    eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
+    assert home.run("promote").code == 0
+    client = KazooClient(f"127.0.0.1:{home.status('slave')['embedded_registry']['port']}")
+    client.start()
+    assert client.get(path % "ahead")[0] == b"-1-%d" % (3 * RECORD_BYTES)
+    assert client.get(path % "behind")[0] == b"1-%d" % RECORD_BYTES
+    client.stop()
+    client.close()
+
+
 def test_a_restart_without_slave_is_enough_as_in_metaq(home: Home) -> None:
     # As MetaQ has it the slave lives in a folder of its own, with the data path of its server.ini.
     home.configure(serverPort=free_port(), dataPath="data/slave")

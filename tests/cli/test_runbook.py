@@ -68,6 +68,10 @@ def commands(section: str) -> list[tuple[str, str]]:
     return [(found[1], found[2]) for line in text.splitlines() if (found := _COMMAND.fullmatch(line))]
 
 
+def page() -> str:
+    return PAGE.read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:
     found = Machines(Home(tmp_path / "one"), Home(tmp_path / "two"))
@@ -108,6 +112,36 @@ def test_slave_lost(machines: Machines) -> None:
     eventually(lambda: received(machines.slave.port) == ["one", "two"], "it goes on where it was")
 
 
+def test_disk_of_the_slave_lost(machines: Machines) -> None:
+    machines.start()
+    send(machines.master.port, ["one"])
+    eventually(lambda: received(machines.slave.port) == ["one"], "the copy")
+    machines.slave.kill("slave")
+    shutil.rmtree(machines.slave.base / "data")
+    assert (
+        "**Of the slave:** give it an empty data directory and start it: `metaServer restart slave`" in page()
+    )
+    assert machines.slave.run("restart", "slave").code == 0
+    eventually(lambda: received(machines.slave.port) == ["one"], "it copies everything")
+    assert machines.slave.status("slave")["role"] == "slave"
+
+
+def test_disk_of_an_old_master_lost_that_was_told_to_follow(machines: Machines) -> None:
+    machines.start()
+    send(machines.master.port, ["one"])
+    eventually(lambda: received(machines.slave.port) == ["one"], "the copy")
+    machines.master.kill()
+    eventually(lambda: not machines.slave.status("slave")["replication"]["connected"], "the slave notices")
+    assert machines.slave.run("promote").code == 0
+    follow = machines.words("follow SLAVE:8124", "")
+    assert machines.master.run(*follow).code == 0
+    machines.master.kill()
+    shutil.rmtree(machines.master.base / "data")
+    assert "is told again, or it would start as a second master:\n`metaServer follow SLAVE:8124`" in page()
+    assert machines.master.run(*follow).code == 0
+    eventually(lambda: received(machines.master.port) == ["one"], "it copies everything")
+
+
 def test_disk_of_the_master_lost(machines: Machines) -> None:
     machines.start()
     send(machines.master.port, ["one"])
@@ -118,6 +152,32 @@ def test_disk_of_the_master_lost(machines: Machines) -> None:
     machines.type("Disk lost")
     eventually(lambda: received(machines.master.port) == ["one"], "the old master has everything again")
     assert machines.slave.status("slave")["role"] == "master"
+
+
+def test_both_lost_and_both_disks_are_there(machines: Machines) -> None:
+    machines.start()
+    send(machines.master.port, ["one"])
+    eventually(lambda: received(machines.slave.port) == ["one"], "the copy")
+    machines.slave.kill("slave")
+    send(machines.master.port, ["two"])
+    machines.master.kill()
+    assert "`metaServer start` (or `metaServer start slave` for a promoted one" in page()
+    assert machines.master.run("start").code == 0
+    assert "or `metaServer start slave` where it was the slave" in page()
+    assert machines.slave.run("start", "slave").code == 0
+    eventually(lambda: received(machines.slave.port) == ["one", "two"], "everything is on both")
+
+    # And with the roles changed.
+    machines.master.kill()
+    eventually(lambda: not machines.slave.status("slave")["replication"]["connected"], "the slave notices")
+    assert machines.slave.run("promote").code == 0
+    machines.slave.kill("slave")
+    assert machines.slave.run("start", "slave").out.startswith("master ready")
+    assert machines.master.run(*machines.words("follow SLAVE:8124", "")).code == 0
+    send(machines.slave.port, ["three"])
+    eventually(
+        lambda: received(machines.master.port) == ["one", "two", "three"], "everything is on both again"
+    )
 
 
 def test_both_lost_and_only_the_disk_of_the_slave_is_left(machines: Machines) -> None:
@@ -144,9 +204,8 @@ def test_planned_change(machines: Machines) -> None:
     send(machines.slave.port, ["three"])
     eventually(lambda: received(machines.master.port) == ["one", "two", "three"], "the old master follows")
     # And back, as the page has it in a sentence.
-    page = PAGE.read_text(encoding="utf-8")
     back = ("promote local --after-handover", "switchover slave --to MASTER:8123")
-    assert all(f"`metaServer {command}`" in page for command in back)
+    assert all(f"`metaServer {command}`" in page() for command in back)
     change(machines.master, machines.words(back[0], ""), machines.slave, machines.words(back[1], ""))
     assert machines.master.status()["role"] == "master"
     assert machines.slave.status("slave")["role"] == "slave"

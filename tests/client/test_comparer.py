@@ -141,6 +141,17 @@ async def test_bytes_that_a_side_cannot_give() -> None:
     assert (gap.span, gap.reason) == (Span(0, len(WHOLE)), "Partition[0-0] has been closed")
 
 
+async def test_what_neither_side_gives_is_no_difference() -> None:
+    master, slave = pair()
+    master.logs[NAME].hole = slave.logs[NAME].hole = Span(100_000, 120_000)
+    found = (await compared(master, slave))[NAME]
+    assert found.is_equal
+    assert found.missing == [Span(100_000, 120_000)]
+    assert found.content.compared_bytes == len(WHOLE) - 20_000
+    slave.logs[NAME].hole = Span(100_000, 130_000)
+    assert not (await compared(master, slave))[NAME].is_equal
+
+
 async def test_a_log_that_ends_earlier_than_it_said() -> None:
     master, slave = pair()
 

@@ -280,6 +280,34 @@ async def test_commits_go_on_when_the_storage_is_back(
     assert len(place.offsets.stored) == 1
 
 
+@pytest.mark.parametrize("commit", ["auto", "manual"])
+async def test_a_group_goes_back_where_the_log_has_lost_its_end(
+    commit: str, place: Place, autojump_clock: MockClock
+) -> None:
+    place.broker.extensions |= {"epochs"}
+    place.broker.connect()
+    consumer = place.consumer(commit=commit)
+    await consumer.take([ZERO])
+    place.broker.one().result(200, "1 00000000000000aa 0\n")
+    place.give(0, 5)
+    found = [await anext(consumer) for _ in range(5)]
+    await consumer.commit()
+    assert await place.committed() == 5 * SIZE
+    place.broker.disconnect()
+    place.broker.connect()
+    with trio.fail_after(30):
+        while not place.broker.is_asked():
+            await trio.sleep(0.01)
+    place.broker.one().result(200, f"1 00000000000000aa 0\n2 00000000000000bb {3 * SIZE}\n")
+    # What the application is still busy with is of the log that was.
+    await consumer.commit(found[4])
+    assert await place.committed() == 3 * SIZE
+    place.give(3, 2)
+    assert [(await anext(consumer)).offset for _ in range(2)] == [3 * SIZE, 4 * SIZE]
+    await consumer.commit()
+    assert await place.committed() == 5 * SIZE
+
+
 async def test_offsets_that_others_have_moved_are_gone_on_from(
     place: Place, autojump_clock: MockClock
 ) -> None:

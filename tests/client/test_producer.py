@@ -157,6 +157,7 @@ async def test_a_time_that_is_over_while_the_broker_is_busy_is_a_failure(
         await trio.sleep(0.01)
     outcome = await fate(pending)
     assert isinstance(outcome, SendFailedError)
+    assert outcome.reason == "not sent in time: busy"
     assert 1.0 <= trio.current_time() - began < 1.2
     assert outcome.attempts > 1
 

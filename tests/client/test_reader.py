@@ -9,6 +9,7 @@ import attrs
 import pytest
 import trio
 
+from metaserver.client.history import History
 from metaserver.client.partition import Partition
 from metaserver.client.reader import PartitionReader, ReadOptions, Surroundings
 from metaserver.client.replica_choice import ReplicaChoice
@@ -35,6 +36,7 @@ class Place:
     log: bytes = b"".join(encode_record(b"%d" % number, 1 + number) for number in range(10))
     told: list[int] = attrs.Factory(list)
     moves: list[int] = attrs.Factory(list)
+    losses: list[int] = attrs.Factory(list)
 
     def reader(self, position: int = 0, read_from: ReadFrom = "any", **options: int) -> PartitionReader:
         around = Surroundings(
@@ -44,6 +46,7 @@ class Place:
             ReplicaChoice(read_from, deal_seconds=1e9, random=random.Random(1)),
             lambda reader: self.told.append(len(reader.messages)),
             lambda _reader, offset: self.moves.append(offset),
+            lambda _reader, offset: self.losses.append(offset),
         )
         return PartitionReader(PARTITION, around, position)
 
@@ -490,3 +493,109 @@ async def test_a_broker_without_long_poll_is_not_asked_for_it(
     reader = place.reader()
     reader.start()
     assert broker.one().wait_ms == 0
+
+
+# A log that has lost its end.
+
+
+def knows_epochs(broker: Broker) -> Broker:
+    broker.extensions = EXTENSIONS | {"epochs"}
+    broker.connect()
+    return broker
+
+
+FIRST, SECOND, THIRD = "1 00000000000000aa 0\n", "2 00000000000000bb 84\n", "3 00000000000000cc 147\n"
+
+
+async def test_a_new_master_is_read_from_where_its_log_parts(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    assert broker.one().words[:3] == ("t", "0", "0")
+    broker.disconnect()
+    broker.connect()
+    (await asked(broker)).result(200, FIRST)
+    place.answer(broker.one())
+    reader.take()
+    assert broker.one().offset == len(place.log) == 210
+    broker.disconnect()
+    # Two messages in the middle of what was read are another's, and they are longer.
+    place.log = place.log[:84] + b"".join(encode_record(b"new %d" % number, 77) for number in range(20))
+    broker.connect()
+    request = await asked(broker)
+    assert request.verb == "epochs"
+    request.result(200, FIRST + SECOND)
+    assert place.losses == [84]
+    assert payloads(reader) == [b"1", b"2", b"3"], "what was not handed out yet is gone"
+    place.answer(broker.one())
+    assert payloads(reader)[:2] == [b"new 0", b"new 1"]
+
+
+async def test_a_restart_of_the_master_takes_nothing_back(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=147)
+    reader.start()
+    broker.one().result(200, FIRST + SECOND)
+    assert broker.one().offset == 147
+    for told in (FIRST + SECOND + THIRD, FIRST + SECOND + THIRD + "4 00000000000000dd 210\n"):
+        broker.disconnect()
+        broker.connect()
+        (await asked(broker)).result(200, told)
+        assert broker.one().offset == 147
+    assert place.losses == []
+
+
+async def test_a_slave_that_has_not_followed_yet_is_not_read(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = knows_epochs(wires.broker()), knows_epochs(wires.broker(0, 0))
+    wires.announce("t", replicas=[MASTER])
+    reader = place.reader(position=147, read_from="slave")
+    reader.start()
+    master.one().result(200, FIRST + SECOND)
+    master.one().value(place.log[147:189])
+    wires.announce("t")
+    master.one().value(place.log[189:])
+    payloads(reader)
+    # It holds more than the new master has in common with it.
+    (await asked(slave)).result(200, FIRST)
+    assert (await asked(master)).offset == 210
+    assert place.losses == []
+
+
+async def test_an_empty_partition_has_no_history(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    broker.one().result(404, "The topic `t` in partition `0` is not exists")
+    place.answer(broker.one())
+    assert len(payloads(reader)) == 10
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "position", "common"),
+    [
+        (FIRST, FIRST, 100, 100),
+        (FIRST, FIRST + SECOND, 100, 84),
+        (FIRST, FIRST + SECOND, 80, 80),
+        (FIRST + SECOND, FIRST, 100, 84),
+        (FIRST + SECOND, FIRST + SECOND + THIRD, 200, 147),
+        (FIRST + SECOND, FIRST + "2 00000000000000ee 84\n", 200, 84),
+        (FIRST + SECOND, FIRST + "3 00000000000000ee 42\n", 200, 42),
+        ("", SECOND, 200, 84),
+        ("", SECOND, 50, 50),
+        ("", "", 200, 200),
+    ],
+)
+def test_where_histories_part(known: str, told: str, position: int, common: int) -> None:
+    assert History.parse(known).common_end(History.parse(told), position) == common
+    assert History.parse(told).common_end(History.parse(known), position) == common

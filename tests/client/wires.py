@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from metaserver.client.scope import BackgroundTasks
 
-_LINE = re.compile(rb"(putbatch|put|get|version) ?([^\r]*)\r\n")
+_LINE = re.compile(rb"(putbatch|put|get|epochs|version) ?([^\r]*)\r\n")
 EXTENSIONS = frozenset({"long-poll", "put-batch"})
 
 

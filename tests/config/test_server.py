@@ -337,6 +337,8 @@ def test_the_brokers_own_topic_is_not_configured() -> None:
         ("minFreeDiskBytes", 0, 2**50),
         ("recoveryCheckpointBytes", 4096, 2**40),
         ("flushThreadCount", 1, 256),
+        ("scrubBytesPerSecond", 0, 2**63 - 1),
+        ("scrubIntervalInMills", 1, 2**63 - 1),
     ],
 )
 def test_ranges(key: str, low: int, high: int) -> None:

@@ -9,11 +9,13 @@ import pytest
 
 from metaserver.message import encode_record
 from tools.torture.payloads import parse_payload, payload_of
-from tools.torture.verifier import BrokenPromiseError, PrefixCheck, Verifier
+from tools.torture.verifier import BrokenPromiseError, Lost, PrefixCheck, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from tools.torture.logfiles import Name
 
 NAME = ("orders", 0)
 SEGMENT = "00000000000000000000.meta"
@@ -198,3 +200,95 @@ def test_prefixes(master: bytes, slave: bytes, is_prefix: bool, tmp_path: Path) 
     else:
         with pytest.raises(BrokenPromiseError, match="are not those of the master"):
             check.look()
+
+
+@attrs.define
+class Replacement:
+    """A master with four messages that were looked at, three more (one without a reply), and its successor."""
+
+    history: History
+    records: list[bytes] = attrs.Factory(list)
+
+    def __attrs_post_init__(self) -> None:
+        history = self.history
+        history.check()
+        history.verifier.replacement_begins()
+        self.records = [history.record(sequence) for sequence in range(4)]
+        history.producer = 0
+        history.send([10, 11, 12])
+        for sequence in (10, 11):
+            history.acknowledge(sequence)
+        history.log += history.record(12)
+        self.records += [history.record(sequence) for sequence in (10, 11, 12)]
+        for record, offset in ((self.records[4], self.end_of(4)), (self.records[6], self.end_of(6))):
+            history.verifier.was_delivered(NAME, offset, record)
+
+    def end_of(self, count: int) -> int:
+        return sum(map(len, self.records[:count]))
+
+    def replace(self, common: int, then: Sequence[int]) -> dict[Name, Lost]:
+        """The new one has so many of the messages, and acknowledges these."""
+        history = self.history
+        old = history.data / "old"
+        (old / "orders-0").mkdir(parents=True)
+        (old / "orders-0" / SEGMENT).write_bytes(history.log)
+        history.log = b"".join(self.records[:common])
+        history.producer = 0
+        history.send([20, 21, 22])
+        for sequence in then:
+            history.acknowledge(sequence)
+        history.segment.write_bytes(history.log)
+        return history.verifier.replaced(old, history.data)
+
+
+def test_a_new_master_that_is_not_as_far(history: History) -> None:
+    replacement = Replacement(history)
+    lost = replacement.replace(5, [20, 21])[NAME]
+    assert (lost.common_end, lost.old_end) == (replacement.end_of(5), replacement.end_of(7))
+    assert lost.acknowledged == {replacement.end_of(5): (1011, 2, 11)}
+    assert lost.message_ids == (1011, 1012)
+    history.check()
+    assert history.verifier.found == 7
+
+
+def test_a_new_master_that_has_everything(history: History) -> None:
+    assert Replacement(history).replace(7, [20]) == {}
+    history.check()
+    assert history.verifier.found == 8
+
+
+def test_a_new_master_without_what_an_earlier_check_has_seen(history: History) -> None:
+    Replacement(history).replace(3, [])
+    with pytest.raises(BrokenPromiseError, match="at an earlier check it ended at"):
+        history.check()
+
+
+def test_a_lost_message_that_comes_back(history: History) -> None:
+    replacement = Replacement(history)
+    replacement.replace(5, [])
+    history.log += replacement.records[5]
+    with pytest.raises(BrokenPromiseError, match="number 11 of producer 2 was refused and is there"):
+        history.check()
+
+
+def test_a_message_that_the_old_master_acknowledged_and_nobody_has(history: History) -> None:
+    replacement = Replacement(history)
+    history.log = history.log[: replacement.end_of(5)]
+    with pytest.raises(
+        BrokenPromiseError, match=r"number 11\) was acknowledged by the old master, whose own"
+    ):
+        replacement.replace(5, [20])
+
+
+def test_a_message_that_is_lost_without_a_reason(history: History) -> None:
+    replacement = Replacement(history)
+    history.log = history.log[: replacement.end_of(5)]
+    assert replacement.replace(5, []) == {}
+    with pytest.raises(BrokenPromiseError, match=r"number 11\) was acknowledged and is not there"):
+        history.check()
+
+
+def test_what_a_group_was_given_and_nobody_has(history: History) -> None:
+    history.verifier.was_delivered(NAME, len(history.log), history.record(4))
+    with pytest.raises(BrokenPromiseError, match="were delivered to a consumer at"):
+        history.check()

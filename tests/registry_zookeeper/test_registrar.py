@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaserver.config import ZooKeeperConfig
-from metaserver.registry.paths import Layout, Replica
+from metaserver.registry.paths import Layout, Replica, StoredOffset
 from metaserver.registry.registrar import Registrar
 from metaserver.registry.registration import (
     Create,
@@ -629,3 +629,45 @@ def test_every_history_ends_well(replica: Replica, events: Sequence[tuple[str, o
         assert world.found() == {}
 
     in_virtual_time(World(replica=replica, topics={}), test)
+
+
+GROUP = "/meta/consumers/g/offsets/t"
+
+
+def is_beyond_100(topic: str, partition: int, stored: StoredOffset) -> int | None:
+    return 100 if (topic, partition) == ("t", 0) and stored.offset > 100 else None
+
+
+async def test_a_new_master_brings_back_groups_that_had_come_further(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World()
+    world.registrar.judge = is_beyond_100
+    stored = {"0-0": b"77-150", "0-1": b"77-150", "1-0": b"77-150", "0-2": b"nothing", "odd": b"77-150"}
+    for name, data in stored.items():
+        world.zookeeper.put(f"{GROUP}/{name}", data, 0)
+    world.zookeeper.put("/meta/consumers/behind/offsets/t/0-0", b"5-100", 0)
+    nursery.start_soon(world.registrar.run)
+    await world.registrar.wait_registered()
+    found = {name: world.zookeeper.nodes[f"{GROUP}/{name}"].data for name in stored}
+    assert found == stored | {"0-0": b"-1-100"}
+    assert world.zookeeper.nodes["/meta/consumers/behind/offsets/t/0-0"].data == b"5-100"
+    # Before anybody is told of its topics, and once.
+    paths = [action.path for action in world.zookeeper.done]
+    assert paths.index(CLAIM) < paths.index(f"{GROUP}/0-0") < paths.index("/meta/brokers/topics/t/0-m")
+    world.zookeeper.put(f"{GROUP}/0-0", b"78-200", 0)
+    world.set_topic(TopicRegistration("u", 1))
+    await trio.sleep(AUDIT_SECONDS_MAX)
+    assert world.zookeeper.nodes[f"{GROUP}/0-0"].data == b"78-200"
+
+
+async def test_who_has_not_the_name_leaves_the_groups_alone(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World()
+    world.registrar.judge = is_beyond_100
+    world.zookeeper.put(CLAIM, RIVAL, 99)
+    world.zookeeper.put(f"{GROUP}/0-0", b"77-150", 0)
+    nursery.start_soon(world.registrar.run)
+    await trio.sleep(2)
+    assert world.zookeeper.nodes[f"{GROUP}/0-0"].data == b"77-150"

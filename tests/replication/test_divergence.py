@@ -162,6 +162,25 @@ def test_readers_of_the_slave_see_the_end_step_back_and_go_on(pair: Pair) -> Non
     eventually(lambda: received(pair.other) == names("kept", 3), "the slave ends where the master does")
 
 
+def test_who_asked_a_slave_for_its_history_asks_again_when_it_has_another(pair: Pair) -> None:
+    pair.start(pair.one)
+    pair.start(pair.other, pair.one)
+    send(pair.one, "first")
+    pair.wait_equal(pair.one, pair.other)
+    with pair.other.connect() as asked, pair.other.connect() as other:
+        assert len(asked.ask(b"epochs orders 0 0 1\r\n").text.splitlines()) == 1
+        asked.send(get("orders", 21 + 4, 1 << 20, 2, wait_ms=60_000))
+        assert other.ask(b"version 1\r\n").status == 200
+        pair.one.stop()
+        pair.start(pair.one, None)
+        # Before the slave gives it a byte of the new epoch.
+        assert asked.reply().status == 404
+        asked.expect_end()
+        assert other.ask(b"version 2\r\n").status == 200
+    with pair.other.connect() as wire:
+        assert len(wire.ask(b"epochs orders 0 0 1\r\n").text.splitlines()) == 2
+
+
 def test_a_disk_without_room_for_the_copy_is_waited_for(pair: Pair) -> None:
     with ExitStack() as stack:
         try:

@@ -14,12 +14,14 @@ from metaserver.replication.progress import (
     CHECKED_BYTES,
     FETCH_BYTES,
     FETCH_BYTES_MAX,
+    LOOKS_BEFORE_RETRY,
     Append,
     Compare,
     Fetch,
     Locate,
     ReplicaProgress,
     ReplicaState,
+    Skip,
     Stop,
 )
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from metaserver.replication.progress import Action
 
 PROBING, CHECKING, TAILING = ReplicaState.PROBING, ReplicaState.CHECKING, ReplicaState.TAILING
-CAUGHT_UP, STOPPED = ReplicaState.CAUGHT_UP, ReplicaState.STOPPED
+CAUGHT_UP, STOPPED, SKIPPING = ReplicaState.CAUGHT_UP, ReplicaState.STOPPED, ReplicaState.SKIPPING
 SEGMENT_BYTES = 1_000_000
 RECORDS = b"".join(encode_record(b"message %d" % number, number) for number in range(1, 6))
 LAST_RECORD = encode_record(b"message 5", 5)
@@ -106,7 +108,6 @@ def test_a_master_that_fits(
     [
         pytest.param((0, 500), (0, 499), "this slave ends at 500 and its master at 499", id="slave ahead"),
         pytest.param((0, 500), (0, 0), "is not the master it followed before", id="the master is empty"),
-        pytest.param((0, 500), (501, 900), "its master begins at 501", id="slave behind retention"),
     ],
 )
 def test_a_master_that_does_not_fit(local: tuple[int, int], master: tuple[int, int], text: str) -> None:
@@ -164,7 +165,10 @@ def test_an_end_that_differs_stops() -> None:
     progress = checking(500)
     progress.received(0, bytes(500))
     action = progress.compared(0, 500, is_equal=False)
-    assert action == Stop("the last bytes before 500 differ from the master's: the histories have parted")
+    assert action == Stop(
+        "the last bytes before 500 differ from the master's: the histories have parted, or one of the two is "
+        "damaged there"
+    )
     assert progress.state is STOPPED
 
 
@@ -251,14 +255,84 @@ def test_a_fetch_does_not_grow_for_ever() -> None:
     assert rounds == 7
 
 
-@pytest.mark.parametrize("make", [tailing, caught_up])
-@pytest.mark.parametrize("offset", [0, 5, 10_000])
-def test_a_moved_offset_is_never_followed(make: Callable[[], ReplicaProgress], offset: int) -> None:
-    progress = make()
+@pytest.mark.parametrize("offset", [0, 5, 500])
+def test_a_master_that_points_back_is_never_followed(offset: int) -> None:
+    progress = tailing(500)
     action = progress.moved(offset)
     assert isinstance(action, Stop)
-    assert f"points to {offset}" in action.reason
-    assert (progress.state, progress.local_end) == (STOPPED, 0)
+    assert f"points back to {offset}" in action.reason
+    assert (progress.state, progress.local_end) == (STOPPED, 500)
+
+
+# Skipping: what the master no longer has is left out, never bridged.
+
+
+@pytest.mark.parametrize("make", [tailing, caught_up])
+def test_bytes_the_master_does_not_have_are_skipped(make: Callable[[int], ReplicaProgress]) -> None:
+    progress = make(500)
+    action = progress.moved(900)
+    assert isinstance(action, Skip)
+    assert (action.offset, progress.state, progress.local_end) == (900, SKIPPING, 500)
+    assert progress.master_range(0, 10_000) is None, "it is under way"
+    assert progress.skipped(900) == Fetch(900, FETCH_BYTES)
+    assert (progress.local_end, progress.segment_start, progress.is_copying) == (900, 900, True)
+
+
+def test_a_master_that_begins_behind_the_end_is_followed_from_there() -> None:
+    progress = replica(0, 500)
+    action = progress.master_range(800, 2000)
+    assert isinstance(action, Skip)
+    assert action.offset == 800
+    assert "its master begins at 800" in action.reason
+    assert progress.skipped(800) == Fetch(800, FETCH_BYTES)
+    assert progress.state is TAILING
+
+
+def test_a_skip_that_a_lost_connection_interrupts_begins_again_from_the_real_end() -> None:
+    progress = tailing(500)
+    progress.moved(900)
+    progress.disconnected()
+    assert progress.state is PROBING
+    progress.rewind(900, 900)
+    progress.run_start = 900
+    assert progress.master_range(0, 2000) == Fetch(900, FETCH_BYTES)
+
+
+def test_only_what_lies_behind_a_gap_is_compared() -> None:
+    progress = replica(0, 500, 300)
+    progress.run_start = 300
+    assert progress.master_range(0, 900) == Fetch(300, 200)
+
+
+@pytest.mark.parametrize(
+    ("to", "then"),
+    [
+        pytest.param(300, Fetch(300, 200), id="the rest is compared"),
+        pytest.param(500, Fetch(500, FETCH_BYTES), id="nothing is left to compare"),
+        pytest.param(700, Fetch(500, FETCH_BYTES), id="the end is asked for, and will be skipped"),
+    ],
+)
+def test_what_the_master_no_longer_has_is_not_compared(to: int, then: Fetch) -> None:
+    assert checking(500).moved(to) == then
+
+
+def test_a_master_that_points_back_while_the_end_is_compared() -> None:
+    progress = checking(500)
+    assert isinstance(progress.moved(0), Stop)
+
+
+# Stopped because of some bytes: they may be repaired.
+
+
+def test_what_stopped_because_of_bytes_is_tried_again_after_some_looks() -> None:
+    progress = tailing(500)
+    assert isinstance(progress.received(500, bytes(40)), Stop)
+    for _ in range(LOOKS_BEFORE_RETRY - 1):
+        assert progress.master_range(0, 10_000) is None
+        assert progress.state is STOPPED
+    assert progress.master_range(0, 10_000) == Fetch(500, FETCH_BYTES)
+    assert progress.reason == ""
+    assert isinstance(progress.received(500, bytes(40)), Stop)
 
 
 def test_nothing_new_is_asked_for_again() -> None:
@@ -342,8 +416,8 @@ def test_a_local_log_that_takes_no_more_stops() -> None:
 
 
 def stopped() -> ReplicaProgress:
-    progress = tailing()
-    progress.moved(9)
+    progress = tailing(9)
+    progress.moved(0)
     return progress
 
 
@@ -352,7 +426,7 @@ def test_stopped_stays_stopped() -> None:
     reason = progress.reason
     progress.disconnected()
     assert progress.master_range(0, 20_000) is None
-    assert (progress.state, progress.reason, progress.local_end) == (STOPPED, reason, 0)
+    assert (progress.state, progress.reason, progress.local_end) == (STOPPED, reason, 9)
 
 
 # Anything a master may do, in any order.
@@ -377,39 +451,48 @@ def logs(draw: st.DrawFn) -> Log:
 
 
 @given(log=logs(), choices=st.data())
-def test_whatever_happens_the_copy_is_a_prefix(log: Log, choices: st.DataObject) -> None:
-    """The model: a list of bytes. Replies are cut anywhere, connections break, the disk fills up."""
-    progress, copy = ReplicaProgress(0, 0, 0, 100), b""
-    end = len(log.data)
+def test_whatever_happens_every_byte_is_at_its_offset(log: Log, choices: st.DataObject) -> None:
+    """The model: bytes by offset. Replies are cut, connections break, the disk fills up, retention goes on."""
+    progress = ReplicaProgress(0, 0, 0, 100)
+    copy: dict[int, int] = {}
+    start, end = 0, len(log.data)
     action: Action | None = None
     for _ in range(200):
-        assert log.data.startswith(copy)
-        assert progress.local_end == len(copy)
-        event = choices.draw(st.sampled_from(["go on"] * 6 + ["disconnect", "disk full"]))
-        if event == "disconnect" or action is None:
+        assert all(log.data[at] == byte for at, byte in copy.items())
+        run = [at for at in log.starts if progress.run_start <= at <= progress.local_end]
+        assert all(at in copy for at in range(run[0], progress.local_end))
+        event = choices.draw(st.sampled_from(["go on"] * 6 + ["disconnect", "disk full", "retention"]))
+        if event == "retention":
+            start = choices.draw(st.sampled_from([at for at in log.starts if at >= start]))
+        elif event == "disconnect" or action is None:
             progress.disconnected()
-            action = progress.master_range(0, end)
+            action = progress.master_range(start, end)
         elif event == "disk full" and copy:
-            copy = copy[: choices.draw(st.sampled_from([at for at in log.starts if at <= len(copy)]))]
-            progress.rewind(len(copy), 0)
-            action = progress.master_range(0, end)
+            kept = choices.draw(st.sampled_from(run))
+            copy = {at: byte for at, byte in copy.items() if at < kept}
+            progress.rewind(kept, progress.run_start)
+            action = progress.master_range(start, end)
         elif isinstance(action, Fetch) and action.offset >= end:
-            assert copy == log.data
             assert progress.state is CAUGHT_UP
             return
+        elif isinstance(action, Fetch) and action.offset < start:
+            action = progress.moved(start)
         elif isinstance(action, Fetch):
             following = next(at for at in log.starts if at > action.offset)
             shortest = min(following, action.offset + action.size_max)
             stop = choices.draw(st.integers(shortest, min(end, action.offset + action.size_max)))
             action = progress.received(action.offset, log.data[action.offset : stop])
         elif isinstance(action, Compare):
-            is_equal = copy[action.offset :][: len(action.data)] == bytes(action.data)
-            assert is_equal
-            action = progress.compared(action.offset, len(action.data), is_equal=is_equal)
+            held = bytes(copy[at] for at in range(action.offset, action.offset + len(action.data)))
+            assert held == bytes(action.data)
+            action = progress.compared(action.offset, len(action.data), is_equal=True)
         elif isinstance(action, Locate):
             action = progress.located(choices.draw(st.sampled_from([0, action.offset])))
         elif isinstance(action, Append):
-            copy += action.records
+            copy.update(enumerate(bytes(action.records), action.offset))
             action = progress.appended(action)
+        elif isinstance(action, Skip):
+            assert start >= action.offset > progress.local_end
+            action = progress.skipped(action.offset)
         else:
             raise AssertionError(action)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from contextlib import ExitStack, aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +12,7 @@ import attrs
 import pytest
 import trio
 
-from metaserver.client import Batch, Fetched, NothingThere, connect
+from metaserver.client import Batch, Fetched, Moved, NothingThere, connect
 from metaserver.errors import ReplyError
 from metaserver.names import PartitionId, Topic, TopicPartition
 from metaserver.node.clock import SystemClock
@@ -380,7 +382,7 @@ async def test_a_master_that_came_back_empty_while_the_slave_ran(pair: Pair) -> 
     await expect_untouched(pair, ("orders", 0), before, texts(100))
 
 
-async def test_a_slave_behind_its_masters_retention(pair: Pair) -> None:
+async def test_a_slave_behind_its_masters_retention_goes_on_behind_a_gap(pair: Pair) -> None:
     pair.start()
     await pair.put(("orders", 0), texts(50))
     pair.wait_until_equal()
@@ -389,9 +391,110 @@ async def test_a_slave_behind_its_masters_retention(pair: Pair) -> None:
     await pair.put(("orders", 0), texts(2000, first=50))
     pair.master.stop()
     start = apply_retention(pair.place.master_data)
+    assert start > len(before)
+    pair.slave.start()
+    received: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            async with connect("127.0.0.1", pair.slave.port) as link:
+                following = cast("AsyncGenerator[Message]", link.follow("orders", 0, 0))
+                async with aclosing(following):
+                    async for message in following:
+                        received.append(message.payload)  # noqa: PERF401 - it is looked at meanwhile
+
+        nursery.start_soon(read)
+        with trio.fail_after(10):
+            while len(received) < 50:
+                await trio.sleep(0.01)
+        pair.master.start()
+        await pair.put(("orders", 0), texts(50, first=2050))
+        with trio.fail_after(20):
+            while not received or received[-1] != texts(1, first=2099)[0]:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    first_behind = texts(2100).index(received[50])
+    assert received == texts(50) + texts(2100)[first_behind:], "nothing else, and nothing in another order"
+    await expect_gap(pair, before, start)
+    # It outlives a crash, and the end goes on.
+    pair.slave.kill()
+    pair.slave.start()
+    await pair.put(("orders", 0), texts(50, first=2100))
+    wait_until(
+        lambda: pair.slave.replicas().get(("orders", 0), {}).get("end_offset") == end_of(pair),
+        10,
+        "it goes on",
+    )
+    await expect_gap(pair, before, start)
+
+
+async def test_a_master_with_a_gap_hands_it_on_to_its_slaves(pair: Pair, tmp_path: Path) -> None:
+    """What was a slave behind retention is master now."""
     pair.start()
-    pair.wait_for_stop(("orders", 0), f"its master begins at {start}")
-    await expect_untouched(pair, ("orders", 0), before, texts(50))
+    await pair.put(("orders", 0), texts(500))
+    pair.wait_until_equal()
+    pair.slave.stop()
+    await pair.put(("orders", 0), texts(2000, first=500))
+    pair.master.stop()
+    start = apply_retention(pair.place.master_data)
+    pair.start()
+    wait_until(
+        lambda: pair.slave.replicas().get(("orders", 0), {}).get("end_offset") == end_of(pair), 10, "a gap"
+    )
+    pair.slave.stop()
+    with pair_at(tmp_path / "promoted", SMALL_SEGMENTS) as promoted:
+        shutil.copytree(pair.place.slave_data, promoted.place.master_data)
+        promoted.start()
+        await promoted.put(("orders", 0), texts(100, first=2500))
+        wait_until(
+            lambda: promoted.slave.replicas().get(("orders", 0), {}).get("end_offset") == end_of(promoted),
+            10,
+            "the new slave has everything",
+        )
+        (gap,) = promoted.replica(("orders", 0))["gaps"]
+        assert gap[1] == start
+        master, slave = (node.data / "orders-0" for node in (promoted.master, promoted.slave))
+        for first, last in ((0, gap[0]), (start, 2**63)):
+            assert logfiles.joined(master, first, last) == logfiles.joined(slave, first, last)
+        assert promoted.slave.problems() == []
+        compared = metaserver(
+            "compare", *(f"127.0.0.1:{node.port}" for node in (promoted.master, promoted.slave))
+        )
+        assert compared.returncode == 0, compared.stdout
+        assert metaserver("verify", str(promoted.place.slave_data)).returncode == 0
+
+
+async def expect_gap(pair: Pair, before: bytes, start: int) -> None:
+    """What the slave had, then a gap, then what the master has; nobody calls it damage."""
+    wait_until(lambda: pair.replica(("orders", 0))["lag_bytes"] == 0, 10, "the slave has everything")
+    directory = pair.place.slave_data / "orders-0"
+    assert logfiles.joined(directory, 0, len(before)) == before
+    assert logfiles.segments(directory)[1].start_offset == start
+    master = pair.bytes_of(pair.place.master_data, ("orders", 0))
+    assert logfiles.joined(directory, start, 2**63) == master
+    replica = pair.replica(("orders", 0))
+    assert (replica["start_offset"], replica["gaps"]) == (0, [[len(before), start]])
+    assert replica["state"] == "caught up"
+    assert pair.slave.problems() == []
+    async with connect("127.0.0.1", pair.slave.port) as link:
+        for offset in (len(before), len(before) + 7, start - 1):
+            assert await link.get("orders", 0, offset) == Moved(start)
+        assert isinstance(await link.get("orders", 0, start), Fetched)
+    found = metaserver("verify", str(pair.place.slave_data))
+    assert (found.returncode, "missing knowingly" in found.stdout) == (0, True), found.stdout
+    addresses = [f"127.0.0.1:{node.port}" for node in (pair.master, pair.slave)]
+    compared = metaserver("compare", *addresses)
+    assert compared.returncode == 0, compared.stdout
+
+
+def metaserver(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "metaserver", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def end_of(pair: Pair) -> int:
+    topics = pair.master.ask("topics")["topics"]
+    return next(int(one["end_offset"]) for one in topics if (one["topic"], one["partition"]) == ("orders", 0))
 
 
 async def test_a_slave_whose_disk_fails(pair: Pair, tmp_path: Path) -> None:

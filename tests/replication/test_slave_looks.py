@@ -32,6 +32,7 @@ class Place:
     living: set[Address] = attrs.Factory(set)
     connected: list[Address] = attrs.Factory(list)
     looks: int = 0
+    answer_seconds: float = 0.0
 
     @asynccontextmanager
     async def connect(self, host: str, port: int) -> AsyncIterator[Any]:
@@ -46,6 +47,7 @@ class Place:
     async def _stats(self, item: str, _timeout_seconds: float) -> str:
         await trio.lowlevel.checkpoint()
         self.looks += item == "offsets"
+        await trio.sleep(self.answer_seconds)
         return "STATS\r\nbroker_id 0\r\nconfig_checksum 5\r\nEND\r\n"
 
 
@@ -57,10 +59,10 @@ async def place(monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.Mo
 
 
 @asynccontextmanager
-async def running(place: Place) -> AsyncIterator[Slave]:
+async def running(place: Place, clock: Any = None) -> AsyncIterator[Slave]:  # noqa: ANN401 - a Clock
     config = parse_slave_config("slaveId=0", source="s", base_directory=Path("/"))
     broker: Any = SimpleNamespace(config=SimpleNamespace(broker_id=0))
-    found = Slave(broker, config, SystemClock(), Timers(), place)
+    found = Slave(broker, config, clock or SystemClock(), Timers(), place)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(found.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -106,6 +108,20 @@ async def test_it_goes_where_the_master_is_said_to_be(
         await trio.sleep(0.1)
         assert place.connected == [("h", 1), ("h", 2)]
         assert found.report().master_address == "h:2"
+
+
+async def test_what_it_knows_of_the_master_is_as_old_as_the_question(
+    place: Place, autojump_clock: trio.testing.MockClock
+) -> None:
+    place.address = ("h", 1)
+    place.living.add(("h", 1))
+    place.answer_seconds = 0.5
+    began = trio.current_time()
+    clock = SimpleNamespace(wall_seconds=lambda: trio.current_time() - began)
+    async with running(place, clock) as found:
+        await trio.sleep(1.1)
+        # Facts until 0.5; ends asked for then, and told at 1.0.
+        assert found.report().heard_wall_seconds == 0.5
 
 
 async def test_it_does_not_wait_long_for_a_master_that_was_not_there(

@@ -280,6 +280,14 @@ class FaultyFileSystem:
         directory.names[path.name] = inode
         directory.durable[path.name] = inode
 
+    def flip(self, path: Path, position: int) -> None:
+        """Change a byte that is durable, as a disk does: nobody notices, and no power cut brings it back."""
+        inode = self._inode(path)
+        inode.content[position] ^= 0x55
+        durable = bytearray(inode.durable)
+        durable[position] ^= 0x55
+        inode.durable = bytes(durable)
+
     def delete(self, path: Path) -> None:
         directory = self._directory(path.parent)
         del directory.names[path.name]

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import pytest
 
-from metaserver.errors import StorageError
+from metaserver.errors import OffsetInHoleError, StorageError
 from metaserver.message import encode_record
-from metaserver.storage import Divergence, EpochChain, Point, quarantine_tail
+from metaserver.storage import Divergence, EpochChain, OffsetRange, Point, quarantine_tail
 from metaserver.storage.documents import load_document, remove_document, save_document
 from metaserver.storage.filesystem import translate_error
+from metaserver.storage.layout import merge_ranges
+from metaserver.storage.repair import repair_range
+from metaserver.storage.scrub import scrub_step
 from tests.storage.faulty_filesystem import CrashedError, Fault, FaultyFileSystem
 from tests.storage.support import DIRECTORY, NAME, open_store, options, readable_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from metaserver.storage import MessageStore, PartitionLog
     from tests.storage.faulty_filesystem import Kind, Survival
@@ -45,6 +49,10 @@ class Script:
     attempted: list[bytes] = attrs.Factory(list)
     """Every record an append was asked for: nothing else may ever be found."""
     next_id: int = 1
+    skipped: set[OffsetRange] = attrs.Factory(set)
+    """What the log may pass over, for it was told to."""
+    damaged: set[OffsetRange] = attrs.Factory(set)
+    """Records the disk has damaged and nobody has repaired yet: they may be found damaged, or repaired."""
     is_torn: bool = False
     """Whether a torn tail was left: wherever it is, it must not be lost."""
     segment_bytes_max: int = 400
@@ -65,6 +73,10 @@ class Script:
         log = store.partitions.get(NAME)
         if log is not None:
             self.fill(log, 5)
+            self.skip(log, 1000)
+            self.fill(log, 3)
+            self.attempt(partial(log.write_checkpoint, clean=False))
+            self.skip(log, 1000)
             self.truncate(log, log.start_offset)
             self.fill(log, 3)
         self.attempt(store.close)
@@ -88,9 +100,15 @@ class Script:
         self.give_up(log, self.boundary(log, 0.6))
         self.decide()
         self.fill(log, 10)
+        self.skip(log, 5000)
+        self.skip(log, 77)
+        self.fill(log, 5)
         self.filesystem.clock.advance(WEEK_SECONDS)
         self.retain(log, "archive", compress=True)
         self.fill(log, 8)
+        for start in log.layout.starts[-2:]:
+            self.repair(log, start)
+        self.fill(log, 2)
         self.filesystem.clock.advance(WEEK_SECONDS)
         self.retain(log, "archive", compress=False)
         self.fill(log, 8)
@@ -138,7 +156,55 @@ class Script:
             except StorageError:
                 if log.failure is not None:
                     log.discard_unflushed(log.flushed_offset)
+                    self.written = {at: one for at, one in self.written.items() if at < log.end_offset}
                 self.check_readable(log)
+
+    def skip(self, log: PartitionLog, size_bytes: int) -> None:
+        """As a replica does whose master no longer has what comes next; what it has stays readable."""
+        gap = OffsetRange(log.end_offset, log.end_offset + size_bytes)
+        self.skipped.add(gap)
+        self.attempt(partial(log.skip_to, gap.end))
+        assert log.end_offset in (gap.start, gap.end)
+        if log.end_offset == gap.end:
+            assert log.segment_start(gap.start) == gap.end
+            with pytest.raises(OffsetInHoleError) as error:
+                log.read(gap.start, 100, gap.end)
+            assert error.value.next_offset == gap.end
+        # The skip has flushed what there was, or has closed the log.
+        if log.failure is None:
+            self.promised.update(
+                (offset, record) for offset, record in self.written.items() if offset < gap.start
+            )
+        if log.end_offset == gap.start:
+            self.check_readable(log)
+
+    def repair(self, log: PartitionLog, offset: int) -> None:
+        """A disk has changed a byte; whatever comes, the record is the good one in the end, or damaged still."""
+        good = self.promised.get(offset)
+        if good is None or log.failure is not None or offset + len(good) not in self.promised:
+            return
+        path = DIRECTORY / f"{offset:020d}.meta"
+        self.filesystem.flip(path, len(good) - 1)
+        damaged = self.filesystem.read_bytes(path)[: len(good)]
+        self.damaged.add(OffsetRange(offset, offset + len(good)))
+        self.written.pop(offset, None)
+        found = self.attempt(lambda: scrub_step(log, offset))
+        if found is None:
+            return
+        assert found.damaged == (OffsetRange(offset, offset + len(good)),)
+        self.attempt(lambda: log.set_unreadable(found.damaged[0]))
+        done = self.attempt(lambda: repair_range(self.filesystem, log, NAME, offset, good, "another"))
+        if done is not None:
+            self.damaged.clear()
+            self.written[offset] = good
+            assert scrub_step(log, offset).damaged == ()
+            assert log.unreadable == () or is_covered(log.unreadable, self.skipped)
+        kept = [
+            self.filesystem.read_bytes(path)
+            for path in damaged_files(self.filesystem)
+            if path.name == f"{offset:020d}.damaged"
+        ]
+        assert done is None or damaged in kept
 
     def truncate(self, log: PartitionLog, offset: int) -> None:
         # From now on what lies behind may be gone or not.
@@ -240,16 +306,21 @@ def check_after_restart(script: Script) -> None:
         store.close()
         return
     assert log.failure is None
+    still_damaged = find_damage(script, log)
     found = readable_records(log)
     for offset, record in script.promised.items():
+        if any(gap.start == offset for gap in still_damaged):
+            continue
         assert offset in found, f"the flushed record at {offset} is gone"
         assert encode_record(found[offset].data, found[offset].message_id) == record
     attempted = set(script.attempted)
     for offset, message in found.items():
         assert encode_record(message.data, message.message_id) in attempted, f"a phantom at {offset}"
-    # Without lost sectors there are no gaps: one run from start to end.
-    assert sum(message.size for message in found.values()) == log.end_offset - log.start_offset
-    assert log.statistics().damaged_ranges == ()
+    # Without lost sectors there are no gaps but those that were ordered: one run from start to end.
+    covered = sum(message.size for message in found.values()) + sum(gap.size_bytes for gap in log.unreadable)
+    assert covered == log.end_offset - log.start_offset
+    assert is_covered(log.unreadable, script.skipped | still_damaged)
+    assert all(not report.holes and {*report.damaged_ranges} <= still_damaged for report in store.reports)
     if found:
         assert store.highest_message_id >= max(message.message_id for message in found.values())
     # What readers were shown after the restart, a power cut cannot take away any more. (It may bring
@@ -268,7 +339,35 @@ def check_after_restart(script: Script) -> None:
     assert again is not None
     assert all(report.clean for report in again.reports)
     again.close()
-    check_directory(filesystem)
+    check_directory(filesystem, script.skipped)
+
+
+def find_damage(script: Script, log: PartitionLog) -> set[OffsetRange]:
+    """What a disk has damaged, and no repair came to; the whole record, and nothing else."""
+    found = set()
+    offset = log.start_offset
+    while offset < log.flushed_offset:
+        step = scrub_step(log, offset)
+        found |= {*step.damaged}
+        offset = step.next_offset
+    for gap in found:
+        log.set_unreadable(gap)
+    found |= {gap for gap in log.unreadable if gap in script.damaged}
+    assert found <= script.damaged
+    return found
+
+
+def damaged_files(filesystem: FaultyFileSystem) -> list[Path]:
+    root = DIRECTORY.parent / "quarantine" / str(NAME)
+    folders = (
+        [root / name for name in filesystem.list_directory(root)] if filesystem.is_directory(root) else []
+    )
+    return [folder / name for folder in folders for name in filesystem.list_directory(folder)]
+
+
+def is_covered(gaps: Iterable[OffsetRange], by: set[OffsetRange]) -> bool:
+    merged = merge_ranges(by)
+    return all(any(one.start <= gap.start and gap.end <= one.end for one in merged) for gap in gaps)
 
 
 def check_usable(script: Script, log: PartitionLog) -> None:
@@ -282,11 +381,12 @@ def check_usable(script: Script, log: PartitionLog) -> None:
     }
 
 
-def check_directory(filesystem: FaultyFileSystem) -> None:
-    """Segments join exactly, as another broker would demand."""
+def check_directory(filesystem: FaultyFileSystem, skipped: set[OffsetRange]) -> None:
+    """Segments join exactly, as another broker would demand, but for what was skipped."""
     starts = segment_starts(filesystem)
     ends = [start + filesystem.size(DIRECTORY / f"{start:020d}.meta") for start in starts]
-    assert starts[1:] == ends[:-1]
+    joints = zip(ends[:-1], starts[1:], strict=True)
+    assert is_covered((OffsetRange(end, start) for end, start in joints if end != start), skipped)
 
 
 def kept_tails(filesystem: FaultyFileSystem) -> list[bytes]:
@@ -308,7 +408,7 @@ def list_calls() -> list[tuple[Point, int]]:
 CALLS = list_calls()
 NOT_IN_THE_SCRIPT = {Point.DELETED_RENAME, Point.DELETED_SYNC_DIRECTORY}
 """See test_deleted.py."""
-ONLY_AFTER_A_FAILURE = {Point.APPEND_UNDO, Point.ROLL_UNDO, Point.DISCARD_TRUNCATE}
+ONLY_AFTER_A_FAILURE = {Point.APPEND_UNDO, Point.ROLL_UNDO, Point.DISCARD_TRUNCATE, Point.SKIP_UNDO}
 
 
 def test_the_script_reaches_every_point() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +48,25 @@ def test_directories_are_made_with_their_parents(filesystem: FileSystem, directo
         filesystem.make_directory(directory, POINT)
     with pytest.raises(FileNotFoundError):
         filesystem.list_directory(directory / "absent")
+
+
+def test_two_threads_that_lack_the_same_parent(tmp_path: Path) -> None:
+    """As two partitions do that put something into quarantine at once: both would make its directory."""
+    both_look = threading.Barrier(2)
+
+    class Watched(RealFileSystem):
+        def is_directory(self, path: Path) -> bool:
+            found = super().is_directory(path)
+            if path == tmp_path / "parent":
+                # Both here before either goes on, unless one of them is kept from looking.
+                with suppress(threading.BrokenBarrierError):
+                    both_look.wait(0.2)
+            return found
+
+    names = [tmp_path / "parent" / name for name in ("one", "two")]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(partial(make_directories, Watched()), names))
+    assert all(name.is_dir() for name in names)
 
 
 def test_write_and_read_at_positions(filesystem: FileSystem, directory: Path) -> None:

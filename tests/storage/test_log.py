@@ -406,6 +406,24 @@ def test_truncating_over_segments(filesystem: FaultyFileSystem) -> None:
     assert read_all(log) == b"".join([*RECORDS[:3], RECORDS[7]])
 
 
+def test_truncating_to_a_segments_start_takes_the_segment_as_well(filesystem: FaultyFileSystem) -> None:
+    """Its replica may have no segment that begins there."""
+    log = make_log(filesystem)
+    for record in RECORDS[:3]:
+        append(log, record)
+        log.roll()
+    append(log, RECORDS[3])
+    log.truncate(2 * SIZE)
+    assert log.segment_starts == (0, SIZE)
+    assert append(log, RECORDS[7]) == 2 * SIZE
+    log.truncate(0)
+    assert log.segment_starts == (0,)
+    append(log, RECORDS[6])
+    log.flush()
+    filesystem.cut_power("nothing")
+    assert read_all(reopen(filesystem)) == RECORDS[6]
+
+
 def test_truncating_outside_changes_nothing(filesystem: FaultyFileSystem) -> None:
     log = open_store(filesystem, filesystem.clock).create(NAME, DATA, 1000)
     append(log, RECORDS[0])

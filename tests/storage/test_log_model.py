@@ -103,10 +103,12 @@ class LogMachine(RuleBasedStateMachine):
         self.log.truncate(offset)
         if offset < self.end:
             self.flushed = offset
+            # No segment is left empty behind another.
+            self.segments = [self.start, *(at for at in self.segments[1:] if at < offset)]
         del self.data[offset - self.origin :]
         self.count -= sum(1 for at in self.records if at >= offset)
         self.records = {at: record for at, record in self.records.items() if at < offset}
-        self.segments = [at for at in self.segments if at <= offset]
+        assert self.log.segment_starts == tuple(self.segments)
 
     @rule(
         hours=st.sampled_from([0.5, 2]), action=st.sampled_from(["delete", "archive"]), compress=st.booleans()

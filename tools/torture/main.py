@@ -7,6 +7,7 @@ the table names the same victims in the same order again.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tools.torture.failover import Kind, run_failover
 from tools.torture.gigabyte import run_gigabyte
 from tools.torture.kills import SETTINGS, TOPICS, Killing, lottery
 from tools.torture.nodes import NodeError, place_at
@@ -30,6 +32,8 @@ Table = list[tuple[str, str]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of them; returns the exit code."""
     options = _parser().parse_args(arguments)
+    # What clients say of brokers that die is no news here.
+    logging.getLogger("metaserver").setLevel(logging.CRITICAL)
     began = time.monotonic()
     code = 0
     try:
@@ -68,10 +72,36 @@ def _parser() -> argparse.ArgumentParser:
     cuts.add_argument("--seed", type=int, default=1)
     cuts.set_defaults(run=lambda options, base: run_power_cuts(base, options.cuts, options.seed, say))
 
+    failover = commands.add_parser(
+        "failover", help="master and slave die, lose data and change places, with producers and groups"
+    )
+    failover.add_argument("--kills", type=int, default=30, help="of the slave, of the master, and of both")
+    failover.add_argument("--disks", type=int, default=5, help="lost: the slave's, the master's, its tail")
+    failover.add_argument("--switchovers", type=int, default=100)
+    failover.add_argument("--promotions", type=int, default=100)
+    failover.add_argument("--behind", type=int, default=10, help="of them, of a slave that is behind")
+    failover.add_argument("--seed", type=int, default=1)
+    failover.set_defaults(run=_failover)
+
     gigabyte = commands.add_parser("gigabyte", help="a gigabyte of text through master and slave, compared")
     gigabyte.add_argument("--megabytes", type=int, default=1024, help="1024 and more is the real thing")
     gigabyte.set_defaults(run=lambda options, base: run_gigabyte(base, options.megabytes, say))
     return parser
+
+
+def _failover(options: argparse.Namespace, base: Path) -> Table:
+    counts: dict[Kind, int] = {
+        "slave killed": options.kills,
+        "master killed": options.kills,
+        "both killed": options.kills,
+        "slave's disk lost": options.disks,
+        "master's disk lost": options.disks,
+        "master's tail lost": options.disks,
+        "switchover": options.switchovers,
+        "promotion": options.promotions - options.behind,
+        "promotion of a slave that is behind": options.behind,
+    }
+    return run_failover(base, counts, options.seed, say)
 
 
 def _kills(options: argparse.Namespace, base: Path) -> Table:

@@ -27,12 +27,13 @@ from tools.torture import logfiles
 from tools.torture.payloads import parse_payload, payload_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tools.torture.logfiles import Name
 
 _PROBLEMS_MAX = 20
+_WINDOW_BYTES = 1024 * 1024
 
 
 class BrokenPromiseError(AssertionError):
@@ -71,6 +72,20 @@ class _Checked:
     last_id: int = -(2**63)
 
 
+@attrs.frozen
+class Lost:
+    """What one partition has lost since another replica, which was not as far, is the master."""
+
+    common_end: int
+    """Up to here both hold the same."""
+    old_end: int
+    """Of the history that was given up."""
+    acknowledged: Mapping[int, tuple[int, int, int]]
+    """By offset: id, producer, sequence number, of those that were answered 200."""
+    message_ids: tuple[int, ...]
+    """Of all messages behind ``common_end``, acknowledged or not."""
+
+
 @attrs.define(eq=False)
 class Verifier:
     """The history of one run, kept in this process, which is never killed."""
@@ -80,6 +95,9 @@ class Verifier:
     """By offset: id, producer, sequence number; until a check has found them."""
     _delivered: dict[Name, list[tuple[int, int, int]]] = attrs.Factory(dict)
     """Offset, size and checksum of what consumers were given; until a check has found it."""
+    _overtaken: dict[Name, dict[int, tuple[int, int, int]]] | None = None
+    """As ``_awaited``: what an old master had acknowledged where a new one has put something else. None: no
+    master is being replaced."""
     _checked: dict[Name, _Checked] = attrs.Factory(dict)
     _producers: int = 0
     sent: int = 0
@@ -112,7 +130,9 @@ class Verifier:
         acknowledged = self._awaited.setdefault(name, {})
         for message_id, sequence in zip(message_id_block(first_id, len(sequences)), sequences, strict=True):
             if offset in acknowledged:
-                raise BrokenPromiseError([f"{name}: offset {offset} was given out twice"])
+                if self._overtaken is None:
+                    raise BrokenPromiseError([f"{name}: offset {offset} was given out twice"])
+                self._overtaken.setdefault(name, {})[offset] = acknowledged[offset]
             acknowledged[offset] = message_id, producer, sequence
             offset += HEADER_SIZE + len(payload_of(producer, sequence))
         self.acknowledged += len(sequences)
@@ -126,6 +146,10 @@ class Verifier:
         """A consumer was given these bytes of the log."""
         self._delivered.setdefault(name, []).append((offset, len(data), crc32(data)))
         self.delivered_bytes += len(data)
+
+    def replacement_begins(self) -> None:
+        """From now on another replica may become the master, and give out offsets a second time."""
+        self._overtaken = {}
 
     def copy(self) -> Verifier:
         """What is known now, for a look at a copy of the files that leaves no trace here."""
@@ -151,6 +175,60 @@ class Verifier:
         self.checks += 1
         if problems:
             raise BrokenPromiseError(problems)
+
+    def replaced(self, old: Path, new: Path) -> dict[Name, Lost]:
+        """What is lost, by the files of the old master, which has ended, and those of the new one.
+
+        No producer may be connected. What is lost is not expected any more; everything else is: a message
+        that is in neither of the two is found by the next check.
+        """
+        overtaken, self._overtaken = self._overtaken or {}, None
+        olds, news = logfiles.partitions(old), logfiles.partitions(new)
+        found = {}
+        for name in sorted(olds):
+            lost = self._lost(name, olds[name], news.get(name), overtaken.pop(name, {}))
+            if lost.message_ids:
+                found[name] = lost
+        if overtaken:
+            raise BrokenPromiseError([f"{name}: the old master's partition is gone" for name in overtaken])
+        return found
+
+    def _lost(
+        self, name: Name, old: Path, new: Path | None, overtaken: dict[int, tuple[int, int, int]]
+    ) -> Lost:
+        checked = self._checked.get(name)
+        start = _range(old)[0] if checked is None else checked.end
+        old_bytes = logfiles.joined(old, start, logfiles.end_offset(old))
+        new_bytes = b"" if new is None else logfiles.joined(new, start, logfiles.end_offset(new))
+        common, acknowledged, message_ids = 0, {}, []
+        awaited, gone = self._awaited.get(name, {}), set()
+        for record in iterate_records(old_bytes):
+            end = record.position + HEADER_SIZE + len(record.data)
+            offset = start + record.position
+            if common == record.position and old_bytes[common:end] == new_bytes[common:end]:
+                common = end
+                continue
+            message_ids.append(record.message_id)
+            came_from = parse_payload(record.payload)
+            if came_from is not None:
+                # It was sent and is not to be expected; should it come back, that is wrong.
+                self._lanes[came_from[0], name].refused.add(came_from[1])
+                is_this = (record.message_id, *came_from)
+                for answers in (overtaken, awaited):
+                    if answers.get(offset) == is_this:
+                        acknowledged[offset] = answers.pop(offset)
+            gone.add((offset, end - record.position, crc32(old_bytes[record.position : end])))
+        self._delivered[name] = [piece for piece in self._delivered.get(name, []) if piece not in gone]
+        if overtaken:
+            raise BrokenPromiseError(
+                [
+                    f"{name}: offset {offset}, message {message_id} (producer {producer}, number {sequence}) "
+                    "was acknowledged by the old master, whose own log does not have it"
+                    for offset, (message_id, producer, sequence) in overtaken.items()
+                ]
+            )
+        old_end = start + scan(old_bytes).end
+        return Lost(start + common, old_end, acknowledged, tuple(message_ids))
 
     def check_all_again(self, data: Path) -> None:
         """Check every record from the first on once more, trusting nothing of earlier checks."""
@@ -243,12 +321,18 @@ class Verifier:
         return []
 
     def _check_delivered(self, name: Name, directory: Path) -> list[str]:
-        delivered = sorted(self._delivered.pop(name, []))
-        return [
-            f"{name}: {size} bytes were delivered to a consumer at {offset} and are not there now"
-            for offset, size, checksum in delivered
-            if crc32(logfiles.joined(directory, offset, offset + size)) != checksum
-        ]
+        problems = []
+        window_start, window = 0, b""
+        for offset, size, checksum in sorted(set(self._delivered.pop(name, []))):
+            if not window_start <= offset <= offset + size <= window_start + len(window):
+                # Consumers in groups tell of single messages: not a file opened for each.
+                window_start = offset
+                window = logfiles.joined(directory, offset, offset + max(size, _WINDOW_BYTES))
+            if crc32(memoryview(window)[offset - window_start :][:size]) != checksum:
+                problems.append(
+                    f"{name}: {size} bytes were delivered to a consumer at {offset} and are not there now"
+                )
+        return problems
 
 
 def _check_joins(directory: Path) -> list[str]:

@@ -1,0 +1,124 @@
+"""What another replica gives for damaged bytes, where it can be shown that they belong there.
+
+It can be shown: both histories are one up to there (epochs), or the broker knows no epochs (MetaQ) and what
+lies around the damage is equal; the bytes are whole, valid records; and they end where the damage does, or at
+the end of a record behind it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from metaserver.client import Fetched
+from metaserver.client.comparison import parse_ranges
+from metaserver.client.connection import expect_text
+from metaserver.errors import NotRepairedError
+from metaserver.message import iterate_records, scan
+from metaserver.protocol import encode_epochs_query
+from metaserver.storage import EpochChain, LogHistory, common_end
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from metaserver.client import BrokerConnection
+    from metaserver.names import TopicPartition
+
+PIECE_BYTES = 8 * 1024 * 1024
+"""Damage that is longer is repaired in pieces of about this size."""
+_FETCH_BYTES = 1024 * 1024
+_BEHIND_BYTES_MAX = 64 * 1024 * 1024
+"""So far behind the damage the end of its last record is looked for."""
+_ASK_SECONDS = 15.0
+
+
+@attrs.frozen(kw_only=True)
+class DamagedPlace:
+    """Bytes of one segment that hold no valid records, and what is known around them."""
+
+    name: TopicPartition
+    start: int
+    end: int
+    stop: int
+    """Where the segment's bytes end."""
+    before: bytes = attrs.field(repr=False)
+    """Good bytes in front of it."""
+    after: bytes = attrs.field(repr=False)
+    """Good bytes behind it."""
+    history: LogHistory
+
+
+@attrs.define(eq=False)
+class Donor:
+    """A replica that is asked, over a connection of its own."""
+
+    _link: BrokerConnection
+
+    async def records_for(self, place: DamagedPlace) -> bytes:
+        """Whole records to put where the damage begins; perhaps only the first of them, where it is long.
+
+        Raises NotRepairedError where it cannot be shown that they belong there, and other ClientErrors.
+        """
+        await self._compare_histories(place)
+        data = await self._read(place, place.start - len(place.before), place.start)
+        if data != place.before:
+            self._refuse("what lies in front of the damage differs there")
+        size = place.end - place.start
+        wanted = min(size, PIECE_BYTES)
+        data = await self._read(place, place.start, place.start + wanted)
+        while (end := _boundary(data, wanted)) is None:
+            if scan(data).fault is not None:
+                self._refuse("its bytes are no valid records either")
+            more = place.start + min(
+                len(data) + _FETCH_BYTES, wanted + _BEHIND_BYTES_MAX, place.stop - place.start
+            )
+            if more <= place.start + len(data):
+                self._refuse("its records end elsewhere")
+            data += await self._read(place, place.start + len(data), more)
+        if end == size and await self._read(place, place.end, place.end + len(place.after)) != place.after:
+            self._refuse("what lies behind the damage differs there")
+        return data[:end]
+
+    async def _compare_histories(self, place: DamagedPlace) -> None:
+        link, name = self._link, place.name
+        span = parse_ranges(await link.stats("offsets", _ASK_SECONDS)).get(name)
+        if span is None or not span.start <= place.start < place.end <= span.end:
+            self._refuse("it does not hold these offsets" if span else "it does not hold the partition")
+        if "epochs" not in link.extensions:
+            if not place.before and not place.after:
+                self._refuse("it knows no epochs, and there is nothing around the damage to compare")
+            return
+        reply = await link.request(
+            lambda opaque: encode_epochs_query(name.topic, name.partition, place.end, opaque), _ASK_SECONDS
+        )
+        try:
+            chain = EpochChain.parse(expect_text(reply))
+        except ValueError:
+            self._refuse("its epochs cannot be read")
+        common = common_end(place.history, LogHistory(chain, span.start, span.end))
+        if common is None or common < place.end:
+            self._refuse("its history is another one there")
+
+    async def _read(self, place: DamagedPlace, start: int, end: int) -> bytes:
+        pieces: list[bytes] = []
+        while start < end:
+            size = min(end - start, _FETCH_BYTES)
+            got = await self._link.get(place.name.topic, place.name.partition, start, size_max=size)
+            if not isinstance(got, Fetched) or not got.data:
+                self._refuse(f"it gives no bytes at offset {start}")
+            data = got.data[:size]
+            pieces.append(data)
+            start += len(data)
+        return b"".join(pieces)
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise NotRepairedError(self._link.address, reason)
+
+
+def _boundary(data: bytes, wanted: int) -> int | None:
+    """The first end of a record at or behind a position."""
+    for record in iterate_records(data):
+        if (end := record.position + record.size) >= wanted:
+            return end
+    return None

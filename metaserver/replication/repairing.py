@@ -1,0 +1,335 @@
+"""Damage of this node's logs, and its repair from another replica; by the scrub, by an operator, at a start.
+
+What is found is asked of every other replica that is known. Where none gives it, readers are sent on behind
+it after a while, so that later records stay readable; it is asked for again and again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
+
+import attrs
+import trio
+
+from metaserver.client import connect
+from metaserver.client.servers import format_address
+from metaserver.errors import ClientError, OffsetOutOfRangeError, StorageError
+from metaserver.logs import get_logger
+from metaserver.message import scan
+from metaserver.replication.donor import DamagedPlace, Donor
+from metaserver.storage import LogHistory, OffsetRange
+from metaserver.storage.repair import is_whole, read_piece, repair_range
+from metaserver.storage.scrub import scrub_step
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from metaserver.broker import Broker
+    from metaserver.names import TopicPartition
+    from metaserver.storage import FileSystem, MessageStore, PartitionLog
+
+_log = get_logger(__name__)
+
+Address: TypeAlias = tuple[str, int]
+Sources: TypeAlias = "Callable[[], Awaitable[list[Address]]]"
+
+_Result = TypeVar("_Result")
+
+_CONTEXT_BYTES = 4096
+"""So much around the damage is compared."""
+_TRIES_BEFORE_SKIP = 3
+_RETRY_SECONDS = 5.0
+"""After one of the first tries; later ones are further apart."""
+_LATER_SECONDS = 60.0
+
+
+class Logs(Protocol):
+    """The logs of a node, running or stopped."""
+
+    def names(self) -> list[TopicPartition]:
+        """Every partition whose log may be repaired."""
+
+    def log(self, name: TopicPartition) -> PartitionLog:
+        """Of a partition."""
+
+    def history(self, name: TopicPartition) -> LogHistory:
+        """Whose bytes it holds."""
+
+    async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
+        """Run a job in a thread that owns the log alone; returns or raises what it does.
+
+        Cancelled, the job goes on, and nobody is told of its outcome.
+        """
+
+
+@attrs.frozen
+class StoppedLogs:
+    """Those of a node that does not run."""
+
+    _store: MessageStore
+
+    def names(self) -> list[TopicPartition]:
+        """See :class:`Logs`."""
+        return list(self._store.partitions)
+
+    def log(self, name: TopicPartition) -> PartitionLog:
+        """See :class:`Logs`."""
+        return self._store.partitions[name]
+
+    def history(self, name: TopicPartition) -> LogHistory:
+        """See :class:`Logs`."""
+        log = self.log(name)
+        return LogHistory(self._store.epochs[name].chain, log.start_offset, log.end_offset)
+
+    async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:  # noqa: ARG002
+        """See :class:`Logs`."""
+        return await trio.to_thread.run_sync(job)
+
+
+@attrs.frozen
+class RunningLogs:
+    """Those of a node that runs. Its own registry is no matter of repair: it has its own snapshots."""
+
+    _broker: Broker
+
+    def names(self) -> list[TopicPartition]:
+        """See :class:`Logs`."""
+        return [one.name for one in self._broker.partitions.values() if not one.is_internal]
+
+    def log(self, name: TopicPartition) -> PartitionLog:
+        """See :class:`Logs`."""
+        return self._broker.store.partitions[name]
+
+    def history(self, name: TopicPartition) -> LogHistory:
+        """See :class:`Logs`."""
+        return StoppedLogs(self._broker.store).history(name)
+
+    async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
+        """See :class:`Logs`."""
+        finished = trio.Event()
+        outcome: list[tuple[object, Exception | None]] = []
+
+        def done(result: object, failure: Exception | None) -> None:
+            outcome.append((result, failure))
+            finished.set()
+
+        self._broker.committer.lend(self._broker.partitions[name.topic, name.partition], job, done)
+        await finished.wait()
+        result, failure = outcome[0]
+        if failure is not None:
+            raise failure
+        return cast("_Result", result)
+
+
+@attrs.define(eq=False)
+class Damage:
+    """A range that holds no valid records."""
+
+    name: TopicPartition
+    range: OffsetRange
+    reason: str = "nobody has been asked yet"
+    """Why it is not repaired."""
+    source: str = ""
+    """Where its records came from."""
+    is_over: bool = False
+    """Whether nothing is damaged there any more: repaired, or gone."""
+    tries: int = 0
+    due_seconds: float = 0.0
+
+    def as_fields(self) -> dict[str, object]:
+        """In values JSON knows."""
+        return {
+            "topic": self.name.topic,
+            "partition": self.name.partition,
+            "start_offset": self.range.start,
+            "end_offset": self.range.end,
+            "over": self.is_over,
+            "repaired_from": self.source or None,
+            "reason": "" if self.is_over else self.reason,
+        }
+
+
+@attrs.define(eq=False)
+class Repairer:
+    """Finds damage and repairs it; one at a time."""
+
+    _logs: Logs
+    _filesystem: FileSystem
+    _sources: Sources
+    open: dict[tuple[TopicPartition, int], Damage] = attrs.Factory(dict)
+    """What is known and not repaired, by partition and offset."""
+    found: int = 0
+    """Damaged ranges found since the start, also those known before."""
+    repaired: int = 0
+    read_bytes: int = 0
+    """By the search for damage."""
+    _lock: trio.Lock = attrs.Factory(trio.Lock)
+
+    async def check(
+        self, name: TopicPartition, offset: int, source: Address | None = None
+    ) -> tuple[int, list[Damage]]:
+        """Look at the next records, and repair what is damaged; returns where to go on, and what was damaged.
+
+        Raises OffsetOutOfRangeError at the end of what is durable, and StorageError.
+        """
+        step = await trio.to_thread.run_sync(scrub_step, self._logs.log(name), offset)
+        self.read_bytes += step.read_bytes
+        return step.next_offset, [await self._take(name, damaged, source) for damaged in step.damaged]
+
+    async def check_all(
+        self, is_wanted: Callable[[TopicPartition], bool], source: Address | None = None
+    ) -> list[Damage]:
+        """Every byte, as fast as it goes, and what is known already; what was found, repaired or not.
+
+        ``source``: whom to ask, instead of the replicas that are known. Raises StorageError where the disk
+        does not answer.
+        """
+        found: list[Damage] = []
+        for name in filter(is_wanted, self._logs.names()):
+            self.note_unreadable(name)
+            known = [one for one in self.open.values() if one.name == name]
+            for damage in known:
+                await self._try(damage, source)
+            found += known
+            log = self._logs.log(name)
+            offset = log.start_offset
+            while offset < log.flushed_offset:
+                offset, damages = await self.check(name, offset, source)
+                found += [damage for damage in damages if damage not in known]
+        return found
+
+    def note_unreadable(self, name: TopicPartition) -> None:
+        """Take up what the log is known not to be able to give, though a file holds it."""
+        log = self._logs.log(name)
+        for gap in log.unreadable:
+            if (name, gap.start) in self.open:
+                continue
+            try:
+                _segment, held = log.layout.piece_at(gap.start, log.flushed_offset)
+            except OffsetOutOfRangeError:
+                continue  # A gap, or a hole: no file holds it.
+            self.found += 1
+            self.open[name, gap.start] = Damage(name, OffsetRange(gap.start, min(gap.end, held)))
+
+    async def _take(self, name: TopicPartition, damaged: OffsetRange, source: Address | None) -> Damage:
+        """Something was found: repair it, or keep it in mind."""
+        damage = self.open.get((name, damaged.start))
+        if damage is None:
+            damage = Damage(name, damaged)
+            self.found += 1
+            self.open[name, damaged.start] = damage
+            _log.error("Damage found", partition=str(name), offsets=f"{damaged.start} to {damaged.end}")
+        await self._try(damage, source)
+        return damage
+
+    async def try_again(self) -> None:
+        """What is open and due."""
+        now = trio.current_time()
+        for damage in [one for one in self.open.values() if one.due_seconds <= now]:
+            await self._try(damage)
+
+    async def _try(self, damage: Damage, source: Address | None = None) -> None:
+        key = damage.name, damage.range.start
+        async with self._lock:
+            if self.open.get(key) is not damage:
+                return
+            try:
+                damage.is_over = await self._is_valid(damage) or await self._repair(damage, source)
+            except OffsetOutOfRangeError:
+                # Retention has taken it, or a master.
+                damage.is_over = True
+            except StorageError as error:
+                damage.reason = str(error)
+            if damage.is_over:
+                del self.open[key]
+                return
+            damage.tries += 1
+            pause_seconds = _RETRY_SECONDS if damage.tries <= _TRIES_BEFORE_SKIP else _LATER_SECONDS
+            damage.due_seconds = trio.current_time() + pause_seconds
+
+    async def _is_valid(self, damage: Damage) -> bool:
+        """Whether it was none, or is none any more: a log that was being cut, a repair before a crash."""
+        log = self._logs.log(damage.name)
+
+        def look() -> bool:
+            if not is_whole(read_piece(log, damage.range.start, damage.range.end)):
+                return False
+            log.set_readable(damage.range)
+            return True
+
+        return await self._logs.own(damage.name, look)
+
+    async def _repair(self, damage: Damage, source: Address | None) -> bool:
+        name, log = damage.name, self._logs.log(damage.name)
+        sources = await self._sources() if source is None else [source]
+        if not sources:
+            damage.reason = "no other replica is known"
+        offset = damage.range.start
+        while offset < damage.range.end:
+            given = await self._ask(sources, damage, log, offset)
+            if given is None:
+                if not sources or damage.tries + 1 >= _TRIES_BEFORE_SKIP:
+                    await self._skip(damage)
+                return False
+            records, damage.source = given
+            job = partial(repair_range, self._filesystem, log, name, offset, records, damage.source)
+            await self._logs.own(name, job)
+            offset += len(records)
+        self.repaired += 1
+        _log.warning(
+            "Damage repaired",
+            partition=str(name),
+            offsets=f"{damage.range.start} to {damage.range.end}",
+            source=damage.source,
+        )
+        return True
+
+    async def _ask(
+        self, sources: Iterable[Address], damage: Damage, log: PartitionLog, offset: int
+    ) -> tuple[bytes, str] | None:
+        place = await trio.to_thread.run_sync(self._place, damage, log, offset)
+        reasons = []
+        for address in sources:
+            try:
+                async with connect(*address) as link:
+                    return await Donor(link).records_for(place), format_address(*address)
+            except ClientError as error:
+                reasons.append(str(error))
+        if reasons:
+            damage.reason = "; ".join(reasons)
+        return None
+
+    def _place(self, damage: Damage, log: PartitionLog, offset: int) -> DamagedPlace:
+        segment, stop = log.layout.piece_at(offset, log.flushed_offset)
+        first = max(segment.start_offset, offset - _CONTEXT_BYTES)
+        for gap in [*log.unreadable, *(one.range for one in self.open.values() if one.name == damage.name)]:
+            if gap.end <= offset:
+                first = max(first, gap.end)
+        end = min(damage.range.end, stop)
+        after = b""
+        if end < stop:
+            behind = read_piece(log, end, min(end + _CONTEXT_BYTES, stop))
+            # A record that is cut short there, or damaged itself, shows nothing.
+            after = behind[: scan(behind).end]
+        return DamagedPlace(
+            name=damage.name,
+            start=offset,
+            end=end,
+            stop=stop,
+            before=read_piece(log, first, offset) if first < offset else b"",
+            after=after,
+            history=self._logs.history(damage.name),
+        )
+
+    async def _skip(self, damage: Damage) -> None:
+        """Send readers on behind it, so that they get what follows."""
+        log = self._logs.log(damage.name)
+        if log.layout.is_readable(damage.range.start, damage.range.end):
+            await self._logs.own(damage.name, lambda: log.set_unreadable(damage.range))
+            _log.error(
+                "Damage cannot be repaired: reads skip it",
+                partition=str(damage.name),
+                offsets=f"{damage.range.start} to {damage.range.end}",
+                reason=damage.reason,
+            )
