@@ -26,7 +26,8 @@ import logging.handlers
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import attrs
 import structlog
@@ -55,6 +56,9 @@ _ROTATION_FILES_RANGE = range(1, 1001)
 
 _LEVEL_TEXTS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 """MetaQ's words where Python's differ."""
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+"""Python's levels, from the worst on, and syslog's numbers for them."""
 
 _INTERNAL_KEYS = ("event", "_record", "_from_structlog", "exception", "stack")
 
@@ -112,8 +116,8 @@ def configure_logging(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[
-                structlog.processors.format_exc_info,
-                _render_json if log_format == "json" else _render_text,
+                _format_exception,
+                _renderer(log_format, is_journal=path is None and _is_journal(sys.stderr)),
             ]
         )
     )
@@ -132,6 +136,36 @@ def configure_logging(
     root.setLevel(LEVELS[settings.level or level])
     for name, its_level in settings.levels:
         logging.getLogger(name).setLevel(LEVELS[its_level])
+
+
+class RecentLines(logging.Handler):
+    """The last log lines of the process, in memory, as text; made by :func:`keep_recent_lines`."""
+
+    def __init__(self, count: int) -> None:
+        """Keep so many."""
+        super().__init__()
+        self._lines: deque[str] = deque(maxlen=count)
+        self.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[_format_exception, _render_text]))
+
+    @property
+    def lines(self) -> list[str]:
+        """The oldest first; a traceback is part of its line."""
+        return list(self._lines)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        # Called with the handler's lock held, by whichever thread logs.
+        try:
+            self._lines.append(self.format(record))
+        except Exception:  # noqa: BLE001 - as every handler: a line that cannot be written must not end its writer
+            self.handleError(record)
+
+
+def keep_recent_lines(count: int) -> RecentLines:
+    """Keep what is logged from now on; call :meth:`logging.Logger.removeHandler` of the root to end it."""
+    handler = RecentLines(count)
+    logging.getLogger().addHandler(handler)
+    return handler
 
 
 def load_logging_settings(path: Path) -> LoggingSettings:
@@ -202,6 +236,8 @@ def _make_handler(settings: LoggingSettings, path: Path | None, *, redirect_stde
     )
 
 
+_format_exception = structlog.processors.format_exc_info
+
 _PROCESSORS: list[Processor] = [
     structlog.stdlib.filter_by_level,
     structlog.contextvars.merge_contextvars,
@@ -222,6 +258,31 @@ def _render_text(_logger: object, _method: str, event: MutableMapping[str, Any])
     fields = "".join(f" {key}={_field_text(value)}" for key, value in _fields(event).items())
     trailers = "".join(f"\n{_indented(event[key])}" for key in ("stack", "exception") if event.get(key))
     return head + fields + trailers
+
+
+def _renderer(log_format: LogFormat, *, is_journal: bool) -> Processor:
+    if log_format == "json":
+        return _render_json
+    return _render_for_journal if is_journal else _render_text
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether systemd's journal reads the stream: then it wants to know how bad a line is (sd-daemon(3))."""
+    named = os.environ.get("JOURNAL_STREAM")
+    if not named:
+        return False
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return named == f"{status.st_dev}:{status.st_ino}"
+
+
+def _render_for_journal(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+    record: logging.LogRecord = event["_record"]
+    priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+    # Each line of a traceback is an entry of its own there.
+    return "\n".join(f"<{priority}>{line}" for line in _render_text(logger, method, event).split("\n"))
 
 
 def _render_json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:

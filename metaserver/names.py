@@ -63,6 +63,15 @@ def parse_digits(text: str, maximum: int) -> int | None:
     return number if number <= maximum else None
 
 
+class Compression(StrEnum):
+    """Whether a slave has its master compress what it sends."""
+
+    OFF = "off"
+    AUTO = "auto"
+    """Where the master is on another machine, and the link is what holds up."""
+    ON = "on"
+
+
 class AckLevel(StrEnum):
     """What a put waits for before it is answered; each level includes the ones above it but the first."""
 

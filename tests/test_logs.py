@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaserver.errors import ConfigError
-from metaserver.logs import LogFormat, LoggingSettings, configure_logging, get_logger, parse_logging_settings
+from metaserver.logs import (
+    LogFormat,
+    LoggingSettings,
+    configure_logging,
+    get_logger,
+    keep_recent_lines,
+    parse_logging_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -319,3 +327,43 @@ size = 1
 def test_what_is_no_settings_file(text: str) -> None:
     with pytest.raises(ConfigError, match=r"logging\.toml: "):
         parse_logging_settings(text, "logging.toml")
+
+
+def test_the_journal_is_told_how_bad_each_line_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "journal").open("w+", encoding="utf-8") as stream:
+        status = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure_logging("text", "debug")
+        log = get_logger("metaserver.x")
+        log.debug("small")
+        log.info("usual")
+        log.warning("odd")
+        try:
+            fail("because")
+        except ValueError:
+            log.exception("bad")
+        stream.flush()
+        stream.seek(0)
+        lines = stream.read().splitlines()
+    assert [line[:3] for line in lines[:4]] == ["<7>", "<6>", "<4>", "<3>"]
+    assert lines[-1] == "<3>    ValueError: because"
+    assert all(line.startswith("<3>") for line in lines[3:])
+
+
+def test_a_terminal_is_no_journal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+    configure_logging("text", "info")
+    get_logger("metaserver.x").info("usual")
+    assert capfd.readouterr().err.startswith("[INFO]")
+
+
+def test_recent_lines_are_kept() -> None:
+    recent = keep_recent_lines(2)
+    try:
+        for number in range(3):
+            get_logger("metaserver.x").warning("line", number=number)
+        assert [line.rpartition(" - ")[2] for line in recent.lines] == ["line number=1", "line number=2"]
+        assert recent.lines[0].startswith("[WARN] [main] ")
+    finally:
+        logging.getLogger().removeHandler(recent)

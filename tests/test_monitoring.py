@@ -8,21 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from metaserver.cli.probe import textfile_lines
 from metaserver.metrics import metric_families
+from tests.cli.test_probe import GROUPS, PROBES
 from tests.test_metrics import SNAPSHOT
 
 ROOT = Path(__file__).resolve().parents[1]
-ALERTS = ROOT / "conf" / "alerts.yml"
+ALERTS = [ROOT / "conf" / "alerts.yml", ROOT / "conf" / "alerts-probe.yml"]
 DASHBOARD = ROOT / "conf" / "grafana-dashboard.json"
 
 # What Prometheus adds to every series, and the series it makes itself.
 TARGET_LABELS = {"instance", "job"}
-OF_PROMETHEUS = {"up", "process_resident_memory_bytes"}
-WORDS = {"and", "by", "on", "or", "predict_linear", "rate", "sum", "unless"}
+OF_PROMETHEUS = {"up", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"}
+WORDS = {"and", "by", "changes", "on", "or", "predict_linear", "rate", "sum", "time", "unless"}
 LABELS = {
     sample.name: set(sample.labels) for family in metric_families(SNAPSHOT) for sample in family.samples
 }
+OF_PROBE = {
+    sample.name: set(sample.labels)
+    for family in text_string_to_metric_families("\n".join(textfile_lines(PROBES, GROUPS, 1.0)) + "\n")
+    for sample in family.samples
+}
+KNOWN = LABELS | OF_PROBE
 
 
 def parse_yaml(text: str) -> dict[str, Any]:
@@ -74,7 +83,10 @@ def _parse_scalar(text: str) -> str:
 
 
 RULES = [
-    rule for group in parse_yaml(ALERTS.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]
+    rule
+    for path in ALERTS
+    for group in parse_yaml(path.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
 ]
 PANELS = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
 TARGETS = [(panel["title"], target) for panel in PANELS for target in panel["targets"]]
@@ -91,8 +103,8 @@ def metrics_of(expression: str) -> set[str]:
     words = set(re.findall(r"(?<![\w.])[A-Za-z_:][\w:]*", without_spans))
     series = words - WORDS
     assert series, "it reads nothing"
-    assert series <= LABELS.keys() | OF_PROMETHEUS, f"no such metric: {series - LABELS.keys()}"
-    known = TARGET_LABELS | {label for name in series for label in LABELS.get(name, set())}
+    assert series <= KNOWN.keys() | OF_PROMETHEUS, f"no such metric: {series - KNOWN.keys()}"
+    known = TARGET_LABELS | {label for name in series for label in KNOWN.get(name, set())}
     assert labels <= known, f"no such label: {labels - known}"
     return series
 
@@ -101,7 +113,7 @@ def check_template(text: str, pattern: str, expression: str) -> None:
     """Every label it shows is one that the series have when they have been through the expression."""
     kept = re.search(r"\bby \(([^)]*)\)", expression)
     series = metrics_of(expression)
-    known = TARGET_LABELS | {label for name in series for label in LABELS.get(name, set())}
+    known = TARGET_LABELS | {label for name in series for label in KNOWN.get(name, set())}
     if kept is not None:
         known = set(re.split(r",\s*", kept[1]))
     used = set(re.findall(pattern, text))
@@ -152,6 +164,10 @@ def test_there_is_an_alert_for_everything_that_must_not_go_unnoticed() -> None:
         "DiskLow",
         "RegistryFailed",
         "PutsFail",
+        "ProbeFails",
+        "GroupStuck",
+        "GroupLagging",
+        "ConnectionsHigh",
     } <= {rule["alert"] for rule in RULES}
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
 
@@ -200,6 +216,7 @@ def test_nothing_that_is_measured_is_missing_from_the_dashboard() -> None:
     "expression",
     [
         "metaserver_nothing > 0",
+        "metaserver_probe_nothing > 0",
         'metaserver_connections{topic="t"} > 0',
         "sum by (path) (metaserver_connections)",
         "frobnicate(metaserver_connections)",

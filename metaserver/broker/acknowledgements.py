@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
 from metaserver.broker.replica_acks import Position, ReplicaAcks, SlaveName
 from metaserver.logs import get_logger
+from metaserver.names import AckLevel
 from metaserver.protocol import Status, encode_result
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from metaserver.broker.partition import Partition
     from metaserver.broker.replica_acks import AckRule, PartitionKey, WaitingPut
     from metaserver.broker.sink import ReplySink
-    from metaserver.names import AckLevel
     from metaserver.protocol import Replicated
 
 WAITING_BYTES_PER_MESSAGE = 200
@@ -88,7 +88,8 @@ class Acknowledgements:
                 )
                 self._refuse(report, reason, sink)
                 return
-            levels.append(found.config.acknowledged)
+            # Nobody puts to a slave: what its own slaves have, nobody waits for.
+            levels.append(AckLevel.DISK if self._broker.is_slave else found.config.acknowledged)
         slave = SlaveName(report.slave_group, report.slave_id)
         if self.acks.is_elsewhere(slave, sink) and slave not in self._doubled:
             self._doubled.add(slave)
@@ -111,6 +112,12 @@ class Acknowledgements:
         for put in released:
             put.succeed()
         self._settled(released)
+
+    def disconnect_slaves(self) -> None:
+        """What slaves were told when they connected no longer holds: they come again, and are told anew."""
+        for slave in self.acks.slaves:
+            if slave.connection is not None:
+                cast("ReplySink", slave.connection).close()  # It came with a report.
 
     def _refuse(self, report: Replicated, reason: str, sink: ReplySink) -> None:
         _log.warning(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import attrs
 import trio
@@ -87,6 +88,10 @@ class Broker:
     master_address: str | None = None
     """Where this broker replicates from; None on a master. A slave refuses puts."""
     version_text: str = VERSION_TEXT
+    instance: str = attrs.Factory(lambda: uuid4().hex[:16])
+    """A name for the life of this process, by which others find out that they talk to the same broker."""
+    describe_upstream: Callable[[], str] | None = None
+    """What a slave tells of the nodes above it, nearest first (docs/protocol.md)."""
     gate: PutGate = attrs.Factory(PutGate)
     pair_slave: PairSlave | None = None
     """Of the slave of a synchronous pair."""
@@ -144,9 +149,8 @@ class Broker:
             case OffsetQuery():
                 self._gets.offset(command, sink)
             case EpochsQuery():
-                answer_epochs(
-                    command, self.store, self.partitions.get((command.topic, command.partition)), sink
-                )
+                asked = self.partitions.get((command.topic, command.partition))
+                answer_epochs(command, self.store, asked, sink, is_slave=self.is_slave)
             case Replicated():
                 self.acknowledgements.report(command, sink)
             case Version():

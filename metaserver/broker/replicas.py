@@ -14,6 +14,7 @@ from metaserver.storage.filesystem import translate_error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from metaserver.broker.broker import Broker
     from metaserver.broker.committer import Committer
     from metaserver.broker.partition import Partition
     from metaserver.broker.sink import ReplySink
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         Divergence,
         EpochChain,
         FileSystem,
-        LogEpochs,
         MessageStore,
         PartitionLog,
         QuarantineReport,
@@ -32,15 +32,18 @@ _log = get_logger(__name__)
 
 
 def answer_epochs(
-    query: EpochsQuery, store: MessageStore, partition: Partition | None, sink: ReplySink
+    query: EpochsQuery, store: MessageStore, partition: Partition | None, sink: ReplySink, *, is_slave: bool
 ) -> None:
-    """Say whose bytes the log holds; and say loudly that a replica holds more than its master."""
+    """Say whose bytes the log holds; and say loudly that a replica holds more than its master.
+
+    What a slave lacks is still to come from its own master.
+    """
     if partition is None:
         refusal = no_such_partition(query.topic, query.partition)
         sink.send(encode_result(refusal.status, refusal.text, query.opaque))
         return
     end = partition.log.end_offset
-    if query.end_offset > end:
+    if query.end_offset > end and not is_slave:
         _log.error(
             "A replica holds more than this broker: messages were lost here",
             partition=str(partition.name),
@@ -90,9 +93,8 @@ def read_log(log: PartitionLog, offset: int, size_bytes: int) -> bytes:
 
 
 def reconcile(
-    committer: Committer,
+    broker: Broker,
     partition: Partition,
-    epochs: LogEpochs,
     filesystem: FileSystem,
     divergence: Divergence | None,
     chain: EpochChain,
@@ -102,8 +104,16 @@ def reconcile(
 
     A crash in between leaves a copy in quarantine, and all of it to be done again. ``done`` follows on the
     loop; nothing may be appended before.
+
+    Slaves of this slave have been told the history as it was. They are disconnected before another can be
+    read here, and ask anew.
     """
-    log, chain_before = partition.log, epochs.chain
+    log, epochs = partition.log, broker.store.epochs[partition.name]
+    chain_before = epochs.chain
+    is_change = divergence is not None or chain != chain_before
+    if divergence is not None:
+        broker.acknowledgements.disconnect_slaves()
+        partition.publish(min(partition.readable_offset, divergence.offset))
 
     def work() -> QuarantineReport | None:
         report = None
@@ -120,6 +130,8 @@ def reconcile(
         return report
 
     def finished(report: QuarantineReport | None, failure: Exception | None) -> None:
+        if is_change:
+            broker.acknowledgements.disconnect_slaves()
         if divergence is not None:
             partition.maintain_offset = 0
             partition.publish(min(partition.readable_offset, log.end_offset))
@@ -127,4 +139,4 @@ def reconcile(
             partition.epochs_changed()
         done(report, failure)
 
-    committer.lend(partition, work, finished)
+    broker.committer.lend(partition, work, finished)

@@ -7,6 +7,8 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from metaserver.config.merge import origin_checksum
+
 if TYPE_CHECKING:
     from metaserver.broker.broker import Broker
     from metaserver.broker.partition import Partition
@@ -87,7 +89,11 @@ def _system(broker: Broker) -> list[str]:
         "total_messages": sum(map(_message_count, topics.values())),
         "topics": len(topics) + len(_without_store(broker, topics)),
         "config_checksum": broker.config.checksum,
+        "config_origin": origin_checksum(broker.config),
+        "instance": broker.instance,
     }
+    if broker.describe_upstream is not None:
+        values["upstream"] = broker.describe_upstream()
     return [f"{key} {value}" for key, value in values.items()]
 
 

@@ -40,6 +40,10 @@ class ReplySink(Protocol):
         """The broker has room again (called for those in ``Broker.paused``)."""
         ...
 
+    def close(self) -> None:
+        """Close now; replies not sent are dropped."""
+        ...
+
     def close_after_replies(self) -> None:
         """Close once everything queued is sent; nothing more is read."""
         ...

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from metaserver.cli.catch_up import describe_catch_up, replicating, watch
+from metaserver.cli.chain import describe_chain
 from metaserver.cli.cluster import (
     chosen_cluster,
     chosen_profile,
@@ -50,6 +51,7 @@ from metaserver.config import (
     load_server_config,
     load_slave_config,
 )
+from metaserver.config.users import load_users
 from metaserver.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -205,6 +207,8 @@ def check_config(context: click.Context, files: tuple[Path, ...], *, lenient: bo
             loaded = _loader_of(file)(file, lenient=lenient)
             for warning in loaded.warnings if isinstance(loaded, ServerConfig) else ():
                 complain(warning)
+            if isinstance(loaded, ServerConfig) and loaded.http_users_file is not None:
+                load_users(loaded.http_users_file)
         except ConfigError as error:
             problems += error.problems
         else:
@@ -305,6 +309,7 @@ def _describe_replication(status: dict[str, Any]) -> str:
         "",
         f"master {status['master'] or 'not known'}, {'connected' if status['connected'] else 'not connected'}"
         + (f": {status['problem']}" if status["problem"] else ""),
+        *describe_chain(status),
         f"behind by {describe_lag(status)}",
         *([describe_catch_up(status)] if status["connected"] else []),
     ]

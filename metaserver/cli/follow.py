@@ -20,6 +20,7 @@ from metaserver.cli.role_change import (
     start_again,
     start_options,
     stop_if_running,
+    upstream_of,
     within,
 )
 from metaserver.cli.target import Address, parse_address
@@ -66,6 +67,7 @@ def follow(
         if not forces:
             raise Failure(f"{text}; --force goes on all the same", ExitCode.UNREACHABLE) from error
         complain(f"{text}; going on, as --force says")
+    _check_circle(installation, address, forces=forces)
     if stop_if_running(installation, STOP_SECONDS):
         say(f"{installation.role} stopped")
     decide_to_follow(installation, address, slave_id)
@@ -84,6 +86,21 @@ def _refuse_itself(installation: Installation, master: Address) -> None:
             f"{master} is this node itself; name the address of its new master. Nothing was changed",
             ExitCode.USAGE,
         )
+
+
+def _check_circle(installation: Installation, master: Address, *, forces: bool) -> None:
+    """Raises Failure where the master follows this node itself, perhaps through others."""
+    node = find_node(installation)
+    own = "" if node.status is None else str(node.status.get("instance", ""))
+    try:
+        above = upstream_of(master)
+    except OSError:
+        return  # It does not answer, which has been said.
+    if own and own in [hop.instance for hop in above]:
+        text = f"{master} follows this node itself: one of the two must be master. Promote {master} first"
+        if not forces:
+            raise Failure(f"{text}; --force goes on all the same")
+        complain(f"{text}; going on, as --force says")
 
 
 def _tell_what_was_given_up(installation: Installation) -> None:

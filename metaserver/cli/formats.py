@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from metaserver.cli.framing import join_lines, join_records
+from metaserver.client.message_fields import message_fields, payload_fields, time_text
 from metaserver.message import CHECKSUM_MASK, FLAG_HAS_ATTRIBUTE, HEADER, HEADER_SIZE, split_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from metaserver.client import Fetched, Message, ReceivedMessage
+
+__all__ = ["Written", "formatter", "message_as_json", "payload_fields", "payloads", "time_text"]
 
 
 class Written(NamedTuple):
@@ -40,37 +41,8 @@ def formatter(name: str, *, with_offsets: bool) -> Callable[[Fetched, int | None
 
 
 def message_as_json(message: Message | ReceivedMessage, partition: int | str) -> str:
-    """One line for machines; a payload that is no UTF-8 comes in base64.
-
-    ``partition``: a number of one broker, or, through a group, ``B-P`` of one of many brokers.
-    """
-    fields: dict[str, object] = {
-        "topic": message.topic,
-        "partition": partition,
-        "offset": message.offset,
-        "id": message.message_id,
-        "time": time_text(message.wall_seconds),
-        "attribute": message.attribute,
-        **payload_fields(message.payload),
-    }
-    return json.dumps(fields, ensure_ascii=False)
-
-
-def payload_fields(payload: bytes) -> dict[str, str]:
-    """``payload``, or ``payload_base64`` where it is no text."""
-    try:
-        return {"payload": payload.decode()}
-    except UnicodeDecodeError:
-        return {"payload_base64": base64.b64encode(payload).decode()}
-
-
-def time_text(wall_seconds: float) -> str:
-    """ISO 8601 with milliseconds, in UTC; blank where it is no time a calendar knows."""
-    try:
-        text = datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError, OSError):
-        return ""
-    return text.replace("+00:00", "Z")
+    """One line for machines; see :func:`metaserver.client.message_fields.message_fields`."""
+    return json.dumps(message_fields(message, partition), ensure_ascii=False)
 
 
 def payloads(data: bytes, count_max: int | None) -> tuple[list[bytes], int]:

@@ -21,39 +21,16 @@ from metaserver.cli.cluster import (
 )
 from metaserver.cli.options import execute_option, json_option
 from metaserver.cli.output import Failure, complain, count_of, say, table
-from metaserver.cli.starting_point import (
-    StartingPoint,
-    describe_between,
-    describe_outside,
-    parse_starting_point,
-)
-from metaserver.registry.paths import StoredOffset
+from metaserver.cli.starting_point import StartingPoint, parse_starting_point
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from metaserver.cli.cluster import Choice
     from metaserver.client import Partition, Session
-    from metaserver.client.connection import BrokerConnection
-    from metaserver.client.groups import Group, OffsetNode
-    from metaserver.registry.paths import BrokerPartition
-
-_SEARCH_BYTES_MAX = 64 * 1024 * 1024
-"""How far in front of an offset the id of the message before it is looked for."""
-
-
-@attrs.define
-class Move:
-    """What becomes of one partition."""
-
-    partition: Partition
-    node: OffsetNode | None
-    """As it was read; None: there is none yet."""
-    offset: int = 0
-    message_id: int = -1
-    problem: str | None = None
-    is_written: bool = False
+    from metaserver.client.group_moves import Move
+    from metaserver.client.groups import Group
+    from metaserver.registry.paths import BrokerPartition, StoredOffset
 
 
 @attrs.frozen
@@ -133,7 +110,7 @@ def reset(
 
 
 async def _reset(choice: Choice, request: Request) -> Done:
-    from metaserver.cli.group_report import for_each
+    from metaserver.client.group_moves import Move, find_moves, write_moves
 
     async with opened(choice) as session:
         group = await known_group(session, request.group)
@@ -148,21 +125,18 @@ async def _reset(choice: Choice, request: Request) -> Done:
             for partition in await _chosen(session, group, request)
         ]
 
-        async def find(move: Move) -> None:
-            await _find(session, move, request.starting_point)
-
-        await for_each(moves, find)
+        await find_moves(session, moves, request.starting_point)
         problems = [f"{move.partition}: {move.problem}" for move in moves if move.problem is not None]
         if problems:
             raise Failure("\n".join([*problems, "nothing was changed"]))
         if request.executes:
-            await _write(session, request, moves)
+            await write_moves(session, group.name, moves, forces=request.forces)
         return Done(group, moves)
 
 
 async def _chosen(session: Session, group: Group, request: Request) -> list[Partition]:
     """The partitions to be moved, in their order; raises Failure where there is none of these."""
-    from metaserver.cli.group_report import readable_partitions
+    from metaserver.client.group_report import readable_partitions
 
     if request.topic is not None:
         found = set(await known_partitions(session, request.topic))
@@ -185,70 +159,6 @@ async def _chosen(session: Session, group: Group, request: Request) -> list[Part
             f"group {group.name} has no partition that a broker announces; there is nothing to move"
         )
     return chosen
-
-
-async def _find(session: Session, move: Move, starting_point: StartingPoint) -> None:
-    """Where one partition goes, or why it cannot."""
-    from metaserver.client.fetching import reach
-    from metaserver.client.headers import log_ends
-    from metaserver.errors import ClientError
-
-    partition = move.partition
-    try:
-        _replica, connection = await reach(session.cluster, session.network.pool, partition)
-        start, end = await log_ends(connection, partition.topic, partition.number)
-        if starting_point.is_exact:
-            await _check(connection, move, starting_point.offset, start, end)
-        elif end:
-            move.offset = await starting_point.find(connection, partition.topic, partition.number)
-            move.message_id = await _id_before(connection, partition, move.offset, start)
-    except ClientError as error:
-        move.problem = str(error)
-
-
-async def _check(connection: BrokerConnection, move: Move, offset: int, start: int, end: int) -> None:
-    from metaserver.client.headers import locate
-
-    partition = move.partition
-    if not start <= offset <= end:
-        move.problem = describe_outside(offset, start, end)
-        return
-    found = await locate(connection, partition.topic, partition.number, offset)
-    if not found.is_boundary:
-        move.problem = describe_between(offset, found)
-        return
-    move.offset, move.message_id = offset, found.message_id
-
-
-async def _id_before(connection: BrokerConnection, partition: Partition, offset: int, start: int) -> int:
-    """Of the message that ends there; -1 where that is none, or far to look for."""
-    from metaserver.client.headers import locate
-
-    if offset <= start:
-        return -1
-    segment = await connection.offset(partition.topic, partition.number, offset - 1)
-    if offset - segment > _SEARCH_BYTES_MAX:
-        return -1
-    return (await locate(connection, partition.topic, partition.number, offset)).message_id
-
-
-async def _write(session: Session, request: Request, moves: list[Move]) -> None:
-    from metaserver.client.groups import write_offsets
-
-    targets: Mapping[Partition, tuple[StoredOffset, int | None]] = {
-        move.partition: (StoredOffset(move.offset, move.message_id), _version(move, forces=request.forces))
-        for move in moves
-    }
-    conflicts = await write_offsets(session.network.discovery, request.group, targets)
-    for move in moves:
-        move.is_written = move.partition not in conflicts
-
-
-def _version(move: Move, *, forces: bool) -> int | None:
-    """What a node must not have been changed since; a member that is running changes it all the time."""
-    if forces:
-        return -1
-    return None if move.node is None else move.node.version
 
 
 def _as_json(request: Request, done: Done) -> dict[str, Any]:

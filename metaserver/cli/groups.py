@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import trio
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metaserver.cli.cluster import Choice
-    from metaserver.cli.group_report import GroupReport, PartitionReport
+    from metaserver.client.group_report import GroupReport, PartitionReport
 
 _MIB = 1024 * 1024
 
@@ -64,10 +64,12 @@ def show(
     as_json: bool,
 ) -> None:
     """List all groups; of GROUP the members, and where it stands in each partition."""
+    from metaserver.client.group_report import group_fields, summary_fields
+
     choice = chosen_cluster(servers, root, server_file)
     if group is None:
         reports = trio.run(_report_all, choice)
-        summaries = {"groups": [_summary(report) for report in reports]}
+        summaries = {"groups": [summary_fields(report) for report in reports]}
         if as_json:
             say(json.dumps(summaries, indent=2))
         elif reports:
@@ -80,7 +82,7 @@ def show(
         report = trio.run(_report_one, choice, group, scan_mib * _MIB)
     except Failure as error:
         raise Failure(error.message + groups.meant(group), error.code) from error
-    say(json.dumps(_as_json(report), indent=2) if as_json else _describe(report))
+    say(json.dumps(group_fields(report), indent=2) if as_json else _describe(report))
 
 
 groups.add_command(reset)
@@ -89,58 +91,17 @@ groups.add_command(delete)
 
 
 async def _report_all(choice: Choice) -> list[GroupReport]:
-    from metaserver.cli.group_report import report_groups
+    from metaserver.client.group_report import report_groups
 
     async with opened(choice) as session:
         return await report_groups(session)
 
 
 async def _report_one(choice: Choice, name: str, scan_bytes_max: int) -> GroupReport:
-    from metaserver.cli.group_report import report_group
+    from metaserver.client.group_report import report_group
 
     async with opened(choice) as session:
         return await report_group(session, await known_group(session, name), scan_bytes_max)
-
-
-def _summary(report: GroupReport) -> dict[str, Any]:
-    return {
-        "group": report.group.name,
-        "members": len(report.group.members),
-        "topics": report.group.topics,
-        "partitions": len(report.partitions),
-        "lag_bytes": report.lag_bytes,
-        "partitions_unknown": report.unknown,
-    }
-
-
-def _as_json(report: GroupReport) -> dict[str, Any]:
-    return {
-        "group": report.group.name,
-        "members": [{"id": name, "topics": topics} for name, topics in report.group.members.items()],
-        "lag_bytes": report.lag_bytes,
-        "lag_messages": report.lag_messages,
-        "is_estimated": report.is_estimated,
-        "lag_seconds": report.lag_seconds,
-        "partitions_unknown": report.unknown,
-        "partitions": [
-            {
-                "topic": found.partition.topic,
-                "partition": str(found.partition.in_topic),
-                "owner": found.owner,
-                "offset": found.offset,
-                "message_id": found.message_id,
-                "start_offset": found.start_offset,
-                "end_offset": found.end_offset,
-                "lag_bytes": found.lag_bytes,
-                "lag_messages": None if found.backlog is None else found.backlog.messages,
-                "is_estimated": None if found.backlog is None else found.backlog.is_estimated,
-                "lag_seconds": found.lag_seconds,
-                "replicas": found.replicas,
-                "problem": found.problem,
-            }
-            for found in report.partitions
-        ],
-    }
 
 
 def _describe_all(reports: list[GroupReport]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from metaserver.cli.chain import describe_chain
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.options import chosen_node, json_option, lenient_option, node_arguments
 from metaserver.cli.output import (
@@ -235,6 +236,7 @@ def _describe(installation: Installation, node: FoundNode) -> str:
         state = "connected" if replication["connected"] else "not connected"
         lines += [
             f"  master         {replication['master'] or 'not known'}, {state}",
+            *(f"  {line.replace('chain ', 'chain          ', 1)}" for line in describe_chain(replication)),
             f"  behind by      {describe_lag(replication)}",
         ]
     if (sync := found.get("config_sync")) is not None:

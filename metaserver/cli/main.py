@@ -73,6 +73,9 @@ VERBS = {
     "verify": Verb("verify", "verify DIR", "check a data directory without writing to it"),
     "repair": Verb("repair", "repair [slave]", "check a node, and mend what is damaged from another replica"),
     "compare": Verb("compare", "compare MASTER SLAVE", "show where two running replicas differ"),
+    "probe": Verb(
+        "probe", "probe [TOPIC]", "a message through every broker and back, for cron and monitoring"
+    ),
     "demo": Verb("demo", "demo", "a master, a slave and a crash, in this terminal, in 15 seconds"),
     "completion": Verb("completion", "completion [SHELL]", "the script that makes a shell complete all this"),
     "help": Verb("main", "help [VERB]", "this page, or that of a verb"),

@@ -102,6 +102,11 @@ def _wait_for_handover(installation: Installation, report: dict[str, Any], optio
     master = _master_of(report)
     if master is None:
         raise Failure("the slave has found no master since it was started; there is none to hand over")
+    if beyond := report.get("beyond"):
+        raise Failure(
+            f"{master} is no master, but a slave of {beyond[0]}: places change between a master and its own "
+            f"slave. Type `metaServer follow {beyond[-1]}` first"
+        )
     own = str(ask(installation, "status")["address"])
     # A node that is a master by its files follows one that is, by its own, a slave.
     word = "" if installation.is_slave else " slave"
@@ -178,6 +183,7 @@ def loss_report(installation: Installation, role: Role) -> dict[str, Any]:
         "connected": status["connected"],
         "problem": status["problem"],
         "heard": None if heard is None else time_text(heard),
+        "beyond": [hop["address"] for hop in status.get("upstream", [])[1:]],
         "partitions": [
             _partition_report(details, sizes.get((details["topic"], details["partition"])))
             for details in status["details"]
@@ -228,6 +234,7 @@ def check_master_is_gone(report: dict[str, Any], tell: Callable[[str], None], *,
         tell(f"the master {master} does not answer: {error}")
     else:
         problems.append(f"the master {master} answers")
+    problems += _living(report.get("beyond", []), tell)
     if not problems:
         return
     text = " and ".join(problems)
@@ -237,6 +244,19 @@ def check_master_is_gone(report: dict[str, Any], tell: Callable[[str], None], *,
             "over with `metaServer switchover`; --force goes on all the same"
         )
     complain(f"{text}; going on, as --force says. Whatever it still takes is put into quarantine later")
+
+
+def _living(beyond: Sequence[str], tell: Callable[[str], None]) -> list[str]:
+    """Who of those above the slave's master, which is a slave itself, answers."""
+    found = []
+    for address in beyond:
+        try:
+            ask_version(parse_address(address))
+        except OSError as error:
+            tell(f"{address}, above it in the chain, does not answer: {error}")
+        else:
+            found.append(f"{address}, above it in the chain, answers; have this slave `follow {address}`")
+    return found
 
 
 def describe_loss(report: dict[str, Any]) -> str:
@@ -269,6 +289,11 @@ def describe_loss(report: dict[str, Any]) -> str:
         f"missing of what was known: {describe_bytes(size)}, about {count_of(messages, 'message')}, in "
         f"{len(behind)} of {count_of(len(partitions), 'partition')}"
     )
+    if beyond := report.get("beyond"):
+        lines.append(
+            f"it followed {report['master']}, a slave of {beyond[0]}: what that one had not copied is "
+            "missing too"
+        )
     lines.append(
         f"last heard from the master at {report['heard']}: what it took after that may be missing too"
     )

@@ -17,6 +17,7 @@ from metaserver.logs import load_logging_settings
 from metaserver.node.following import check_slave
 from metaserver.node.listening import NodeError
 from metaserver.node.role import Role, find_role
+from metaserver.replication.chain import Hop, parse_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,12 +85,28 @@ def now_text() -> str:
 
 def ask_version(address: Address, limit_seconds: float = VERSION_SECONDS) -> str:
     """The version a broker tells on a fresh connection; raises OSError where it does not answer in time."""
-    with socket.create_connection((address.host, address.port), timeout=limit_seconds) as connection:
-        connection.sendall(b"version 1\r\n")
-        reply = connection.recv(1024)
-    if not reply:
-        raise ConnectionResetError("the connection was closed without an answer")
-    return reply.partition(b"\r\n")[2].decode(errors="replace")
+    return _exchange(address, b"version 1\r\n", limit_seconds)
+
+
+def _exchange(address: Address, request: bytes, limit_seconds: float) -> str:
+    with (
+        socket.create_connection((address.host, address.port), timeout=limit_seconds) as connection,
+        connection.makefile("rb") as stream,
+    ):
+        connection.sendall(request)
+        line = stream.readline()
+        words = line.split()
+        if len(words) != 4 or not words[2].isdigit():
+            raise ConnectionResetError("the connection was closed without an answer")
+        return stream.read(int(words[2])).decode(errors="replace")
+
+
+def upstream_of(address: Address, limit_seconds: float = VERSION_SECONDS) -> tuple[Hop, ...]:
+    """A broker, and whom it follows, nearest first; raises OSError where it does not answer in time."""
+    lines = _exchange(address, b"stats  1\r\n", limit_seconds).splitlines()
+    values = dict(line.split(" ", 1) for line in lines if " " in line)
+    own = Hop(str(address), values.get("instance", "-"), values.get("slave") == "true", True, 0)
+    return (own, *parse_chain(values.get("upstream", "")))
 
 
 def stop_if_running(installation: Installation, timeout_seconds: float, *, is_hurried: bool = False) -> bool:

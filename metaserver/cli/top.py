@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from metaserver.cli.group_report import GroupReport
     from metaserver.cli.installation import Installation
     from metaserver.client import Session
+    from metaserver.client.group_report import GroupReport
 
 _PARTITIONS_MAX = 20
 """Of the busiest; more do not help."""
@@ -133,7 +133,7 @@ async def _session(server_file: Path | None) -> AsyncIterator[tuple[Session | No
 
 
 async def _look(installation: Installation, session: Session | None, problem: str) -> Sample:
-    from metaserver.cli.group_report import report_groups
+    from metaserver.client.group_report import report_groups
 
     status = await trio.to_thread.run_sync(ask, installation, "status")
     topics = await trio.to_thread.run_sync(ask, installation, "topics")

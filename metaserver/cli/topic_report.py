@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from metaserver.cli.group_report import for_each
 from metaserver.cli.output import count_of, describe_bytes, table
 from metaserver.client.comparison import parse_ranges
+from metaserver.client.group_report import for_each
 from metaserver.client.servers import format_address
 from metaserver.errors import ClientError
 from metaserver.registry.paths import Replica

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import attrs
+from anyio.abc import SocketAttribute
 
 from metaserver.client.messages import (
     Batch,
@@ -110,6 +111,14 @@ class BrokerConnection:
         self._has_broken = anyio.Event()
         self._sent_opaque = 0
         """Of the newest request that was given to the socket."""
+        self._heard_time = 0.0
+        """When anything at all was received last."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the broker is reached over the loopback of this machine."""
+        peer = self._stream.extra(SocketAttribute.remote_address, ("",))  # noqa: S610 - no Django here
+        return is_loopback(str(peer[0]))
 
     @property
     def is_broken(self) -> bool:
@@ -179,6 +188,19 @@ class BrokerConnection:
             return await (await self.send(encode)).wait()
         raise RequestTimeoutError(self.address, timeout_seconds)
 
+    async def request_while_heard(self, encode: Callable[[int], bytes], silence_seconds: float) -> Reply:
+        """Send a request and wait for its reply as long as anything is received.
+
+        On a slow link a reply may stand behind much else, and much may belong to it. Raises
+        RequestTimeoutError when nothing came for so long, and BrokerUnreachableError.
+        """
+        asked, pending = anyio.current_time(), None
+        while (left := max(asked, self._heard_time) + silence_seconds - anyio.current_time()) > 0:
+            with anyio.move_on_after(left):
+                pending = pending or await self.send(encode)
+                return await pending.wait()
+        raise RequestTimeoutError(self.address, silence_seconds)
+
     # Commands.
 
     async def put(
@@ -210,7 +232,7 @@ class BrokerConnection:
         group: str = DEFAULT_GROUP,
     ) -> Fetched | Moved | NothingThere:
         """Read log bytes; with ``wait_ms`` the broker may hold the answer until there are some."""
-        reply = await self.request(
+        reply = await self.request_while_heard(
             lambda opaque: encode_get(topic, group, partition, offset, size_max, opaque, wait_ms),
             REQUEST_SECONDS + wait_ms / 1000,
         )
@@ -227,9 +249,10 @@ class BrokerConnection:
         """The offset behind the last message that can be read."""
         return await self.offset(topic, partition, MAX_OFFSET)
 
-    async def stats(self, item: str = "", timeout_seconds: float = REQUEST_SECONDS) -> str:
+    async def stats(self, item: str = "", silence_seconds: float = REQUEST_SECONDS) -> str:
         """A statistics report."""
-        return expect_text(await self.request(lambda opaque: encode_stats(item, opaque), timeout_seconds))
+        reply = await self.request_while_heard(lambda opaque: encode_stats(item, opaque), silence_seconds)
+        return expect_text(reply)
 
     async def ping(self) -> str:
         """The broker's version text."""
@@ -266,7 +289,9 @@ class BrokerConnection:
     async def _receive(self) -> None:
         try:
             while True:
-                for reply in self._decoder.feed(await self._stream.receive(_RECEIVE_BYTES)):
+                data = await self._stream.receive(_RECEIVE_BYTES)
+                self._heard_time = anyio.current_time()
+                for reply in self._decoder.feed(data):
                     settle = self._waiting.pop(reply.opaque, None)
                     if settle is not None:
                         settle(reply)
@@ -347,6 +372,26 @@ def announced_registry_elsewhere(version: str) -> str | None:
         if host and _port(port) is not None:
             return address
     return None
+
+
+def announced_registry(version: str, host: str) -> str | None:
+    """The ``HOST:PORT`` of the registry that a version text names, for who reaches the broker at ``host``.
+
+    A slave beside its master may know it by a loopback address, which is another machine for others.
+    """
+    port = announced_registry_port(version)
+    if port is not None:
+        return format_address(host, port)
+    registry = announced_registry_elsewhere(version)
+    if registry is None:
+        return None
+    name, _, text = registry.rpartition(":")
+    return format_address(host, int(text)) if is_loopback(name) else registry
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host means this machine, whoever says it."""
+    return host.strip("[]") in {"localhost", "::1"} or host.startswith("127.")
 
 
 def announced_extensions(version: str) -> frozenset[str]:

@@ -14,7 +14,7 @@ import attrs
 
 from metaserver.client.backoff import Backoff
 from metaserver.client.cluster import Cluster
-from metaserver.client.connection import announced_registry_elsewhere, announced_registry_port, connect
+from metaserver.client.connection import announced_registry, announced_registry_port, connect
 from metaserver.client.servers import ROOT_DEFAULT, format_address
 from metaserver.errors import ClientError, ConfigError, DiscoveryError, ZooKeeperError
 from metaserver.logs import get_logger
@@ -244,10 +244,9 @@ class Discovery:
             except ClientError as error:
                 problems.append(str(error))
                 continue
-            registry_port = announced_registry_port(version)
-            if registry_port is not None:
-                return format_address(host, registry_port)
-            hearsay = hearsay or _seen_from_here(announced_registry_elsewhere(version), host)
+            if announced_registry_port(version) is not None:
+                return announced_registry(version, host) or ""
+            hearsay = hearsay or announced_registry(version, host) or ""
             problems.append(f"broker {format_address(host, port)} hosts no registry")
         if hearsay:
             return hearsay
@@ -284,12 +283,3 @@ def check_topics(topics: Iterable[str]) -> None:
     if wrong:
         names = ", ".join(map(repr, wrong))
         raise ConfigError((f"no topic: {names}; letters, digits, - and _ are fine, blanks and / are not",))
-
-
-def _seen_from_here(registry: str | None, host: str) -> str:
-    """A slave beside its master may know it by a loopback address, which is another machine for us."""
-    if registry is None:
-        return ""
-    name, _, port = registry.rpartition(":")
-    is_loopback = name in {"localhost", "[::1]"} or name.startswith("127.")
-    return format_address(host, int(port)) if is_loopback else registry

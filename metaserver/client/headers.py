@@ -12,7 +12,7 @@ from metaserver.message import HEADER, HEADER_SIZE, checksum, message_id_to_seco
 from metaserver.protocol import Status
 
 if TYPE_CHECKING:
-    from metaserver.client.connection import BrokerConnection
+    from metaserver.client.log_reader import LogReader
 
 SCAN_BYTES_MAX = 16 * 1024 * 1024
 """Of one partition: what lies behind is estimated by what lies before."""
@@ -59,7 +59,7 @@ class Position:
         return self.before == self.offset
 
 
-async def log_ends(connection: BrokerConnection, topic: str, partition: int) -> tuple[int, int]:
+async def log_ends(connection: LogReader, topic: str, partition: int) -> tuple[int, int]:
     """The first offset of a partition's log and the one behind its last message.
 
     Both 0 where it does not exist yet: brokers announce partitions before their first message. Raises
@@ -74,9 +74,7 @@ async def log_ends(connection: BrokerConnection, topic: str, partition: int) -> 
         return 0, 0
 
 
-async def read_headers(
-    connection: BrokerConnection, topic: str, partition: int, offset: int
-) -> Headers | None:
+async def read_headers(connection: LogReader, topic: str, partition: int, offset: int) -> Headers | None:
     """The next stretch; None at the end, and where nothing can be read. Raises ClientError."""
     got = await connection.get(topic, partition, offset)
     if isinstance(got, Moved) and got.offset > offset:
@@ -95,7 +93,7 @@ async def read_headers(
     return Headers(tuple(entries), offset + position) if entries else None
 
 
-async def is_record(connection: BrokerConnection, topic: str, partition: int, offset: int, end: int) -> bool:
+async def is_record(connection: LogReader, topic: str, partition: int, offset: int, end: int) -> bool:
     """Whether a record begins at an offset before the end of the log. Raises ClientError.
 
     Its checksum tells; of one longer than a fetch only that it would fit.
@@ -111,7 +109,7 @@ async def is_record(connection: BrokerConnection, topic: str, partition: int, of
 
 
 async def measure_backlog(
-    connection: BrokerConnection,
+    connection: LogReader,
     topic: str,
     partition: int,
     offset: int,
@@ -138,7 +136,7 @@ async def measure_backlog(
     return Backlog(count + round(count * left / scanned), is_estimated=True, oldest_wall_seconds=oldest)
 
 
-async def locate(connection: BrokerConnection, topic: str, partition: int, offset: int) -> Position:
+async def locate(connection: LogReader, topic: str, partition: int, offset: int) -> Position:
     """What is at an offset between the first and the end of the log, both included. Raises ClientError.
 
     Reads the segment up to there: nothing but the records in front of it tells for certain.

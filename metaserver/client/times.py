@@ -9,10 +9,10 @@ from metaserver.client.messages import Fetched, Moved
 from metaserver.message import HEADER, HEADER_SIZE, message_id_to_seconds
 
 if TYPE_CHECKING:
-    from metaserver.client.connection import BrokerConnection
+    from metaserver.client.log_reader import LogReader
 
 
-async def find_time(connection: BrokerConnection, topic: str, partition: int, wall_seconds: float) -> int:
+async def find_time(connection: LogReader, topic: str, partition: int, wall_seconds: float) -> int:
     """The offset of the first message taken at a time or later; the end where there is none.
 
     Goes back segment by segment, to one that begins before, and from there on looks at every header.

@@ -17,6 +17,7 @@ from metaserver.config.layout import (
     FileSection,
     counting_entries,
     cut_sections,
+    decode_file,
     join_sections,
     line_end_of,
 )
@@ -24,6 +25,8 @@ from metaserver.config.schema import FILTERS_SECTION, OUR_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from metaserver.config.models import ServerConfig
 
 OWN_SYSTEM_KEYS: Final = {
     "brokerId": "says whose slave this is; a master with another number is not its master",
@@ -36,6 +39,7 @@ OWN_SYSTEM_KEYS: Final = {
     "appClassPath": "is a place on the machine",
     "minFreeDiskBytes": "depends on the size of the machine's disk",
     "flushThreadCount": "depends on what the machine's disk can do",
+    "httpUsersFile": "is a place on the machine",
 }
 """Keys of [system] that a slave keeps, and why."""
 
@@ -78,6 +82,12 @@ def stamped_checksum(text: str) -> int | None:
     """What :func:`stamp` has written; None where it has not."""
     found = _STAMP.match(text)
     return None if found is None else int(found[1])
+
+
+def origin_checksum(config: ServerConfig) -> int:
+    """Of the file of the master that a node's comes from, perhaps through other slaves; else of its own."""
+    stamped = stamped_checksum(decode_file(config.source_bytes, str(config.path)))
+    return config.checksum if stamped is None else stamped
 
 
 def _edit(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from metaserver.names import REGISTRY_TOPIC, AckLevel, is_valid_topic, pattern_matches
+from metaserver.names import REGISTRY_TOPIC, AckLevel, Compression, is_valid_topic, pattern_matches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,6 +183,10 @@ class ServerConfig:
     checkpoint_bytes: int = 64 * MIB
     """Appended bytes between two recovery checkpoints of a partition."""
     flush_thread_count: int = 4
+    http_users_file: Path | None = None
+    """Who may do what over HTTP; None: see :mod:`metaserver.http.access`."""
+    http_requests_per_second: int = 1000
+    """Of one HTTP client, by its address; 0: no limit."""
     scrub_bytes_per_second: int = 4 * MIB
     """So fast the logs are read again, to find damage; 0: they are not."""
     scrub_interval_ms: int = 86_400_000
@@ -240,6 +244,7 @@ class SlaveConfig:
     auto_sync_master_config: bool = False
     slave_max_bytes_per_second: int = 0
     """Over all partitions, of what the master has held for a while; 0: no limit."""
+    link_compression: Compression = Compression.AUTO
     master_address: tuple[str, int] | None = None
     """Host and port; None: the registry knows."""
     registry_address: str | None = None

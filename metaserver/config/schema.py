@@ -123,6 +123,8 @@ _OUR_SERVER_KEYS = _table(
         Key("minFreeDiskBytes", "min_free_disk_bytes", integer(0, 1024 * _TIB)),
         Key("recoveryCheckpointBytes", "checkpoint_bytes", _BYTES),
         Key("flushThreadCount", "flush_thread_count", integer(1, 256)),
+        Key("httpUsersFile", "http_users_file", values.path_text),
+        Key("httpRequestsPerSecond", "http_requests_per_second", integer(0, 1_000_000)),
         Key("scrubBytesPerSecond", "scrub_bytes_per_second", integer(0, LONG_MAX)),
         Key("scrubIntervalInMills", "scrub_interval_ms", integer(1, LONG_MAX)),
     )
@@ -158,6 +160,7 @@ SLAVE_KEYS = _table(
         Key("autoSyncMasterConfig", "auto_sync_master_config", values.boolean),
         # Ours.
         Key("slaveMaxBytesPerSecond", "slave_max_bytes_per_second", integer(0, LONG_MAX)),
+        Key("linkCompression", "link_compression", values.compression),
         Key("masterAddress", "master_address", values.host_and_port),
         Key("registryAddress", "registry_address", values.connect_string),
         Key("serverPort", "server_port", _PORT),

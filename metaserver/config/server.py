@@ -131,6 +131,8 @@ def _system(section: Section | None, problems: Problems, base_directory: Path) -
     fields["data_log_path"] = absolute(base_directory, fields.get("data_log_path", fields["data_path"]))
     fields["app_class_path"] = absolute(base_directory, fields.get("app_class_path", "provided"))
     _check_together(section, fields, problems)
+    if "http_users_file" in fields:
+        fields["http_users_file"] = absolute(base_directory, fields["http_users_file"])
     if all(key.field in defaults for key in schema.DEFAULTS_KEYS.values() if key.is_required):
         fields["defaults"] = TopicConfig(name="", data_path=fields["data_path"], **defaults)
     return fields

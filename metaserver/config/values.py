@@ -13,7 +13,7 @@ from metaserver.config.expressions import evaluate
 from metaserver.config.models import DeletePolicy
 from metaserver.config.text import BLANKS, excerpt, wrong
 from metaserver.errors import ConfigError
-from metaserver.names import AckLevel
+from metaserver.names import AckLevel, Compression
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +66,14 @@ def boolean(text: str) -> bool:
 def lenient_boolean(text: str) -> bool:
     """True if the text is ``true`` in any case, false for everything else, as MetaQ reads a few keys."""
     return text.lower() == "true"
+
+
+def compression(text: str) -> Compression:
+    """Whether to compress."""
+    try:
+        return Compression(text)
+    except ValueError:
+        raise wrong(f"{excerpt(text)} is none of {', '.join(Compression)}") from None
 
 
 def ack_level(text: str) -> AckLevel:

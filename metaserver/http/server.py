@@ -6,6 +6,8 @@ loads the rest (``connections.py``, ``application.py``) beside its work.
 
 from __future__ import annotations
 
+import socket
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metaserver.http.connections import Connections
+    from metaserver.http.history import History
     from metaserver.http.source import HttpSource
 
 
@@ -58,8 +61,11 @@ async def serve_http(
     listeners = await _open_listeners(host, port)
     try:
         task_status.started(listeners[0].socket.getsockname()[1])
-        connections = await trio.to_thread.run_sync(_load, source, limits)
-        await connections.serve(listeners)
+        connections, history = await trio.to_thread.run_sync(_load, source, limits, host)
+        async with trio.open_nursery() as nursery:
+            if history is not None:
+                nursery.start_soon(history.run)
+            await connections.serve(listeners)
     finally:
         for listener in listeners:
             listener.socket.close()
@@ -72,9 +78,31 @@ async def _open_listeners(host: str, port: int) -> Sequence[trio.SocketListener]
         raise HttpPortError(host, port, error) from error
 
 
-def _load(source: HttpSource, limits: HttpLimits) -> Connections:
-    # Imported here, because the two libraries cost 0.2 s of processor time that a start should not wait for.
-    from metaserver.http.application import build_application  # noqa: PLC0415
+def _load(source: HttpSource, limits: HttpLimits, host: str) -> tuple[Connections, History | None]:
+    # Imported here, because the libraries cost 0.3 s of processor time that a start should not wait for.
+    from metaserver.http.access import Access  # noqa: PLC0415
+    from metaserver.http.application import Parts, build_application  # noqa: PLC0415
     from metaserver.http.connections import Connections  # noqa: PLC0415
+    from metaserver.http.history import History  # noqa: PLC0415
 
-    return Connections(build_application(source), limits)
+    door = source.door
+    if door is None:
+        return Connections(build_application(source), limits), None
+    config = door.config
+    names = {"localhost", socket.gethostname(), config.host_name or "localhost"}
+    access = Access(
+        lambda: door.users,
+        is_loopback=is_loopback(host),
+        own_hosts=frozenset(name.lower() for name in names),
+        requests_per_second=config.http_requests_per_second,
+    )
+    parts = Parts(door, access, limits, History(door.traffic, door.topics_with_traffic, door.topic_traffic))
+    return Connections(build_application(source, parts), limits), parts.history
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens there is reached from this machine only."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

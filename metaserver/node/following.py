@@ -8,13 +8,15 @@ import attrs
 import trio
 
 from metaserver.broker import GREGOR_VERSION_TEXT, PairSlave, version_text
-from metaserver.client import announced_registry_port, connect
+from metaserver.client import connect
+from metaserver.client.connection import announced_registry
 from metaserver.client.servers import format_address
 from metaserver.errors import ClientError
 from metaserver.logs import get_logger
 from metaserver.node.listening import NodeError, advertised_host, own_addresses
 from metaserver.node.own_config import LoadedConfig, OwnConfig
 from metaserver.replication import CalledPlace, ConfigSync, FixedPlace, RegisteredPlace, Slave
+from metaserver.replication.chain import format_chain
 from metaserver.replication.master import meet
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ class Following:
         slave = Slave(broker, slave_config, broker.clock, timers, place)
         config_sync = ConfigSync(local, slave_config.auto_sync_master_config)
         slave.on_facts = config_sync.told
+        broker.describe_upstream = lambda: format_chain(slave.upstream)
         membership.merged_checksum = lambda: config_sync.report().merged_checksum
         config_sync.on_change = membership.wake
         following = cls(slave, config_sync, broker, place, membership)
@@ -135,10 +138,13 @@ class Following:
 
     def _follow_registry(self, version: str) -> None:
         """Register in the registry that the master hosts, wherever that is this time, and tell who asks."""
-        port, address = announced_registry_port(version), self._place.address
-        registry = None if port is None or address is None else format_address(address[0], port)
+        address = self._place.address
+        registry = None if address is None else announced_registry(version, address[0])
         self._membership.follow(registry)
-        self._broker.version_text = version_text(registry_elsewhere=registry)
+        text = version_text(registry_elsewhere=registry)
+        if text != self._broker.version_text:
+            self._broker.version_text = text
+            self._broker.acknowledgements.disconnect_slaves()
 
 
 def _place_of(

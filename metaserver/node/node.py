@@ -40,19 +40,24 @@ from metaserver.broker import (
 )
 from metaserver.client.servers import format_address
 from metaserver.config import adopt_topics, apply_slave, diff_configs, load_server_config
+from metaserver.config.users import load_users
 from metaserver.control.server import serve_control
 from metaserver.errors import ConfigError
 from metaserver.http import HttpSource, serve_http
-from metaserver.logs import get_logger
+from metaserver.logs import get_logger, keep_recent_lines
 from metaserver.metrics import BrokerMetrics
 from metaserver.node.checking import Checking
 from metaserver.node.clock import SystemClock, utc_offset_seconds
+from metaserver.node.cluster_session import ClusterSession
 from metaserver.node.following import UNKNOWN_MASTER, Following, check_slave, sync_before_start
 from metaserver.node.handover import Handover
+from metaserver.node.http_door import HttpDoor
 from metaserver.node.listening import advertised_host, listen, own_host
+from metaserver.node.local_requests import LocalRequests
 from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
+from metaserver.node.service_manager import ServiceManager, own_service_manager
 from metaserver.node.topics import TopicChanges
 from metaserver.replication import PairLink
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
@@ -62,7 +67,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from metaserver.config import ServerConfig, SlaveConfig
-    from metaserver.logs import LogFormat
+    from metaserver.config.users import Users
+    from metaserver.logs import LogFormat, RecentLines
     from metaserver.node.paths import NodePaths
     from metaserver.node.role import Role
 
@@ -74,6 +80,8 @@ _SEGMENT_BYTES_OF_A_SLAVE = 2**63
 """A slave ends a segment where its master does, never by itself."""
 _REGISTRATION_SECONDS = 3.0
 """A start waits so long for ZooKeeper; a broker that is not registered by then is ready all the same."""
+_RECENT_LINES = 1000
+"""Of the log, for the console."""
 _GARBAGE_THRESHOLD = 20_000
 """Requests make few objects that reference each other: the collector may look seldom."""
 
@@ -146,6 +154,8 @@ class _Parts:
     membership: Membership
     checking: Checking
     reporter: Reporter
+    requests: LocalRequests
+    cluster: ClusterSession
 
 
 @attrs.define(eq=False)
@@ -158,7 +168,10 @@ class _Node:
     _log_format: LogFormat
     _role: Role | None = None
     _membership: Membership | None = None
+    _door: HttpDoor | None = None
     _clock: SystemClock = attrs.Factory(SystemClock)
+    _recent: RecentLines = attrs.Factory(lambda: keep_recent_lines(_RECENT_LINES))
+    _service: ServiceManager = attrs.Factory(own_service_manager)
 
     async def run(self) -> None:
         with ExitStack() as stack:
@@ -243,8 +256,31 @@ class _Node:
         reporter.is_lenient, reporter.log_format = self._is_lenient, self._log_format
         reporter.decision = None if self._role is None else self._role.decision
         reporter.pair = pair
+        requests = LocalRequests(broker)
+        cluster = ClusterSession(partial(_registry_servers, membership), config.zookeeper.root)
+        self._door = HttpDoor(
+            broker,
+            reporter,
+            requests,
+            cluster,
+            self._recent,
+            partial(self._reload, broker),
+            self._load_users(),
+            self._clock.monotonic_seconds(),
+        )
         return _Parts(
-            broker, committer, timers, disk, following, pair, embedded, membership, checking, reporter
+            broker,
+            committer,
+            timers,
+            disk,
+            following,
+            pair,
+            embedded,
+            membership,
+            checking,
+            reporter,
+            requests,
+            cluster,
         )
 
     async def _serve(self, ground: _Ground, parts: _Parts) -> None:
@@ -253,7 +289,7 @@ class _Node:
         server = Server(broker, ground.listener, ground.poller)
         retention = Retention(broker, self._clock, utc_offset_seconds)
         async with trio.open_nursery() as nursery:
-            stop = _Stop()
+            stop = _Stop(self._service)
             for run in (ground.poller.run, parts.timers.run, parts.disk.run, retention.run):
                 nursery.start_soon(run)
             if embedded is not None:
@@ -266,7 +302,13 @@ class _Node:
             handlers |= parts.checking.handlers()
             await nursery.start(serve_control, self._paths.control_socket, handlers)
             metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)
-            source = HttpSource(status=reporter.status, metrics=metrics.prepare, readiness=reporter.readiness)
+            source = HttpSource(
+                status=reporter.status,
+                metrics=metrics.prepare,
+                readiness=reporter.readiness,
+                door=self._door,
+            )
+            nursery.start_soon(parts.cluster.run)
             reporter.http_port = await nursery.start(
                 serve_http, config.bind_address, config.dashboard_http_port, source
             )
@@ -280,7 +322,7 @@ class _Node:
                 gc.set_threshold(_GARBAGE_THRESHOLD)
                 async with trio.open_nursery() as serving:
                     await serving.start(server.serve)
-                    serving.start_soon(stop.carry_out, server, parts.membership)
+                    serving.start_soon(stop.carry_out, server, parts.membership, parts.cluster)
                     nursery.start_soon(parts.checking.run)
                     if config.zookeeper.ensemble is not None:
                         nursery.start_soon(parts.membership.run)
@@ -291,9 +333,11 @@ class _Node:
                             broker.address, config.server_port, reporter.http_port, ground.registry_port
                         )
                     )
+                    nursery.start_soon(self._service.run, partial(_state, reporter))
                     if config.zookeeper.ensemble is None:
                         # In a master's own registry it takes a moment that nobody has to wait for.
                         nursery.start_soon(parts.membership.run)
+                parts.requests.stop()
                 with trio.move_on_after(config.stop_timeout_ms / 1000):
                     await parts.committer.wait_until_idle()
                 if embedded is not None:
@@ -305,6 +349,7 @@ class _Node:
         if addresses.registry_port is not None:
             ports["registry"] = addresses.registry_port
         _log.info("Start metamorphosis server successfully", address=addresses.address, **ports)
+        self._service.ready(f"ready at {addresses.address}")
         self._on_ready(addresses)
 
     def _open_store(self) -> MessageStore:
@@ -392,12 +437,25 @@ class _Node:
             fresh = apply_slave(fresh, self._slave_config)
         if fresh.server_port == 0:
             fresh = attrs.evolve(fresh, server_port=broker.config.server_port)
+        if self._door is not None:
+            self._door.users = await trio.to_thread.run_sync(self._load_users)
+            self._door.loaded_seconds = self._clock.monotonic_seconds()
         difference = diff_configs(broker.config, fresh)
         broker.reconfigure(adopt_topics(broker.config, fresh))
         if self._membership is not None:
             self._membership.wake()
         _log.info("Reload topics successfully", **attrs.asdict(difference))
         return {key: list(value) for key, value in attrs.asdict(difference).items()}
+
+    def _load_users(self) -> Users | None:
+        """Raises ConfigError."""
+        path = self._config.http_users_file
+        if path is None:
+            return None
+        users = load_users(path)
+        if path.stat().st_mode & 0o077:
+            _log.warning("Others may read the tokens in httpUsersFile: chmod 600", path=str(path))
+        return users
 
     async def _reload_own(self, broker: Broker) -> tuple[str, ...]:
         """The same for a file that came from the master."""
@@ -408,6 +466,7 @@ class _Node:
 class _Stop:
     """Ends a node in order; asked a second time, it no longer waits for ZooKeeper."""
 
+    _service: ServiceManager
     replication: trio.CancelScope | None = None
     _requested: trio.Event = attrs.Factory(trio.Event)
     _waiting: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -417,11 +476,14 @@ class _Stop:
             self._waiting.cancel()
         self._requested.set()
 
-    async def carry_out(self, server: Server, membership: Membership) -> None:
+    async def carry_out(self, server: Server, membership: Membership, cluster: ClusterSession) -> None:
         await self._requested.wait()
+        self._service.stopping()
         if self.replication is not None:
             self.replication.cancel()
         with self._waiting:
+            # Its session with the registry is nobody who would have to notice that the broker leaves.
+            await cluster.stop()
             await membership.stop()
         server.stop()
 
@@ -439,6 +501,17 @@ class _PidFile:
 
     def __exit__(self, *_exception: object) -> None:
         self._path.unlink(missing_ok=True)
+
+
+def _state(reporter: Reporter) -> str:
+    """For whoever asks systemd."""
+    reasons = reporter.readiness()
+    return f"not ready: {'; '.join(reasons)}" if reasons else "does all of its work"
+
+
+def _registry_servers(membership: Membership) -> str | None:
+    report = membership.report()
+    return None if report is None else report.servers
 
 
 def _always() -> bool:

@@ -19,6 +19,7 @@ from metaserver.metrics import (
 from metaserver.names import REGISTRY_TOPIC
 from metaserver.node.slaves import acknowledgement_snapshot, slaves_status, unconfirmed_bytes
 from metaserver.replication import ReplicaState
+from metaserver.replication.chain import chain_problem
 from metaserver.replication.master import format_place
 from metaserver.storage import RealFileSystem, quarantine_folders
 
@@ -81,6 +82,8 @@ class Reporter:
             if not report.is_connected:
                 master = " ".join(filter(None, ("the master", report.master_address)))
                 reasons.append(f"not connected to {master}: {report.problem}")
+            if report.is_connected and (problem := chain_problem(report.upstream)):
+                reasons.append(problem)
             if report.search_problem not in ("", report.problem):
                 reasons.append(f"the master's address may be out of date: {report.search_problem}")
             reasons += [
@@ -101,6 +104,7 @@ class Reporter:
             "role": "slave" if broker.is_slave else "master",
             "version": __version__,
             "pid": os.getpid(),
+            "instance": broker.instance,
             "broker_id": config.broker_id,
             "address": broker.address,
             "http_port": self.http_port,
@@ -187,18 +191,14 @@ class Reporter:
         return {**status, "quarantine": self._quarantine()}
 
     def topics(self) -> dict[str, object]:
-        """Every partition with its offsets."""
+        """Every partition with its offsets, and the sections that have none."""
         partitions = self._partitions
         with_messages = {topic for topic, _number in partitions}
         return {
             "topics": [
                 {
                     "topic": topic,
-                    "partition": number,
-                    "start_offset": partition.log.start_offset,
-                    "end_offset": partition.readable_offset,
-                    "messages": partition.log.record_count,
-                    "failed": None if partition.log.failure is None else str(partition.log.failure),
+                    **partition_fields(number, partition),
                     **({"closed": True} if self._broker.is_closed(topic, number) else {}),
                 }
                 for (topic, number), partition in sorted(partitions.items())
@@ -349,6 +349,18 @@ class Reporter:
         return self._broker.clock.monotonic_seconds() - self._broker.started_monotonic_seconds
 
 
+def partition_fields(number: int, partition: Partition) -> dict[str, object]:
+    """A partition of a topic in values JSON knows."""
+    log = partition.log
+    return {
+        "partition": number,
+        "start_offset": log.start_offset,
+        "end_offset": partition.readable_offset,
+        "messages": log.record_count,
+        "failed": None if log.failure is None else str(log.failure),
+    }
+
+
 def _config_sync_status(report: ConfigSyncReport) -> dict[str, object]:
     return {
         "enabled": report.is_enabled,
@@ -371,6 +383,8 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
         "lag_messages": report.lag_messages,
         "lag_seconds": round(report.lag_seconds, 3),
         "heard_seconds": report.heard_wall_seconds,
+        "link": None if report.link is None else attrs.asdict(report.link),
+        "upstream": [attrs.asdict(hop) | {"role": hop.role} for hop in report.upstream],
         "partitions": len(report.partitions),
         "stopped": sum(replica.state is ReplicaState.STOPPED for replica in report.partitions),
         "catch_up": {

@@ -24,6 +24,7 @@ them; the result does not depend on how the bytes were cut into pieces.
 from metaserver.protocol.commands import (
     OPAQUE_MISSING,
     STORED_TEXT,
+    ZLIB,
     Command,
     EpochsQuery,
     Get,
@@ -60,6 +61,7 @@ from metaserver.protocol.encoder import (
     encode_sync,
     encode_value_header,
     encode_version,
+    encode_zlib_get,
     with_condition,
 )
 from metaserver.protocol.replies import ReplyDecoder
@@ -67,6 +69,7 @@ from metaserver.protocol.replies import ReplyDecoder
 __all__ = [
     "OPAQUE_MISSING",
     "STORED_TEXT",
+    "ZLIB",
     "Command",
     "CommandDecoder",
     "EpochsQuery",
@@ -103,5 +106,6 @@ __all__ = [
     "encode_sync",
     "encode_value_header",
     "encode_version",
+    "encode_zlib_get",
     "with_condition",
 ]

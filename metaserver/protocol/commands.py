@@ -11,6 +11,10 @@ OPAQUE_MISSING = 2147483647
 """What a reply carries where the request had no opaque (``stats`` and ``version`` may omit it)."""
 
 
+ZLIB = "zlib"
+"""The word behind a get that asks for compressed bytes, and the extension's name."""
+
+
 class Status(IntEnum):
     """The numbers in a ``result``; their meaning is the reference's (wire-protocol sections 5, 6)."""
 
@@ -86,6 +90,8 @@ class Get:
     opaque: int
     wait_ms: int = 0
     """How long the broker may wait for data before it answers that there is none."""
+    is_compressed: bool = False
+    """Whether the bytes are wanted as a zlib stream; a refusal stays as it is."""
     condition: str | None = None
     """Which messages are wanted; blank: all of them. Not None: the peer knows how a skipped range is told."""
 

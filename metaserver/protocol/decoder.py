@@ -12,6 +12,7 @@ from metaserver.errors import ProtocolError
 from metaserver.message import HEADER_SIZE
 from metaserver.protocol.commands import (
     OPAQUE_MISSING,
+    ZLIB,
     EpochsQuery,
     Get,
     Malformed,
@@ -391,6 +392,7 @@ def _parse_get(words: list[str]) -> Get:
         _int32(size_max, "max size", opaque),
         opaque,
         max(0, wait_ms),
+        words[8:9] == [ZLIB],
         _condition(words[8], opaque) if len(words) > 8 else None,
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from metaserver.message import checksum
+from metaserver.protocol.commands import ZLIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,7 +71,13 @@ def encode_put_batch(topic: str, partition: int, records: bytes, opaque: int) ->
 
 
 def encode_get(
-    topic: str, group: str, partition: int, offset: int, size_max: int, opaque: int, wait_ms: int = 0
+    topic: str,
+    group: str,
+    partition: int,
+    offset: int,
+    size_max: int,
+    opaque: int,
+    wait_ms: int = 0,
 ) -> bytes:
     """A ``get`` line; ``wait_ms`` above zero asks for the long poll."""
     words = b"get %b %b %d %d %d %d" % (topic.encode(), group.encode(), partition, offset, size_max, opaque)
@@ -82,6 +89,14 @@ def with_condition(get_line: bytes, wait_ms: int, condition: str) -> bytes:
     words = get_line.removesuffix(b"\r\n")
     wait = b"" if wait_ms > 0 else b" 0"
     return b"%b%b where=%b\r\n" % (words, wait, quote(condition, safe="").encode())
+
+
+def encode_zlib_get(
+    topic: str, group: str, partition: int, offset: int, size_max: int, opaque: int, wait_ms: int
+) -> bytes:
+    """A ``get`` line that asks for compressed bytes: an extension."""
+    line = encode_get(topic, group, partition, offset, size_max, opaque)
+    return line.removesuffix(b"\r\n") + b" %d %b\r\n" % (wait_ms, ZLIB.encode())
 
 
 def encode_offset_query(topic: str, group: str, partition: int, offset: int, opaque: int) -> bytes:

@@ -153,7 +153,7 @@ class ConfigSync:
     def report(self) -> ConfigSyncReport:
         """How things stand."""
         facts, running = self._facts, self._local.running
-        master = None if facts is None else facts.config_checksum
+        master = None if facts is None else facts.master_checksum
         merged = running.checksum if running.checksum == master else _stamp_of(running)
         has_drift = self._has_drift if self._pair() == self._looked and self._looked is not None else None
         if has_drift is None and master is not None and merged is not None:
@@ -188,14 +188,18 @@ class ConfigSync:
             return
         running = str(self._local.running.path)
         own_text = decode_file(own, running)
+        masters_text = decode_file(theirs, "the master's server.ini")
+        # Of a master that is a slave itself: what its own master runs.
+        stamped_of_theirs = stamped_checksum(masters_text)
+        origin = checksum if stamped_of_theirs is None else stamped_of_theirs
         merged = merge_master(
             own_text,
-            decode_file(theirs, "the master's server.ini"),
+            masters_text,
             is_java=facts.is_java,
             lenient=self._local.is_lenient,
         )
-        stamped = encode_as(stamp(merged, checksum), own)
-        is_same = stamp(own_text, checksum) == stamp(merged, checksum)
+        stamped = encode_as(stamp(merged, origin), own)
+        is_same = stamp(own_text, origin) == stamp(merged, origin)
         self._has_drift = not is_same or self._local.running.checksum != crc32(own)
         if not self._is_enabled:
             return
@@ -206,7 +210,7 @@ class ConfigSync:
             raise _LaterError("server.ini is the master's own file, and was changed; waiting for its reload")
         await self._local.check(stamped)
         await self._local.replace(stamped, keep_old=not is_same)
-        _log.info("Write new config file from master to slave local", checksum=checksum, changed=not is_same)
+        _log.info("Write new config file from master to slave local", checksum=origin, changed=not is_same)
         await self._load(crc32(stamped))
 
     async def _load(self, checksum: int) -> None:

@@ -17,6 +17,7 @@ from metaserver.errors import ClientError, ZooKeeperError
 from metaserver.logs import get_logger
 from metaserver.names import MAX_OFFSET, parse_digits
 from metaserver.registry.paths import Layout, Replica, TopicTree, parse_number, parse_uri, split_connect
+from metaserver.replication.chain import Hop, parse_chain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -190,6 +191,19 @@ class MasterFacts:
     config_checksum: int | None
     is_java: bool
     """Whether it is the Java original, whose configuration has no keys of ours."""
+    is_slave: bool = False
+    """Whether it follows a master itself."""
+    instance: str = "-"
+    """Of its process; it never has two, nor two of them one."""
+    upstream: tuple[Hop, ...] = ()
+    """Who is above it."""
+    config_origin: int | None = None
+    """Of a slave's configuration: of the master's it was merged from."""
+
+    @property
+    def master_checksum(self) -> int | None:
+        """Of the configuration at the head of the chain, as far as it has come."""
+        return self.config_checksum if self.config_origin is None else self.config_origin
 
 
 @attrs.define
@@ -216,6 +230,10 @@ async def ask_facts(link: BrokerConnection, timeout_seconds: float) -> MasterFac
         _number(values.get("broker_id")),
         _number(values.get("config_checksum")),
         "metaserver/" not in link.version,
+        is_slave=values.get("slave") == "true",
+        instance=values.get("instance", "-"),
+        upstream=parse_chain(values.get("upstream", "")),
+        config_origin=_number(values.get("config_origin")),
     )
 
 

@@ -148,7 +148,7 @@ class ReplicaProgress:
     """The size from which on a segment of the master may end."""
     state: ReplicaState = ReplicaState.PROBING
     reason: str = ""
-    """Why it is stopped."""
+    """Why it is stopped, or waits."""
     master_start: int = 0
     master_end: int = 0
     """The greatest end of the master's log heard of; ``local_end`` may run ahead of it for a moment."""
@@ -159,6 +159,8 @@ class ReplicaProgress:
     """Whether the master does."""
     run_start: int = 0
     """From here on the local log has every byte; what is before it is not compared."""
+    master_is_slave: bool = False
+    """Whether the master follows another: then what it lacks is still to come, and no proof of anything."""
     _checked_to: int = 0
     _located: Append | None = None
     """What is appended when the master has said where its segment begins."""
@@ -190,13 +192,21 @@ class ReplicaProgress:
             )
         return self._check()
 
-    def epochs_told(self, chain: EpochChain) -> Action:
-        """The master has said whose bytes its log holds."""
+    def epochs_told(self, chain: EpochChain) -> Action | None:
+        """The master has said whose bytes its log holds; None: wait for its next range."""
         own = LogHistory(self.chain, self.local_start, self.local_end)
         masters = LogHistory(chain, self.master_start, self.master_end)
         if self.local_start == self.local_end:
             return Reconcile(None, chain, "")
         common = common_end(own, masters)
+        is_behind = self.master_is_slave and self.master_end < self.local_end
+        if is_behind and (not chain.epochs or common == self.master_end):
+            self.state = ReplicaState.PROBING
+            self.reason = (
+                f"this slave ends at {self.local_end} and the slave it follows at {self.master_end}: it "
+                "waits until that one has as much"
+            )
+            return None
         if common is None or common <= self.local_start:
             return self._stop(
                 f"this slave holds {self.local_start} to {self.local_end} and its master {self.master_start} "
@@ -219,6 +229,7 @@ class ReplicaProgress:
         return self._check()
 
     def _check(self) -> Action:
+        self.reason = ""
         if self.local_end < self.master_start:
             return self._skip(
                 self.master_start,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from metaserver.message import message_id_to_seconds
+from metaserver.replication.pulling import Pulled
 from metaserver.replication.reports import ReplicaReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from metaserver.errors import StorageError
-    from metaserver.names import TopicPartition
-    from metaserver.replication.progress import Append, Fetch, ReplicaProgress, Skip
+    from metaserver.replication.progress import Append, Fetch, Skip
     from metaserver.storage import OffsetRange
 
 
@@ -27,17 +27,15 @@ class Trim:
 
 
 @attrs.define(eq=False)
-class Replica:
-    """One partition: its progress, and what is under way for it."""
+class Replica(Pulled):
+    """One partition, and what becomes of what has come."""
 
-    name: TopicPartition
-    progress: ReplicaProgress
-    ticket: int = 0
-    """Of the newest fetch; the reply to an older one is dropped."""
     unwritten_bytes: int = 0
     """Handed to the local log and not yet safe there."""
     paused: Fetch | None = None
     """What to fetch when enough is written."""
+    is_giving_out: bool = False
+    """Somebody further up goes on with what has come."""
     deferred: Append | Skip | None = None
     """What begins a segment, when everything before it is written."""
     is_lent: bool = False

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from metaserver.names import TopicPartition
     from metaserver.replication.catch_up import CatchUpReport
+    from metaserver.replication.chain import Hop
+    from metaserver.replication.pulling import LinkReport
 
 
 @attrs.frozen
@@ -51,6 +53,9 @@ class SlaveReport:
     catch_up: CatchUpReport
     heard_wall_seconds: float | None = None
     """When the master last told its ends, in seconds since 1970; None: it has not yet."""
+    upstream: tuple[Hop, ...] = ()
+    """The master, and whom it follows itself, up to the last that is known."""
+    link: LinkReport | None = None
 
     @property
     def estimated_seconds(self) -> float | None:

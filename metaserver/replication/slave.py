@@ -1,4 +1,4 @@
-"""The trio shell of the slave: one connection to the master, one request per partition in flight.
+"""The trio shell of the slave: one connection to the master, for each partition one long poll at its end.
 
 All partitions share the connection and this task; replies come back as calls, so a thousand idle
 partitions are a thousand long polls and no task. With a master that knows the long poll, a new message
@@ -14,15 +14,16 @@ import attrs
 import trio
 
 from metaserver.broker.replicas import read_log, reconcile, skip
-from metaserver.client import BrokerConnection, Fetched, Moved, connect
+from metaserver.client import BrokerConnection, Moved, connect
 from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import expect_text, fetch_result
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.names import REGISTRY_LOG, TopicPartition
-from metaserver.protocol import Value, encode_epochs_query, encode_get, encode_offset_query
+from metaserver.protocol import encode_epochs_query, encode_offset_query
 from metaserver.replication.acknowledging import ProgressReports
-from metaserver.replication.catch_up import CatchUp, Reservation
+from metaserver.replication.catch_up import CatchUp
+from metaserver.replication.chain import Hop, check_circle
 from metaserver.replication.master import ask_facts, format_place, meet
 from metaserver.replication.progress import (
     Action,
@@ -37,6 +38,7 @@ from metaserver.replication.progress import (
     Skip,
     Stop,
 )
+from metaserver.replication.pulling import Pulls
 from metaserver.replication.replica import Replica, Trim
 from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
 from metaserver.storage import Divergence, EpochChain, RealFileSystem
@@ -87,7 +89,6 @@ class Slave:
     _address: Address | None = None
     """Of the connection."""
     _problem: str = "not connected yet"
-    _requests: int = 0
     _filesystem: FileSystem = attrs.Factory(RealFileSystem)
     _knows_epochs: bool = False
     """Whether the master does."""
@@ -98,12 +99,18 @@ class Slave:
     _look: trio.Event = attrs.Factory(trio.Event)
     """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
     _heard_wall_seconds: float | None = None
+    _facts: MasterFacts | None = None
+    """What the master said of itself last."""
     _catch_up: CatchUp = attrs.field(init=False)
+    _pulls: Pulls[Replica] = attrs.field(init=False)
     _reports: ProgressReports = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """The limit is that of the configuration."""
         self._catch_up = CatchUp(self._config.slave_max_bytes_per_second)
+        self._pulls = Pulls(
+            self._config, self._timers, self._catch_up, self._give_out, self._answered, self._wait_ms
+        )
         self._reports = ProgressReports(self._broker, self._config, self._timers)
 
     async def run(self) -> None:
@@ -116,13 +123,16 @@ class Slave:
                 self._problem = self._master.problem
                 await self._look.wait()
                 continue
-            self._address = address
+            if address != self._address:
+                self._address, self._facts = address, None
             try:
                 async with connect(*address) as link:
                     facts = await meet(link, self._broker.config.broker_id, _SILENCE_SECONDS)
+                    self._learn(facts)
                     _log.info("start subscribe message from master success", master=link.address)
                     pause_seconds = _RECONNECT_SECONDS_MIN
                     self._link, self._problem = link, ""
+                    self._pulls.connected(link)
                     if self.on_connected is not None:
                         self.on_connected(link.version)
                     self._knows_epochs = "epochs" in link.extensions
@@ -135,10 +145,11 @@ class Slave:
             finally:
                 self._link = None
                 self._catch_up.interrupted()
+                self._pulls.disconnected()
                 self._reports.disconnected()
                 for replica in self._replicas.values():
                     replica.ticket += 1
-                    replica.paused = replica.deferred = None
+                    replica.paused = replica.wanted = replica.deferred = None
                     replica.progress.disconnected()
             self._look = trio.Event()
             with trio.move_on_after(pause_seconds):
@@ -153,6 +164,17 @@ class Slave:
         """Look at once where the master is, and for its partitions."""
         self._look.set()
 
+    @property
+    def upstream(self) -> tuple[Hop, ...]:
+        """Who is above this slave, nearest first; empty before it has met its master."""
+        facts = self._facts
+        if facts is None:
+            return ()
+        is_connected = self._link is not None
+        lag_bytes = sum(self._report(replica).lag_bytes for replica in self._replicas.values())
+        address = format_place(self._address)
+        return (Hop(address, facts.instance, facts.is_slave, is_connected, lag_bytes), *facts.upstream)
+
     def report(self) -> SlaveReport:
         """How far each partition is."""
         replicas = tuple(self._report(replica) for replica in self._replicas.values())
@@ -162,9 +184,11 @@ class Slave:
             self._problem,
             self._master.problem,
             replicas,
-            self._requests,
+            self._pulls.requests,
             self._catch_up.report(left_bytes(replicas), trio.current_time()),
             self._heard_wall_seconds,
+            self.upstream,
+            self._pulls.report(),
         )
 
     def _report(self, replica: Replica) -> ReplicaReport:
@@ -187,6 +211,15 @@ class Slave:
             with trio.move_on_after(_REFRESH_SECONDS):
                 await self._look.wait()
             facts = await ask_facts(link, _SILENCE_SECONDS)
+            self._learn(facts)
+
+    def _learn(self, facts: MasterFacts) -> None:
+        """What the master says of itself; raises CircleError where it follows this slave.
+
+        A slave that finds this tells it to those below all the same, so that each of the circle does.
+        """
+        self._facts = facts
+        check_circle(self._broker.instance, self.upstream)
 
     def _refresh(self, offsets: str, asked_wall_seconds: float) -> None:
         """Learn the master's partitions and ranges from its ``stats offsets``.
@@ -210,6 +243,7 @@ class Slave:
             if name == REGISTRY_LOG and start > replica.progress.local_start and replica.trim is None:
                 replica.trim = Trim(start, end)
             replica.progress.knows_epochs = self._knows_epochs
+            replica.progress.master_is_slave = self._facts is not None and self._facts.is_slave
             action = replica.progress.master_range(start, end)
             if action is not None:
                 self._act(replica, action)
@@ -307,7 +341,9 @@ class Slave:
                 _log.warning("The master does not tell its epochs", partition=str(name), reason=str(error))
                 replica.progress.disconnected()
                 return
-            self._act(replica, replica.progress.epochs_told(chain))
+            action = replica.progress.epochs_told(chain)
+            if action is not None:
+                self._act(replica, action)
 
         self._ask(
             replica, lambda opaque: encode_epochs_query(name.topic, name.partition, end, opaque), answered
@@ -350,11 +386,12 @@ class Slave:
                 replica.progress.rewind(log.end_offset, log.last_segment_start)
                 replica.progress.chain = chain
 
-        partition, epochs = self._partition(name), self._broker.store.epochs[name]
-        reconcile(self._broker.committer, partition, epochs, self._filesystem, divergence, action.chain, done)
+        partition = self._partition(name)
+        reconcile(broker, partition, self._filesystem, divergence, action.chain, done)
 
     def _skip(self, replica: Replica, action: Skip) -> None:
         replica.ticket += 1
+        replica.wanted = None
         ticket, end = replica.ticket, replica.progress.local_end
         replica.is_lent, log = True, self._broker.store.partitions[replica.name]
 
@@ -388,52 +425,29 @@ class Slave:
             return
         if self._link is None:
             return
-        replica.ticket += 1
-        ticket = replica.ticket
-        known_bytes = replica.progress.master_end - fetch.offset
-        reservation = self._catch_up.reserve(fetch.size_max, known_bytes, trio.current_time())
-        if reservation.wait_seconds <= 0:
-            self._send_fetch(replica, fetch, reservation)
-            return
+        replica.want(fetch)
+        self._pulls.ask(replica)
+        self._give_out(replica)
 
-        def fetch_now() -> None:
-            if ticket == replica.ticket:
-                self._send_fetch(replica, fetch, reservation)
-            else:
-                self._catch_up.used(reservation, 0)
-
-        self._timers.schedule(reservation.wait_seconds, fetch_now)
-
-    def _send_fetch(self, replica: Replica, fetch: Fetch, reservation: Reservation) -> None:
-        if self._link is None:
-            self._catch_up.used(reservation, 0)
-            return
-        ticket, name, wait_ms = replica.ticket, replica.name, self._wait_ms()
-        asked = trio.current_time()
-        self._requests += 1
-
-        def settle(reply: Reply | ClientError) -> None:
-            self._requests -= 1
-            self._catch_up.used(reservation, len(reply.data) if isinstance(reply, Value) else 0)
-            if ticket == replica.ticket:
-                self._answered(replica, fetch, reply, trio.current_time() - asked)
-
-        self._link.submit(
-            lambda opaque: encode_get(
-                name.topic,
-                self._config.slave_group,
-                name.partition,
-                fetch.offset,
-                fetch.size_max,
-                opaque,
-                wait_ms,
-            ),
-            settle,
-        )
+    def _give_out(self, replica: Replica) -> None:
+        """Hand on what has come, as long as more is wanted and there."""
+        if replica.is_giving_out:
+            return  # Called from below: the loop goes on with it.
+        replica.is_giving_out = True
+        try:
+            while (fetch := replica.wanted) is not None and replica.reading is not None:
+                data = replica.reading.take(replica.known_end)
+                if data is None:
+                    break
+                replica.wanted, replica.idle_seconds = None, 0.0
+                self._act(replica, replica.progress.received(fetch.offset, data))
+        finally:
+            replica.is_giving_out = False
 
     def _answered(
         self, replica: Replica, fetch: Fetch, reply: Reply | ClientError, took_seconds: float
     ) -> None:
+        """There are no bytes where they were due."""
         if isinstance(reply, ClientError):
             self._look.set()
             return
@@ -444,10 +458,7 @@ class Slave:
             _log.warning("The master refused a fetch", partition=str(name), reason=str(error))
             self._fetch_later(replica, fetch)
             return
-        if isinstance(got, Fetched):
-            replica.idle_seconds = 0.0
-            self._act(replica, progress.received(fetch.offset, got.data))
-        elif isinstance(got, Moved):
+        if isinstance(got, Moved):
             self._act(replica, progress.moved(got.offset))
         else:
             action = progress.nothing_new()
@@ -525,7 +536,9 @@ class Slave:
                 replica.last_id = append.last_id
             self._written(replica)
 
-        # The fetch of what follows leaves first: the network works while the disk does.
+        # The fetch of what follows leaves first: the network works while the disk does. What of it is here
+        # already is handed on behind this.
+        is_first, replica.is_giving_out = not replica.is_giving_out, True
         self._act(replica, replica.progress.appended(append))
         self._broker.append_replica(
             replica.name,
@@ -536,11 +549,14 @@ class Slave:
             done,
             begins_segment=append.begins_segment,
         )
+        if is_first:
+            replica.is_giving_out = False
+            self._give_out(replica)
 
     def _written(self, replica: Replica) -> None:
         if replica.failure is not None:
             replica.ticket += 1
-            replica.paused = replica.deferred = None
+            replica.paused = replica.wanted = replica.deferred = None
             if replica.unwritten_bytes == 0:
                 self._recover(replica, replica.failure)
         elif replica.deferred is not None and replica.unwritten_bytes == 0:

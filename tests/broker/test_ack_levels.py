@@ -106,6 +106,9 @@ class Peer:
     def resume(self) -> None:
         self.is_resumed = True
 
+    def close(self) -> None:
+        self.is_open = False
+
     def close_after_replies(self) -> None:
         self.is_open = False
 

@@ -84,6 +84,9 @@ class Peer:
     def resume(self) -> None:
         pass
 
+    def close(self) -> None:
+        self.is_open = False
+
     def close_after_replies(self) -> None:
         self.is_open = False
 

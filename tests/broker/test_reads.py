@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,22 @@ def test_a_value_is_the_log_cut_at_the_size_asked_for(
                 assert reply.status is None
                 assert reply.opaque == 7
                 assert reply.body == log[offset : min(offset + size, offset + 2048, segment_end)]
+
+
+def test_a_value_comes_compressed_where_it_is_asked_for(
+    broker: BrokerProcess, topic: str, segments: list[int]
+) -> None:
+    with broker.connect() as wire:
+        for offset in (0, 19, segments[1] - 1, segments[1], segments[-1] - 1):
+            plain = wire.ask(get(topic, offset, 1000, 7))
+            compressed = wire.ask(b"get %b group 0 %d 1000 8 0 zlib\r\n" % (topic.encode(), offset))
+            assert (compressed.status, compressed.opaque) == (None, 8)
+            assert zlib.decompress(compressed.body) == plain.body
+        assert wire.ask(b"get %b group 0 %d 1000 9 0 zlib\r\n" % (topic.encode(), segments[-1])).status == 404
+        # It may wait as any other.
+        wire.send(b"get %b group 0 %d 1000 10 %d zlib\r\n" % (topic.encode(), segments[-1], WAIT_MS))
+        assert broker.ask(put(topic, b"new", 1)).status == 200
+        assert zlib.decompress(wire.reply().body)[20:] == b"new"
 
 
 def test_offset_queries_in_several_segments(broker: BrokerProcess, topic: str, segments: list[int]) -> None:

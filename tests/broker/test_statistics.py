@@ -64,6 +64,8 @@ def test_system_report(node: BrokerProcess) -> None:
         "total_messages",
         "topics",
         "config_checksum",
+        "config_origin",
+        "instance",
     ]
     values = dict(line.split(" ", 1) for line in lines)
     assert values["pid"] == str(node.pid)

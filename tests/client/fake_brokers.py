@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_right
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from metaserver.timers import Timers
 
 LATENCY_SECONDS = 0.01
+compress = zlib.compress
 
 
 @attrs.define(eq=False)
@@ -81,6 +83,7 @@ class FakeBroker:
     latest: FakeLink | None = None
     timers: Timers | None = None
     """With them an answer takes :data:`LATENCY_SECONDS`."""
+    extensions = frozenset({"long-poll"})
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[BrokerConnection]:
@@ -94,14 +97,20 @@ class FakeBroker:
 class FakeLink(BrokerConnection):
     """The primitive answered from memory; everything that is built on it is the real thing."""
 
+    is_local = True
+
+    def break_off(self, reason: str) -> None:
+        self._broken = BrokerUnreachableError("fake", reason)
+
     def __init__(self, broker: FakeBroker) -> None:
         self._broker = broker
         self.address = "fake"
         self._outgoing_bytes = 0
+        self._heard_time = 0.0
         self._last_opaque = 0
         self._broken = None
         self.version = "fake"
-        self.extensions = frozenset({"long-poll"})
+        self.extensions = broker.extensions
 
     def submit(self, encode: Callable[[int], bytes], settle: Callable[[Reply | ClientError], None]) -> None:
         self._broker.requests += 1
@@ -122,7 +131,7 @@ class FakeLink(BrokerConnection):
     ) -> None:
         """The long poll: it looks again and again."""
         outcome = self._outcome(words)
-        wait_seconds = int(words[7]) / 1000 if words[0] == "get" and len(words) == 8 else 0.0
+        wait_seconds = int(words[7]) / 1000 if words[0] == "get" and len(words) >= 8 else 0.0
         is_nothing = isinstance(outcome, Result) and outcome.status == 404
         if is_nothing and waited_seconds < wait_seconds:
             again = partial(self._settle_later, timers, words, settle, waited_seconds + LATENCY_SECONDS)
@@ -153,7 +162,10 @@ class FakeLink(BrokerConnection):
                 log = self._log(topic, partition)
                 if log is None:
                     return Result(404, "no partition", int(opaque))
-                return log.get(int(offset), int(size), int(opaque))
+                reply = log.get(int(offset), int(size), int(opaque))
+                if isinstance(reply, Value) and words[-1] == "zlib":
+                    return Value(compress(reply.data), reply.opaque)
+                return reply
             case ["offset", topic, _, partition, offset, opaque]:
                 log = self._log(topic, partition)
                 if log is None:

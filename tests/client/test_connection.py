@@ -19,7 +19,7 @@ from metaserver.client import (
     announced_registry_port,
     connect,
 )
-from metaserver.client.connection import announced_registry_elsewhere
+from metaserver.client.connection import announced_registry, announced_registry_elsewhere
 from metaserver.errors import BrokerUnreachableError, ReplyError, RequestTimeoutError
 from metaserver.message import encode_record
 
@@ -326,6 +326,22 @@ def test_a_slave_names_the_address_of_the_registry() -> None:
         f"registry-at=h:{'9' * 5000}",
     ):
         assert announced_registry_elsewhere(f"{version} {word}") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("", None),
+        ("registry=2181", "slave:2181"),
+        ("registry-at=h:2181", "h:2181"),
+        ("registry-at=[fe80::1]:2181", "[fe80::1]:2181"),
+        ("registry-at=127.0.0.1:2181", "slave:2181"),
+        ("registry-at=localhost:2181", "slave:2181"),
+        ("registry-at=[::1]:2181", "slave:2181"),
+    ],
+)
+def test_what_a_broker_says_of_the_registry_is_seen_from_here(said: str, found: str | None) -> None:
+    assert announced_registry(f"{VERSION.decode()} {said}", "slave") == found
 
 
 def test_every_request_that_waits_for_room_goes_out(run: Run) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from metaserver.client.discovery import _seen_from_here
 from metaserver.errors import ConfigError, DiscoveryError
 from tests.client.registry_fake import FakeRegistry
 from tests.client.wires import Wires, settle
@@ -32,21 +31,6 @@ async def test_what_can_be_one_is(topic: str, autojump_clock: MockClock) -> None
     with pytest.raises(DiscoveryError):
         await wires.discovery.want([topic], 1.0)
     assert list(wires.discovery._topics) == [topic]
-
-
-@pytest.mark.parametrize(
-    ("said", "found"),
-    [
-        (None, ""),
-        ("h:2181", "h:2181"),
-        ("[fe80::1]:2181", "[fe80::1]:2181"),
-        ("127.0.0.1:2181", "slave:2181"),
-        ("localhost:2181", "slave:2181"),
-        ("[::1]:2181", "slave:2181"),
-    ],
-)
-def test_what_a_slave_says_of_the_registry_is_seen_from_its_host(said: str | None, found: str) -> None:
-    assert _seen_from_here(said, "slave") == found
 
 
 async def test_what_the_registry_says_is_followed(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

@@ -337,6 +337,7 @@ def test_the_brokers_own_topic_is_not_configured() -> None:
         ("minFreeDiskBytes", 0, 2**50),
         ("recoveryCheckpointBytes", 4096, 2**40),
         ("flushThreadCount", 1, 256),
+        ("httpRequestsPerSecond", 0, 1_000_000),
         ("scrubBytesPerSecond", 0, 2**63 - 1),
         ("scrubIntervalInMills", 1, 2**63 - 1),
     ],

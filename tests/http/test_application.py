@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 import pytest
 
-from metaserver.http import HttpSource
-from metaserver.http.application import build_application
+from metaserver.http import HttpLimits, HttpSource
+from metaserver.http.access import Access
+from metaserver.http.application import Parts, build_application
+from metaserver.http.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
+
+    from starlette.applications import Starlette
 
 SOURCE = HttpSource(
     status=lambda: {"role": "master", "topics": 3},
@@ -117,17 +121,15 @@ async def test_metrics_are_taken_in_the_loop_and_rendered_beside_it() -> None:
 async def test_other_paths_are_not_found_in_json(path: str) -> None:
     answer = await request(path)
     assert answer.status == 404
-    assert answer.json() == {
-        "error": "there is no such page",
-        "pages": ["/metrics", "/healthz", "/readyz", "/api/v1/status"],
-    }
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {"title": "Not Found", "status": 404, "detail": "there is no such page"}
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "NONSENSE"])
 async def test_pages_can_only_be_read(method: str) -> None:
     answer = await request("/healthz", method=method)
     assert answer.status == 405
-    assert answer.json()["error"] == "pages can only be read"
+    assert answer.json()["detail"] == f"this page does not take the method {method}"
     assert "GET" in answer.headers["allow"]
 
 
@@ -135,7 +137,7 @@ async def test_pages_can_only_be_read(method: str) -> None:
 @pytest.mark.parametrize("headers", [{"content-length": "1"}, {"transfer-encoding": "chunked"}])
 async def test_a_body_is_refused_unread(path: str, headers: dict[str, str]) -> None:
     answer = await request(path, headers=headers)
-    assert (answer.status, answer.json()) == (413, {"error": "no page takes a request body"})
+    assert (answer.status, answer.json()["detail"]) == (413, "this page takes no request body")
 
 
 async def test_an_empty_body_is_none() -> None:
@@ -150,3 +152,10 @@ async def test_a_failing_page_goes_on_to_the_server(path: str) -> None:
 
     with pytest.raises(ZeroDivisionError):
         await request(path, HttpSource(status=fail, metrics=fail, readiness=fail))
+
+
+def application_with_parts() -> Starlette:
+    """With every route there is; nothing may be asked."""
+    access = Access(lambda: None, is_loopback=True, own_hosts=frozenset(), requests_per_second=0)
+    door: Any = None
+    return build_application(SOURCE, Parts(door, access, HttpLimits(), History(door, door, door)))

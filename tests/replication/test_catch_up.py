@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,14 +15,15 @@ import trio
 
 from metaserver.config import SlaveConfig
 from metaserver.errors import StorageError
-from metaserver.names import PartitionId, Topic, TopicPartition
+from metaserver.names import Compression, PartitionId, Topic, TopicPartition
 from metaserver.replication import FixedPlace, MasterFacts, ReplicaState, Slave, SlaveReport
 from metaserver.replication import slave as slave_module
 from metaserver.replication.catch_up import CatchUp
 from metaserver.replication.progress import CHECKED_BYTES, FETCH_BYTES
 from metaserver.storage import EpochChain
 from metaserver.timers import Timers
-from tests.client.fake_brokers import LATENCY_SECONDS, FakeBroker, FakeLog
+from tests.client import fake_brokers
+from tests.client.fake_brokers import LATENCY_SECONDS, FakeBroker, FakeLink, FakeLog
 from tests.support import record
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class LocalLog:
 class LocalBroker:
     """What a slave needs of its broker; what it appends is on disk at once."""
 
+    instance = "own"
     logs: dict[TopicPartition, LocalLog] = attrs.Factory(dict)
     config: Any = attrs.Factory(
         lambda: SimpleNamespace(
@@ -136,7 +139,9 @@ class Stage:
 
 @pytest.fixture
 def stage_at(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
-    def start(rate: int, sizes: dict[TopicPartition, int]) -> Stage:
+    def start(
+        rate: int, sizes: dict[TopicPartition, int], compression: Compression = Compression.OFF
+    ) -> Stage:
         timers = Timers()
         logs = {name: FakeLog(RECORD * (size // len(RECORD))) for name, size in sizes.items()}
         master = FakeBroker(logs, timers=timers)
@@ -152,7 +157,13 @@ def stage_at(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Callable
         monkeypatch.setattr(slave_module, "connect", connect)
         for name in ("meet", "ask_facts"):
             monkeypatch.setattr(slave_module, name, facts)
-        config = SlaveConfig(path=Path("x"), slave_id=0, slave_group="g", slave_max_bytes_per_second=rate)
+        config = SlaveConfig(
+            path=Path("x"),
+            slave_id=0,
+            slave_group="g",
+            slave_max_bytes_per_second=rate,
+            link_compression=compression,
+        )
         local = LocalBroker()
         slave = Slave(
             cast("Any", local), config, cast("SystemClock", Clock()), timers, FixedPlace(("fake", 1))
@@ -178,6 +189,18 @@ async def test_without_a_limit_the_network_is_the_limit(
     took = await stage.wait_until(stage.has_all)
     assert took < 2 * pieces * LATENCY_SECONDS + 1
     assert stage.report().catch_up.limit_bytes_per_second == 0
+
+
+async def test_a_long_way_does_not_cost_a_round_trip_for_each_piece(
+    stage_at: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    latency_seconds = 0.2
+    monkeypatch.setattr(fake_brokers, "LATENCY_SECONDS", latency_seconds)
+    stage = stage_at(0, {A: 100 * MIB, B: 100 * MIB})
+    stage.master.logs[A].segment_starts = list(range(0, 100 * MIB, 7 * len(RECORD) * 1000))
+    pieces = 200 * MIB // FETCH_BYTES
+    took = await stage.wait_until(stage.has_all)
+    assert took < pieces * latency_seconds / 4
 
 
 async def test_the_limit_holds_over_all_partitions_at_every_moment(
@@ -295,3 +318,48 @@ async def test_a_broken_connection_leaves_no_estimate(
     catch_up = stage.report().catch_up
     assert catch_up.left_bytes > 0
     assert (catch_up.pace.bytes_per_second, catch_up.pace.estimated_seconds) == (0, None)
+
+
+@pytest.mark.parametrize("wanted", list(Compression))
+@pytest.mark.parametrize("is_local", [True, False])
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_what_is_compressed_and_when(
+    *,
+    wanted: Compression,
+    is_local: bool,
+    is_known: bool,
+    stage_at: Callable[..., Stage],
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    """The link of the stage is long."""
+    monkeypatch.setattr(fake_brokers, "LATENCY_SECONDS", 0.1)
+    monkeypatch.setattr(FakeLink, "is_local", is_local)
+    if is_known:
+        monkeypatch.setattr(FakeBroker, "extensions", frozenset({"long-poll", "zlib"}))
+    stage = stage_at(0, {A: 40 * MIB, B: 10}, wanted)
+    await stage.wait_until(stage.has_all)
+    link = stage.report().link
+    assert link is not None
+    is_wanted = wanted is Compression.ON or (wanted is Compression.AUTO and not is_local)
+    assert link.is_compressed == (is_known and is_wanted)
+    assert (link.carried_bytes < link.received_bytes / 2) == link.is_compressed
+    assert link.received_bytes >= 40 * MIB // len(RECORD) * len(RECORD)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-5], lambda data: b"no zlib" + data, lambda _: zlib.compress(b"")]
+)
+async def test_what_is_not_compressed_as_it_should_be_ends_the_connection(
+    damage: Callable[[bytes], bytes],
+    stage_at: Callable[..., Stage],
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    monkeypatch.setattr(FakeBroker, "extensions", frozenset({"zlib"}))
+    monkeypatch.setattr(fake_brokers, "compress", lambda data: damage(zlib.compress(data)))
+    stage = stage_at(0, {A: MIB}, Compression.ON)
+    await stage.wait_until(lambda: stage.master.connections > 2)
+    assert len(stage.local.logs[A].data) == 0
+    monkeypatch.setattr(fake_brokers, "compress", zlib.compress)
+    await stage.wait_until(stage.has_all)

@@ -61,7 +61,7 @@ async def place(monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.Mo
 @asynccontextmanager
 async def running(place: Place, clock: Any = None) -> AsyncIterator[Slave]:  # noqa: ANN401 - a Clock
     config = parse_slave_config("slaveId=0", source="s", base_directory=Path("/"))
-    broker: Any = SimpleNamespace(config=SimpleNamespace(broker_id=0))
+    broker: Any = SimpleNamespace(config=SimpleNamespace(broker_id=0), instance="own")
     found = Slave(broker, config, clock or SystemClock(), Timers(), place)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(found.run)

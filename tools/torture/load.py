@@ -53,10 +53,10 @@ class Producer:
     def __attrs_post_init__(self) -> None:
         self.number = self._verifier.new_producer()
 
-    async def run(self, port: int) -> None:
+    async def run(self, port: int, host: str = "127.0.0.1") -> None:
         """Send until stopped, or until the broker is gone; then everything is settled."""
         try:
-            async with connect("127.0.0.1", port) as link:
+            async with connect(host, port) as link:
                 while not self._is_stopping:
                     self._send_one(link)
                     while self._in_flight >= self._in_flight_max:
@@ -125,11 +125,11 @@ class Consumer:
     _name: Name
     offset: int = 0
 
-    async def run(self, port: int) -> None:
+    async def run(self, port: int, host: str = "127.0.0.1") -> None:
         """Read until the broker is gone."""
         topic, partition = self._name
         try:
-            async with connect("127.0.0.1", port) as link:
+            async with connect(host, port) as link:
                 while True:
                     got = await link.get(
                         topic,
@@ -166,7 +166,7 @@ class Load:
         """Requests that were answered with an error."""
         return sum(len(producer.refusals) for producer in self.producers)
 
-    async def run(self, port: int, connections: int) -> None:
+    async def run(self, port: int, connections: int, host: str = "127.0.0.1") -> None:
         """Return when every producer has ended and knows the fate of all it sent."""
         self.producers = [
             Producer(self._verifier, self._names, self._random, _IN_FLIGHT[index % len(_IN_FLIGHT)])
@@ -174,10 +174,10 @@ class Load:
         ]
         async with trio.open_nursery() as nursery:
             consumer = Consumer(self._verifier, self._random.choice(self._names))
-            nursery.start_soon(consumer.run, port)
+            nursery.start_soon(consumer.run, port, host)
             async with trio.open_nursery() as producing:
                 for producer in self.producers:
-                    producing.start_soon(producer.run, port)
+                    producing.start_soon(producer.run, port, host)
             nursery.cancel_scope.cancel()
 
     def stop(self) -> None:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from tools.torture.failover import Kind, run_failover
+from tools.torture.filesystems import UnavailableError
 from tools.torture.gigabyte import run_gigabyte
 from tools.torture.kills import SETTINGS, TOPICS, Killing, lottery
+from tools.torture.links import FAULTS, run_link
 from tools.torture.nodes import NodeError, place_at
 from tools.torture.powercut import run_power_cuts
 from tools.torture.verifier import BrokenPromiseError
@@ -26,6 +28,8 @@ from tools.torture.verifier import BrokenPromiseError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+UNAVAILABLE = 77
+"""The exit code where this machine lacks something."""
 Table = list[tuple[str, str]]
 
 
@@ -44,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for error in _leaves(group):
             print(f"torture: {error}", file=sys.stderr)
         code = 1
+    except* UnavailableError as group:
+        print(f"torture: left out: {_leaves(group)[0]}", file=sys.stderr)
+        code = UNAVAILABLE
     return code
 
 
@@ -82,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     failover.add_argument("--behind", type=int, default=10, help="of them, of a slave that is behind")
     failover.add_argument("--seed", type=int, default=1)
     failover.set_defaults(run=_failover)
+    links = commands.add_parser("links", help="what networks do between master and slave (root, Linux)")
+    links.add_argument("fault", choices=FAULTS)
+    links.add_argument("--messages", type=int, default=10_000, help="in each of four bursts")
+    links.add_argument("--for", dest="seconds", type=float, default=30.0, help="seconds the fault lasts")
+    links.set_defaults(run=_links)
 
     gigabyte = commands.add_parser("gigabyte", help="a gigabyte of text through master and slave, compared")
     gigabyte.add_argument("--megabytes", type=int, default=1024, help="1024 and more is the real thing")
@@ -134,6 +146,23 @@ def _kills(options: argparse.Namespace, base: Path) -> Table:
         ("master and slave files at the end", "identical"),
         ("longest start of a master after a kill", f"{figures.master_start_seconds_max:.2f} s"),
         ("longest start of a slave after a kill", f"{figures.slave_start_seconds_max:.2f} s"),
+    ]
+
+
+def _links(options: argparse.Namespace, base: Path) -> Table:
+    linked = run_link(base, options.fault, options.messages, options.seconds)
+    figures, verifier = linked.figures, linked.verifier
+    return [
+        ("fault, seconds", f"{options.fault}, {options.seconds:g}"),
+        ("messages acknowledged", f"{verifier.acknowledged:,}"),
+        ("acknowledged and missing, moved or changed", "0"),
+        ("in the log", f"{verifier.found:,}"),
+        ("bytes delivered to consumers, all still there", f"{verifier.delivered_bytes:,}"),
+        ("looks at the slave: a byte prefix each time", f"{linked.prefix.rounds:,}"),
+        ("offsets of the group stored, none of them lower than before", f"{figures.group_stores:,}"),
+        ("connections of the slave", str(figures.connections)),
+        ("from the last acknowledgement until the slave had all", f"{figures.catch_up_seconds:.2f} s"),
+        ("compare, verify, segment files", "empty, clean, identical"),
     ]
 
 

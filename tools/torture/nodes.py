@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import trio
 
 from metaserver.control.client import call
@@ -36,8 +37,8 @@ port could be given that very port for its own end, and then nothing can listen 
 SERVER_INI = """\
 [system]
 brokerId=0
-bindAddress=127.0.0.1
-hostName=127.0.0.1
+bindAddress={bind}
+hostName={host}
 serverPort={port}
 dashboardHttpPort=0
 dataPath=data/master
@@ -50,8 +51,7 @@ deletePolicy=delete,168
 deleteWhen=0 0 6,18 * * ?
 {settings}
 [zookeeper]
-; The rigs look at every byte of every partition. The registry has rigs of its own, in tests/registry.
-zk.zkEnable=false
+{registry}
 
 {topics}
 """
@@ -59,13 +59,26 @@ SLAVE_PROPERTIES = """\
 slaveId=0
 slaveGroup=torture
 slaveMaxDelayInMills=500
-masterAddress=127.0.0.1:{master_port}
+masterAddress={master}
 serverPort={port}
 dashboardHttpPort=0
-hostName=127.0.0.1
-bindAddress=127.0.0.1
+hostName={host}
+bindAddress={bind}
 dataPath=data/slave
-"""
+{settings}"""
+NO_REGISTRY = "zk.zkEnable=false"
+"""For rigs that look at every byte of every partition; the registry has its own, in tests/registry."""
+
+
+@attrs.frozen
+class Site:
+    """Where a node runs, as far as a network is concerned."""
+
+    host: str = "127.0.0.1"
+    """As clients reach it."""
+    bind: str = "127.0.0.1"
+    command: tuple[str, ...] = ()
+    """What the command of a node begins with there."""
 
 
 class NodeError(Exception):
@@ -108,25 +121,47 @@ class Place:
     """A base directory with the configuration of a master and of its slave."""
 
     def __init__(
-        self, base: Path, topics: Sequence[str], *, settings: Mapping[str, object] | None = None
+        self,
+        base: Path,
+        topics: Sequence[str],
+        *,
+        settings: Mapping[str, object] | None = None,
+        sites: tuple[Site, Site] = (Site(), Site()),
+        registry: str = NO_REGISTRY,
     ) -> None:
-        """``topics`` are whole sections; ``settings`` replace keys of ``[system]``, for both nodes."""
-        self.base = base
+        """``topics`` are whole sections; ``settings`` replace keys of ``[system]``, for both nodes.
+
+        ``sites``: of the master and of the slave.
+        """
+        self.base, self.master_site, self.slave_site = base, *sites
         self.master_port, self.slave_port = free_port(), free_port()
         (base / "conf").mkdir(parents=True)
         given = dict(settings or {})
         template = "\n".join(line for line in SERVER_INI.splitlines() if line.partition("=")[0] not in given)
         text = template.format(
             port=self.master_port,
+            host=self.master_site.host,
+            bind=self.master_site.bind,
+            registry=registry,
             settings="".join(f"{key}={value}\n" for key, value in given.items()),
             topics="\n\n".join(topics),
         )
         self.server_file.write_text(text + "\n", encoding="utf-8")
-        self.slave_file.write_text(
-            SLAVE_PROPERTIES.format(master_port=self.master_port, port=self.slave_port), encoding="utf-8"
-        )
+        self.follow(f"{self.master_site.host}:{self.master_port}")
         self.master = Node(self, is_slave=False)
         self.slave = Node(self, is_slave=True)
+
+    def follow(self, master: str, **settings: object) -> None:
+        """Where the slave finds its master from its next start on, and keys of its own."""
+        site = self.slave_site
+        text = SLAVE_PROPERTIES.format(
+            master=master,
+            port=self.slave_port,
+            host=site.host,
+            bind=site.bind,
+            settings="".join(f"{key}={value}\n" for key, value in settings.items()),
+        )
+        self.slave_file.write_text(text, encoding="utf-8")
 
     @property
     def server_file(self) -> Path:
@@ -201,7 +236,8 @@ class Node:
         if self.is_running:
             raise NodeError("runs already")
         place = self._place
-        command = [sys.executable, "-P", "-m", "metaserver", "start"]
+        site = place.slave_site if self._is_slave else place.master_site
+        command = [*site.command, sys.executable, "-P", "-m", "metaserver", "start"]
         command += ["slave", f"-Fmetaslave={place.slave_file}"] if self._is_slave else []
         command += ["--foreground", "-f", str(place.server_file)]
         with self.output.open("ab") as output:

@@ -1,12 +1,12 @@
-"""What ``groups`` shows: where a group stands in each of its partitions, and how far that is from the end."""
+"""Where a group stands in each of its partitions, and how far that is from the end."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+import anyio
 import attrs
-import trio
 
 from metaserver.client.fetching import reach
 from metaserver.client.groups import group_names, read_group
@@ -17,9 +17,10 @@ from metaserver.names import MAX_OFFSET
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from metaserver.client import Partition, Session
     from metaserver.client.groups import Group
     from metaserver.client.headers import Backlog
+    from metaserver.client.partition import Partition
+    from metaserver.client.session import Session
 
 _Item = TypeVar("_Item")
 
@@ -138,17 +139,60 @@ async def report_group(session: Session, group: Group, scan_bytes_max: int) -> G
     return report
 
 
+def summary_fields(report: GroupReport) -> dict[str, object]:
+    """One line of a list of groups, in values JSON knows."""
+    return {
+        "group": report.group.name,
+        "members": len(report.group.members),
+        "topics": report.group.topics,
+        "partitions": len(report.partitions),
+        "lag_bytes": report.lag_bytes,
+        "partitions_unknown": report.unknown,
+    }
+
+
+def group_fields(report: GroupReport) -> dict[str, object]:
+    """All of it, in values JSON knows."""
+    return {
+        "group": report.group.name,
+        "members": [{"id": name, "topics": topics} for name, topics in report.group.members.items()],
+        "lag_bytes": report.lag_bytes,
+        "lag_messages": report.lag_messages,
+        "is_estimated": report.is_estimated,
+        "lag_seconds": report.lag_seconds,
+        "partitions_unknown": report.unknown,
+        "partitions": [
+            {
+                "topic": found.partition.topic,
+                "partition": str(found.partition.in_topic),
+                "owner": found.owner,
+                "offset": found.offset,
+                "message_id": found.message_id,
+                "start_offset": found.start_offset,
+                "end_offset": found.end_offset,
+                "lag_bytes": found.lag_bytes,
+                "lag_messages": None if found.backlog is None else found.backlog.messages,
+                "is_estimated": None if found.backlog is None else found.backlog.is_estimated,
+                "lag_seconds": found.lag_seconds,
+                "replicas": found.replicas,
+                "problem": found.problem,
+            }
+            for found in report.partitions
+        ],
+    }
+
+
 async def for_each(items: Iterable[_Item], look: Callable[[_Item], Awaitable[None]]) -> None:
     """Call it for all of them, a few at a time; it must not raise."""
-    limiter = trio.CapacityLimiter(_AT_A_TIME)
+    limiter = anyio.CapacityLimiter(_AT_A_TIME)
 
     async def limited(item: _Item) -> None:
         async with limiter:
             await look(item)
 
-    async with trio.open_nursery() as nursery:
+    async with anyio.create_task_group() as tasks:
         for item in items:
-            nursery.start_soon(limited, item)
+            tasks.start_soon(limited, item)
 
 
 async def readable_partitions(session: Session, topics: Iterable[str]) -> set[Partition]:
