@@ -4,6 +4,7 @@
 
     MetaServerError
     ├── ConfigError                 problems of a configuration, all of them at once
+    ├── FilterError                 a condition for messages that cannot be read
     ├── ProtocolError               bytes that are no frame; the connection closes
     ├── RefusedError                a request that is understood and refused: status and text
     ├── TransactionError            a command that its transaction's state does not allow
@@ -67,6 +68,21 @@ class ConfigError(MetaServerError):
     def __str__(self) -> str:
         """All problems, a line each."""
         return "\n".join(self.problems)
+
+
+@attrs.define
+class FilterError(MetaServerError):
+    """A condition for messages that cannot be read."""
+
+    text: str
+    position: int
+    """Where, counted from 0."""
+    reason: str
+
+    def __str__(self) -> str:
+        """Reason and place."""
+        shown = self.text[max(0, self.position - 20) : self.position + 20]
+        return f"{self.reason}, at character {self.position + 1} of the filter (near {shown!r})"
 
 
 @attrs.define

@@ -204,9 +204,12 @@ class Broker:
             self.on_suspect(name, offset)
 
     def open_partition(
-        self, name: TopicPartition, topic_config: TopicConfig, start_offset: int = 0
+        self, name: TopicPartition, topic_config: TopicConfig, start_offset: int | None = None
     ) -> Partition:
-        """The partition, created empty at ``start_offset`` where there is none; raises StorageError."""
+        """The partition, created empty where there is none; raises StorageError.
+
+        ``start_offset``: see :meth:`MessageStore.create`.
+        """
         partition = self.partitions.get((name.topic, name.partition))
         if partition is not None:
             return partition

@@ -213,7 +213,12 @@ class Committer:
             self._continue(partition)
         elif partition.is_flush_due:
             self.flush(partition)
-        elif partition.flush_timer is None:
+        # Also behind those two: while one is under way the other is not begun.
+        self._flush_in_time(partition)
+
+    def _flush_in_time(self, partition: Partition) -> None:
+        """What is written and not synced waits no longer than the interval, whatever comes between."""
+        if partition.unflushed_count and partition.flush_timer is None:
             interval_seconds = max(0.001, partition.config.unflush_interval_ms / 1000)
             partition.flush_timer = self._timers.schedule(
                 interval_seconds, lambda: self._interval_over(partition)
@@ -222,6 +227,8 @@ class Committer:
     def _interval_over(self, partition: Partition) -> None:
         partition.flush_timer = None
         self.flush(partition)
+        if partition.log.failure is None:
+            self._flush_in_time(partition)
 
     def _flushed(self, partition: Partition, error: LogFailedError | None) -> None:
         partition.is_flushing = False

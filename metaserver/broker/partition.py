@@ -11,11 +11,12 @@ from metaserver.broker.replica_acks import AckRule
 from metaserver.names import INTERNAL_TOPICS, TRANSACTIONS_TOPIC, AckLevel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from metaserver.broker.sink import ReplySink
     from metaserver.config import ServerConfig, TopicConfig
     from metaserver.errors import StorageError
+    from metaserver.filters import Filter, UnknownFilter
     from metaserver.message import Buffer
     from metaserver.names import TopicPartition
     from metaserver.storage import PartitionLog
@@ -77,6 +78,8 @@ class Partition:
     """No new segment or checkpoint is tried before the log ends here: the last attempt failed."""
     unflushed_count: int = 0
     flush_timer: Timer | None = None
+    filters: Mapping[str, Filter | UnknownFilter] = attrs.Factory(dict)
+    """By group: which messages it gets."""
     ack_rule: AckRule | None = None
     """What a put waits for when it is safe here; None: for nothing."""
     syncs_for_master: bool = False
@@ -110,6 +113,7 @@ class Partition:
             self.config = attrs.evolve(
                 config.defaults, unflush_threshold=0, ack_level=AckLevel.DISK, stat=False
             )
+        self.filters = dict(self.config.group_filters)
         level = self.config.acknowledged
         self.ack_rule = None
         if not self.is_internal and level.waits_for_slaves:

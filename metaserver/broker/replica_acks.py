@@ -182,6 +182,11 @@ class ReplicaAcks:
                 slave.connection = None
                 slave.positions.clear()
 
+    def forget(self, key: PartitionKey) -> None:
+        """The partition is no longer here. Puts that wait for it wait until their time is over."""
+        for slave in self._slaves.values():
+            slave.positions.pop(key, None)
+
     def has_reported(self, connection: object) -> bool:
         """Whether the connection is a slave's."""
         return any(slave.connection is connection for slave in self._slaves.values())

@@ -16,8 +16,11 @@ from metaserver.logs import get_logger
 from metaserver.protocol import OPAQUE_MISSING, Limits, Status, encode_result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from metaserver.broker.broker import Broker
     from metaserver.broker.poller import Poller
+    from metaserver.broker.transport import Transport
     from metaserver.config import ServerConfig
 
 _log = get_logger(__name__)
@@ -51,7 +54,9 @@ class Server:
     _broker: Broker
     _listener: socket.socket
     _poller: Poller
-    _connections: set[Connection] = attrs.Factory(set)
+    _transport: Callable[[socket.socket, str, Poller], Transport] = SocketTransport
+    """Of an accepted socket and the peer's name."""
+    _connections: dict[Connection, None] = attrs.Factory(dict)
     _stopping: trio.Event = attrs.Factory(trio.Event)
     _all_gone: trio.Event = attrs.Factory(trio.Event)
     """Set when a stopping server has no connection left."""
@@ -104,13 +109,13 @@ class Server:
             return
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        transport = SocketTransport(accepted, peer, self._poller)
+        transport = self._transport(accepted, peer, self._poller)
         limits = limits_of(self._broker.config)
-        self._connections.add(Connection(self._broker, transport, limits, self._forget))
+        self._connections[Connection(self._broker, transport, limits, self._forget)] = None
         self._broker.connection_count = len(self._connections)
 
     def _forget(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._broker.connection_count = len(self._connections)
         if not self._connections:
             self._all_gone.set()

@@ -25,6 +25,7 @@ from metaserver.cli.installation import absolute, find_installation
 from metaserver.cli.options import (
     ROLES,
     chosen_node,
+    jmx_options,
     json_option,
     lenient_option,
     node_arguments,
@@ -72,6 +73,7 @@ _RECEIVE_BYTES = 256 * 1024
 
 @click.command("slave-status")
 @server_file_option
+@jmx_options
 @json_option
 @click.option("--watch", "is_watching", is_flag=True, help="A line a second until nothing is left to copy.")
 def slave_status(server_file: Path | None, *, as_json: bool, is_watching: bool) -> None:
@@ -88,6 +90,7 @@ def slave_status(server_file: Path | None, *, as_json: bool, is_watching: bool) 
 
 @click.command()
 @node_arguments
+@jmx_options
 @json_option
 def reload(role: str, server_file: Path | None, plug_ins: tuple[str, ...], *, as_json: bool) -> None:
     """Read server.ini again: topics change at once, everything else at the next start.
@@ -347,7 +350,7 @@ def _describe_topics(report: dict[str, Any]) -> str:
             str(found["end_offset"]),
             str(found["end_offset"] - found["start_offset"]),
             "-" if found["messages"] is None else str(found["messages"]),
-            found["failed"] or "",
+            found["failed"] or ("closed" if found.get("closed") else ""),
         ]
         for found in report["topics"]
     ]

@@ -27,6 +27,8 @@ class ExitCode(IntEnum):
     """A node did not become ready, or did not end, in time."""
     DIFFERENT = 10
     """``compare``: the replicas differ."""
+    UNHEALTHY = 11
+    """``doctor``: something must be done."""
     INTERRUPTED = 130
     """Control-C."""
 
@@ -43,6 +45,7 @@ MEANINGS = {
     ExitCode.NOT_ACKNOWLEDGED: "produce, replay: not every message was acknowledged",
     ExitCode.TIMEOUT: "not ready, or not ended, in time",
     ExitCode.DIFFERENT: "compare: the replicas differ",
+    ExitCode.UNHEALTHY: "doctor: something must be done",
     ExitCode.INTERRUPTED: "interrupted with Control-C",
 }
 """For ``metaServer help``."""

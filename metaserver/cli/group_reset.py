@@ -19,7 +19,7 @@ from metaserver.cli.cluster import (
     opened,
     parse_cluster_partition,
 )
-from metaserver.cli.options import json_option
+from metaserver.cli.options import execute_option, json_option
 from metaserver.cli.output import Failure, complain, count_of, say, table
 from metaserver.cli.starting_point import StartingPoint, parse_starting_point
 
@@ -68,9 +68,7 @@ class Done:
 @click.option(
     "--partition", "partition_texts", multiple=True, metavar="B-P", help="Only these; may be given again."
 )
-@click.option(
-    "--execute", "executes", is_flag=True, help="Do it; without it, only what would change is told."
-)
+@execute_option
 @click.option("--force", "forces", is_flag=True, help="Also while the group has members.")
 @cluster_arguments
 @json_option

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import click
@@ -17,10 +16,12 @@ from metaserver.cli.cluster import (
     known_group,
     opened,
 )
-from metaserver.cli.exit_codes import ExitCode
+from metaserver.cli.group_copy import copy
+from metaserver.cli.group_delete import delete
 from metaserver.cli.group_reset import reset
 from metaserver.cli.options import json_option
 from metaserver.cli.output import Failure, count_of, describe_bytes, describe_seconds, say, table
+from metaserver.cli.sub_verbs import ShowByDefault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,31 +32,14 @@ if TYPE_CHECKING:
 _MIB = 1024 * 1024
 
 
-def _meant(word: str) -> str:
-    """For a word that is no group."""
-    close = get_close_matches(word, ("reset", "show"), 1)
-    return f"; do you mean `metaServer groups {close[0]}`?" if close else ""
-
-
-class _GroupsVerb(click.Group):
-    """``groups [GROUP]`` without a word in between; a group called ``reset`` is ``groups show reset``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
-            if len(args) > 1 and not args[1].startswith("-") and (hint := _meant(args[0])):
-                raise Failure(f"there is no `groups {args[0]}` with a second word{hint}", ExitCode.USAGE)
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of the base class
-        return ["[GROUP] [OPTIONS] | reset GROUP --to WHERE [OPTIONS]"]
-
-
-@click.group(cls=_GroupsVerb)
+@click.group(
+    cls=ShowByDefault,
+    usage_text="[GROUP] [OPTIONS] | reset GROUP --to WHERE | copy GROUP [TARGET] | delete GROUP",
+)
 def groups() -> None:
-    """Show the groups of consumers, or where one stands and who its members are, or move one.
+    """Show the groups of consumers, or where one stands and who its members are; move, copy, delete one.
 
-    `metaServer groups show --help` and `metaServer groups reset --help` list the options.
+    `metaServer groups show --help`, `metaServer groups reset --help` and so on list the options.
     """
 
 
@@ -97,11 +81,13 @@ def show(
     try:
         report = trio.run(_report_one, choice, group, scan_mib * _MIB)
     except Failure as error:
-        raise Failure(error.message + _meant(group), error.code) from error
+        raise Failure(error.message + groups.meant(group), error.code) from error
     say(json.dumps(group_fields(report), indent=2) if as_json else _describe(report))
 
 
 groups.add_command(reset)
+groups.add_command(copy)
+groups.add_command(delete)
 
 
 async def _report_all(choice: Choice) -> list[GroupReport]:

@@ -17,6 +17,8 @@ from metaserver.cli.target import explain_unreachable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from click.shell_completion import CompletionItem
+
 
 class Verb(NamedTuple):
     """Where a verb is implemented, and how ``help`` shows it."""
@@ -38,13 +40,24 @@ VERBS = {
     "follow": Verb("follow", "follow HOST:PORT [slave]", "the node becomes a slave of that master"),
     "stats": Verb("administration", "stats [ITEM] [slave]", "statistics over the broker's port; item `help`"),
     "topics": Verb(
-        "administration",
+        "topics",
         "topics [slave|TOPIC]",
-        "every partition with its offsets; `--cluster`: and replicas",
+        "every partition with its offsets; `create`, `alter`, `delete`",
     ),
+    "close-partitions": Verb(
+        "partitions", "close-partitions", "have the broker refuse puts to and gets from some partitions"
+    ),
+    "open-partitions": Verb("partitions", "open-partitions", "serve every partition of a topic again"),
+    "move-partitions": Verb(
+        "partitions", "move-partitions", "other numbers for partitions of a stopped broker"
+    ),
+    "delete-partitions": Verb("partitions", "delete-partitions", "remove partitions of a stopped broker"),
     "groups": Verb(
-        "groups", "groups [GROUP]", "the groups of consumers, and how far they are behind; `reset`"
+        "groups", "groups [GROUP]", "the groups of consumers, and how far they are behind; `reset`, `copy`"
     ),
+    "query": Verb("query", "query [COMMAND]", "offsets of groups in every storage; a shell, as in MetaQ"),
+    "doctor": Verb("doctor", "doctor [slave]", "is everything as it should be, and what to do"),
+    "top": Verb("top", "top [slave]", "rates, partitions, replicas and groups, live"),
     "check-config": Verb("administration", "check-config FILE...", "list every problem of the files"),
     "produce": Verb("produce", "produce TOPIC", "send lines or records from a file or standard input"),
     "consume": Verb(
@@ -67,6 +80,7 @@ VERBS = {
         "probe", "probe [TOPIC]", "a message through every broker and back, for cron and monitoring"
     ),
     "demo": Verb("demo", "demo", "a master, a slave and a crash, in this terminal, in 15 seconds"),
+    "completion": Verb("completion", "completion [SHELL]", "the script that makes a shell complete all this"),
     "help": Verb("main", "help [VERB]", "this page, or that of a verb"),
 }
 
@@ -95,6 +109,18 @@ class _Verbs(click.Group):
             hint = f"do you mean `{nearest(name, VERBS)}`? `metaServer help` lists all"
             raise Failure(f"there is no verb {name!r}; {hint}", ExitCode.USAGE)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Verbs from the table: their modules would take a shell's user too long."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=verb.summary)
+            for name, verb in VERBS.items()
+            if name.startswith(incomplete)
+        ]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         formatter.write(overview() + "\n")
@@ -144,6 +170,10 @@ def overview() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end the process with its exit code."""
+    if (instruction := os.environ.get("_METASERVER_COMPLETE")) is not None:
+        from metaserver.cli.completion import answer_shell
+
+        sys.exit(answer_shell(commands, instruction))
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(_flushed(_run(words)))
 

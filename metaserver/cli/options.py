@@ -40,6 +40,9 @@ lenient_option = click.option(
     "--lenient", is_flag=True, help="Pass over unknown keys of the configuration, as MetaQ does."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+execute_option = click.option(
+    "--execute", "executes", is_flag=True, help="Do it; without it, only what would change is told."
+)
 preview_option = click.option(
     "--preview",
     "preview_bytes",
@@ -49,6 +52,23 @@ preview_option = click.option(
     metavar="BYTES",
     help="So much of each payload is shown.",
 )
+
+role_argument = click.argument("role", required=False, default="", metavar="[slave]")
+
+
+def jmx_options(function: _Function) -> _Function:
+    """``-host`` and ``-port``, as MetaQ's tools have them: accepted for this machine, and not needed."""
+    host = click.option("-host", "--host", expose_value=False, callback=_check_jmx_host, hidden=True)
+    return host(click.option("-port", "--port", type=int, expose_value=False, hidden=True)(function))
+
+
+def _check_jmx_host(_context: click.Context, _option: click.Parameter, host: str | None) -> None:
+    if host is not None and host not in ("localhost", "127.0.0.1", "::1", "[::1]"):
+        raise Failure(
+            f"-host {host}: a broker is administered on its own machine, over its control socket; "
+            "run the command there",
+            ExitCode.USAGE,
+        )
 
 
 def slave_id_option(text: str) -> Callable[[_Function], _Function]:
@@ -60,9 +80,7 @@ def slave_id_option(text: str) -> Callable[[_Function], _Function]:
 
 def node_arguments(function: _Function) -> _Function:
     """``[slave|samsa|gregor] [-f FILE] [-Fmetaslave=FILE]``: which node a verb is for."""
-    return click.argument("role", required=False, default="", metavar="[slave]")(
-        server_file_option(plug_in_option(function))
-    )
+    return role_argument(server_file_option(plug_in_option(function)))
 
 
 def chosen_node(role: str, server_file: Path | None, plug_ins: tuple[str, ...]) -> Installation:

@@ -28,6 +28,7 @@ from metaserver.storage import OffsetRange, RealFileSystem
 from metaserver.storage.checkpoint import fingerprint, load_checkpoint
 from metaserver.storage.filenames import (
     CHECKPOINT_NAME,
+    DELETED_NAME,
     EPOCHS_NAME,
     GAPS_NAME,
     LOCK_NAME,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 _KEPT_SUFFIXES = (".arc", ".zip")
 _KNOWN_NAMES = (CHECKPOINT_NAME, EPOCHS_NAME, GAPS_NAME, REPAIR_NAME)
-_BESIDE_PARTITIONS = (LOCK_NAME, QUARANTINE_NAME, ROLE_NAME, "transactions")
+_BESIDE_PARTITIONS = (LOCK_NAME, DELETED_NAME, QUARANTINE_NAME, ROLE_NAME, "transactions")
 
 
 @attrs.define

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metaserver.client.consumer import Consumer, ConsumerOptions
     from metaserver.client.dead_letters import LocalDeadLetters, TopicDeadLetters
     from metaserver.client.fetching import FetchReport
-    from metaserver.client.filters import by_attribute, by_attribute_pattern
+    from metaserver.client.filters import by_attribute, by_attribute_pattern, by_condition
     from metaserver.client.held_partition import Lag
     from metaserver.client.lane import Sent
     from metaserver.client.local_store import LocalStore
@@ -92,6 +92,7 @@ __all__ = [
     "assign_consistently",
     "by_attribute",
     "by_attribute_pattern",
+    "by_condition",
     "connect",
     "load_profile",
     "open_session",
@@ -142,6 +143,7 @@ _HOMES = {
     "assign_consistently": "metaserver.client.assignment",
     "by_attribute": "metaserver.client.filters",
     "by_attribute_pattern": "metaserver.client.filters",
+    "by_condition": "metaserver.client.filters",
     "connect": "metaserver.client.connection",
     "load_profile": "metaserver.client.profile",
     "open_session": "metaserver.client.session",

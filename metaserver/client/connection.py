@@ -429,7 +429,8 @@ def fetch_result(reply: Reply, topic: str, partition: int, offset: int) -> Fetch
     if isinstance(reply, Value):
         return Fetched(topic, partition, offset, reply.data)
     if reply.status == Status.MOVED:
-        return Moved(int(reply.text))
+        moved_to, _, skipped_from = reply.text.partition(" ")
+        return Moved(int(moved_to), int(skipped_from) if skipped_from else None)
     if reply.status in (Status.NOT_FOUND, Status.FORBIDDEN):
         return NothingThere(reply.text)
     raise ReplyError(reply.status, reply.text)

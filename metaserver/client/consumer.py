@@ -16,6 +16,7 @@ import anyio.lowlevel
 import attrs
 
 from metaserver.client.assignment import Strategy, assign_blocks
+from metaserver.client.filters import ByCondition, Filter
 from metaserver.client.held_partition import HeldPartition, Lag
 from metaserver.client.reader import PartitionReader, ReadOptions, Surroundings
 from metaserver.client.replica_choice import ReplicaChoice
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-Filter: TypeAlias = "Callable[[ReceivedMessage], bool]"
 Handler: TypeAlias = "Callable[[ReceivedMessage], Awaitable[object]]"
 
 _FORBIDDEN_IN_GROUPS = frozenset("~!#$%^&*()+=`'\",;/?[]<>.: ")
@@ -105,6 +105,7 @@ class Consumer:
             self._has_messages,
             self._has_moved,
             self._has_lost,
+            message_filter.condition.text if isinstance(message_filter, ByCondition) else "",
         )
         self._held: dict[Partition, HeldPartition] = {}
         self._ready: deque[HeldPartition] = deque()

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 from fnmatch import translate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from metaserver.errors import ConfigError
+import attrs
+
+from metaserver.errors import ConfigError, FilterError
+from metaserver.filters import Filter as Condition
 
 if TYPE_CHECKING:
-    from metaserver.client.consumer import Filter
+    from collections.abc import Callable
+
     from metaserver.client.received import ReceivedMessage
+
+Filter: TypeAlias = "Callable[[ReceivedMessage], bool]"
 
 
 def by_attribute(*attributes: str | None) -> Filter:
@@ -30,6 +36,29 @@ def by_attribute(*attributes: str | None) -> Filter:
         return message.attribute in wanted
 
     return accepts
+
+
+@attrs.frozen
+class ByCondition:
+    """A filter that brokers understand too: see :func:`by_condition`."""
+
+    condition: Condition
+
+    def __call__(self, message: ReceivedMessage) -> bool:
+        """Whether the message meets it."""
+        return self.condition.accepts(message.attribute, message.payload)
+
+
+def by_condition(text: str) -> ByCondition:
+    """Messages that meet a condition like ``attribute = 'paid' AND json.price > 100``.
+
+    A broker that knows conditions does not send the others; of any other broker they are left out here.
+    Raises ConfigError where the text is none; :mod:`metaserver.filters` has the grammar.
+    """
+    try:
+        return ByCondition(Condition.parse(text))
+    except FilterError as error:
+        raise ConfigError((f"by_condition: {error}",)) from error
 
 
 def by_attribute_pattern(pattern: str) -> Filter:

@@ -84,6 +84,29 @@ async def write_offsets(
     return [p for p, version in zip(offsets, versions.values(), strict=True) if version is None]
 
 
+async def delete_group(discovery: Discovery, group: str, topic: str | None = None) -> int:
+    """Remove everything of a group, or its offsets and claims of one topic; how many nodes.
+
+    Raises DiscoveryError; then some may be gone. A member that is running makes them again.
+    """
+    layout = discovery.layout
+    if topic is None:
+        roots = [f"{layout.groups()}/{group}"]
+    else:
+        roots = [layout.offsets(group, topic), layout.owners(group, topic)]
+    try:
+        nodes = discovery.connected()
+        levels = [list(roots)]
+        while levels[-1]:
+            found = await nodes.children(levels[-1])
+            levels.append([f"{parent}/{name}" for parent, names in found.items() for name in names or ()])
+        for level in reversed(levels):
+            await nodes.remove(level)
+    except ZooKeeperError as error:
+        raise DiscoveryError(discovery.servers.connect, str(error)) from error
+    return sum(map(len, levels))
+
+
 async def _read(discovery: Discovery, nodes: Nodes, name: str) -> Group | None:
     layout = discovery.layout
     members_path, offsets_path, owners_path = (

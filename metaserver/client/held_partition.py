@@ -96,7 +96,7 @@ class HeldPartition:
         if last is None or message.offset > last.offset:
             return
         if is_done and (self.done is None or message.next_offset > self.done.offset):
-            self.done = StoredOffset(message.next_offset, message.message_id)
+            self.done = StoredOffset(self.reader.behind(message.next_offset), message.message_id)
 
 
 @attrs.frozen

@@ -131,6 +131,9 @@ class NothingThere:
 
 @attrs.frozen
 class Moved:
-    """Go on at another offset: the one asked for was deleted, damaged, or beyond the end."""
+    """Go on at another offset: the one asked for was deleted, damaged, beyond the end, or not wanted."""
 
     offset: int
+    skipped_from: int | None = None
+    """Where a range begins that the broker has looked through without finding a message that is wanted; it
+    ends at ``offset``. None: that is not the reason."""

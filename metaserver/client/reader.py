@@ -21,7 +21,14 @@ from metaserver.errors import BrokerUnreachableError, ClientError, ReplyError
 from metaserver.logs import get_logger
 from metaserver.message import scan
 from metaserver.names import MAX_OFFSET
-from metaserver.protocol import Result, Status, Value, encode_epochs_query, encode_get
+from metaserver.protocol import (
+    Result,
+    Status,
+    Value,
+    encode_epochs_query,
+    encode_get,
+    with_condition,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,6 +81,8 @@ class Surroundings:
     """Told when a broker has said that the reader must go on at another offset."""
     on_lost: Callable[[PartitionReader, int], None]
     """Told when what was read from there on is not in the log any more: the reader begins there again."""
+    condition: str = ""
+    """Which messages are wanted; a broker may leave others out, and need not."""
 
 
 @attrs.define(eq=False)
@@ -104,6 +113,10 @@ class PartitionReader:
     _idle_seconds: float = 0.0
     _waited_for: float | None = None
     """Since when the replica chosen is being connected to."""
+    _is_refused: bool = False
+    """Whether a broker does not understand the condition: it is not told again."""
+    _jumps: dict[int, int] = attrs.Factory(dict)
+    """Ranges that were left out behind messages not yet dealt with: where they begin and end."""
     _history: History | None = None
     """Of the log that was read so far; None: nobody has told."""
     _compared: dict[Replica, BrokerConnection] = attrs.Factory(dict)
@@ -114,6 +127,12 @@ class PartitionReader:
         """Begin to fetch."""
         self._size_max = self.around.options.fetch_bytes
         self.fetch()
+
+    def behind(self, offset: int) -> int:
+        """Where the log goes on behind a message that ends there: what was left out is dealt with too."""
+        found = self._jumps.get(offset, offset)
+        self._jumps = {start: end for start, end in self._jumps.items() if start > offset}
+        return found
 
     def stop(self) -> None:
         """Fetch no more, and hand nothing out any more."""
@@ -126,6 +145,7 @@ class PartitionReader:
     def seek(self, offset: int) -> None:
         """Go on at another offset; what was fetched is dropped."""
         self.messages.clear()
+        self._jumps.clear()
         self.held_bytes = 0
         self.position = offset
         self._ticket += 1
@@ -275,6 +295,7 @@ class PartitionReader:
             self.held_bytes -= message.next_offset - message.offset
         self.position = offset
         self.end_offset = None
+        self._jumps.clear()
         self.around.on_lost(self, offset)
 
     def _ask(
@@ -293,12 +314,17 @@ class PartitionReader:
         silent = partial(connection.break_off, f"no answer within {late_seconds:g} s")
         timer = around.network.timers.schedule(late_seconds, silent)
         asked = _Question(self._ticket, replica, position, wait_ms, anyio.current_time(), timer)
-        connection.submit(
-            lambda opaque: encode_get(
+        condition = None
+        if "filter" in connection.extensions:
+            condition = "" if self._is_refused else around.condition
+
+        def encode(opaque: int) -> bytes:
+            line = encode_get(
                 partition.topic, around.group, partition.number, position, size_max, opaque, wait_ms
-            ),
-            partial(answered or self._answered, asked),
-        )
+            )
+            return line if condition is None else with_condition(line, wait_ms, condition)
+
+        connection.submit(encode, partial(answered or self._answered, asked))
 
     def _answered(self, asked: _Question, reply: Reply | ClientError) -> None:
         self.around.network.timers.cancel(asked.timer)
@@ -309,6 +335,15 @@ class PartitionReader:
             if isinstance(reply, ClientError):
                 raise reply
             got = fetch_result(reply, self.partition.topic, self.partition.number, asked.offset)
+        except ReplyError as error:
+            if error.status == Status.BAD_REQUEST and self.around.condition and not self._is_refused:
+                # It knows another language of conditions. What it sends too much is left out here.
+                _log.warning("A broker refuses the filter", partition=str(self.partition), reason=error.text)
+                self._is_refused = True
+                self.fetch()
+                return
+            self._failed(asked, str(error))
+            return
         except BrokerUnreachableError as error:
             self._leave(asked.replica, error.reason)
             self._again_in(0.0)
@@ -318,6 +353,8 @@ class PartitionReader:
             return
         if isinstance(got, Fetched):
             self._received(asked, got)
+        elif isinstance(got, Moved) and got.skipped_from is not None:
+            self._skipped(asked, got.skipped_from, got.offset)
         elif isinstance(got, Moved):
             self._moved(asked, got.offset)
         else:
@@ -363,6 +400,26 @@ class PartitionReader:
             return
         _log.info("Offset moved", partition=str(self.partition), asked=asked.offset, now=offset)
         self.position = offset
+        if offset < asked.offset:
+            self._jumps.clear()  # The log lost its end: what was skipped there may be something else now.
+        self.around.on_moved(self, offset)
+        self.fetch()
+
+    def _skipped(self, asked: _Question, start: int, offset: int) -> None:
+        """The broker has looked at everything from there to there, and nothing of it is wanted."""
+        if not start == asked.offset < offset:
+            self._failed(
+                asked, f"the range {start} to {offset} was skipped where {asked.offset} was asked for"
+            )
+            return
+        self.problem = ""
+        self._idle_seconds = 0.0
+        self._backoff.reset()
+        self.around.choice.served(asked.replica, self.partition)
+        self.position = offset
+        self.end_offset = max(self.end_offset or 0, offset)
+        begins = next((start for start, end in self._jumps.items() if end == asked.offset), asked.offset)
+        self._jumps[begins] = offset
         self.around.on_moved(self, offset)
         self.fetch()
 

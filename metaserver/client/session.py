@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from metaserver.client.cluster import Cluster
-    from metaserver.client.consumer import Filter
     from metaserver.client.dead_letters import DeadLetters
+    from metaserver.client.filters import Filter
     from metaserver.client.local_store import LocalStore
     from metaserver.client.offsets import OffsetStorage
     from metaserver.client.partition import Partition

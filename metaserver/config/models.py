@@ -15,6 +15,8 @@ from metaserver.names import INTERNAL_TOPICS, AckLevel, Compression, is_valid_to
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from metaserver.filters import Filter, UnknownFilter
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -64,8 +66,8 @@ class TopicConfig:
     """How many slaves a put waits for, where it waits for slaves."""
     slave_ack_timeout_ms: int = 10_000
     """How long it waits for them."""
-    group_filters: tuple[tuple[str, str], ...] = ()
-    """Consumer group and class name, in the order of the file."""
+    group_filters: tuple[tuple[str, Filter | UnknownFilter], ...] = ()
+    """Which messages a consumer group gets, in the order of the file."""
     own_fields: frozenset[str] = attrs.field(default=frozenset(), eq=False, repr=False)
     """The fields above that its section sets itself; the others follow [system]."""
 

@@ -193,7 +193,10 @@ GREGOR_KEYS = _table(
 """Of ``gregor_slave.properties``, all of them ours; fields of SlaveConfig."""
 
 FILTER_PREFIX = "group."
-"""Of the keys of a topic that name the filter class of a consumer group."""
+"""Of the keys of a topic that say which messages a consumer group gets."""
+
+FILTERS_SECTION = "filters"
+"""Names, and the conditions they stand for; a Java broker passes over the section."""
 
 IGNORED_SYSTEM_NAMES = frozenset(
     {

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from metaserver.config import schema, values
+from metaserver.config import schema
+from metaserver.config.group_filters import group_filters, named_filters
 from metaserver.config.ini import parse_ini
 from metaserver.config.models import ServerConfig, TopicConfig, ZooKeeperConfig
 from metaserver.config.reading import (
@@ -21,7 +22,6 @@ from metaserver.config.reading import (
     report_unknown,
 )
 from metaserver.config.text import Problems, decode, excerpt
-from metaserver.errors import ConfigError
 from metaserver.names import INTERNAL_TOPICS, TOPIC_BYTES_MAX, AckLevel, is_valid_topic
 
 if TYPE_CHECKING:
@@ -62,8 +62,13 @@ def parse_server_config(
     fields = _system(sections.get("system"), problems, base_directory)
     zookeeper = ZooKeeperConfig(**_section_fields(sections.get("zookeeper"), schema.ZOOKEEPER_KEYS, problems))
     _check_registry_port(sections, fields, zookeeper, problems)
+    named = named_filters(sections.get(schema.FILTERS_SECTION), problems)
     own = [
-        (name.removeprefix(_TOPIC), _topic(section, problems, base_directory))
+        (
+            name.removeprefix(_TOPIC),
+            _topic(section, problems, base_directory)
+            | group_filters(section, named, problems, lenient=lenient),
+        )
         for name, section in sections.items()
         if name.startswith(_TOPIC)
     ]
@@ -223,17 +228,6 @@ def _topic(section: Section, problems: Problems, base_directory: Path) -> dict[s
     fields = _section_fields(section, schema.TOPIC_KEYS, problems)
     if "data_path" in fields:
         fields["data_path"] = absolute(base_directory, fields["data_path"])
-    filters = []
-    for key, entry in section.entries.items():
-        if not key.startswith(schema.FILTER_PREFIX) or not entry.value:
-            continue
-        try:
-            group = values.word(key.removeprefix(schema.FILTER_PREFIX))
-            filters.append((group, values.word(entry.value)))
-        except ConfigError as error:
-            problems.add_all(entry.line, f"{where} {key}", error)
-    if filters:
-        fields["group_filters"] = tuple(filters)
     return fields
 
 
@@ -263,6 +257,6 @@ def _report_unknown(sections: Mapping[str, Section], problems: Problems) -> None
         elif name.lower().startswith("topic"):
             problems.add(section.line, where, "is no known section; write [topic=NAME]")
         else:
-            for meant in ("system", "zookeeper"):
-                if distance(name.lower()[:16], meant) <= 2:
+            for meant in ("system", "zookeeper", schema.FILTERS_SECTION):
+                if name != meant and distance(name.lower()[:16], meant) <= 2:
                     problems.add(section.line, where, f"is no known section; do you mean [{meant}]?")

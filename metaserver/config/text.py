@@ -125,6 +125,19 @@ def logical_lines(text: str, *, comment_marks: str, right_blanks: str) -> Iterat
         yield LogicalLine(first, "".join(joined), is_cut_short=True, last=number)
 
 
+def escape(text: str, *, also: str = "") -> str:
+    """What :func:`unescape` makes `text` of again; characters of `also` are escaped too."""
+    letters = {character: letter for letter, character in _LETTERS.items()}
+    return "".join(
+        f"\\{letters[character]}"
+        if character in letters
+        else f"\\u{ord(character):04x}"
+        if character < " " or character in also
+        else character
+        for character in text
+    )
+
+
 def unescape(text: str, *, lenient: bool) -> str:
     r"""Replace backslash escapes: ``\\ \t \n \f \b \r \uXXXX``; before punctuation the backslash goes.
 

@@ -27,6 +27,11 @@ def replace_file(path: Path, data: bytes, *, keep_old: bool) -> None:
         os.close(directory)
 
 
+def previous_version(path: Path) -> Path:
+    """Where :func:`replace_file` has kept what it replaced last."""
+    return _version(Path(os.path.realpath(path)), 1)
+
+
 def _version(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 

@@ -58,6 +58,7 @@ from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
 from metaserver.node.service_manager import ServiceManager, own_service_manager
+from metaserver.node.topics import TopicChanges
 from metaserver.node.transactions import load_transactions, transaction_handlers
 from metaserver.replication import PairLink
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
@@ -301,6 +302,7 @@ class _Node:
             handover = Handover(broker, parts.committer, parts.timers, embedded)
             handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()
             handlers |= transaction_handlers(broker)
+            handlers |= TopicChanges(broker, partial(self._reload, broker), self._is_lenient).handlers()
             handlers |= parts.checking.handlers()
             await nursery.start(serve_control, self._paths.control_socket, handlers)
             metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)

@@ -116,6 +116,12 @@ class Reporter:
             "data_path": str(config.data_path),
             "uptime_seconds": round(self._uptime_seconds, 3),
             "connections": broker.connection_count,
+            "requests": {
+                "put": broker.counters.put,
+                "get": broker.counters.get,
+                "received_bytes": broker.counters.bytes_in,
+                "sent_bytes": broker.counters.bytes_out,
+            },
             "topics": len({topic for topic, _ in partitions}),
             "partitions": len(partitions),
             "messages": sum(partition.log.record_count for partition in partitions.values()),
@@ -193,7 +199,11 @@ class Reporter:
         with_messages = {topic for topic, _number in partitions}
         return {
             "topics": [
-                {"topic": topic, **partition_fields(number, partition)}
+                {
+                    "topic": topic,
+                    **partition_fields(number, partition),
+                    **({"closed": True} if self._broker.is_closed(topic, number) else {}),
+                }
                 for (topic, number), partition in sorted(partitions.items())
             ],
             "without_messages": [

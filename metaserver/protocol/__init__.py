@@ -64,6 +64,7 @@ from metaserver.protocol.encoder import (
     encode_value_header,
     encode_version,
     encode_zlib_get,
+    with_condition,
 )
 from metaserver.protocol.replies import ReplyDecoder
 from metaserver.protocol.transactions import (
@@ -133,5 +134,6 @@ __all__ = [
     "encode_zlib_get",
     "parse_key",
     "parse_xa_failure",
+    "with_condition",
     "xa_failure_text",
 ]

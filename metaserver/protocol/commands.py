@@ -99,6 +99,8 @@ class Get:
     """How long the broker may wait for data before it answers that there is none."""
     is_compressed: bool = False
     """Whether the bytes are wanted as a zlib stream; a refusal stays as it is."""
+    condition: str | None = None
+    """Which messages are wanted; blank: all of them. Not None: the peer knows how a skipped range is told."""
 
 
 @attrs.frozen

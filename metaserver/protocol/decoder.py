@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import unquote
 
 import attrs
 
@@ -398,7 +399,18 @@ def _parse_get(words: list[str]) -> Get:
         opaque,
         max(0, wait_ms),
         words[8:9] == [ZLIB],
+        _condition(words[8], opaque) if len(words) > 8 else None,
     )
+
+
+def _condition(word: str, opaque: int) -> str | None:
+    """Percent-encoded, so that it is a word; any other word means nothing, as to MetaQ."""
+    if not word.startswith("where="):
+        return None
+    try:
+        return unquote(word.removeprefix("where="), errors="strict")
+    except UnicodeDecodeError:
+        _fail("the filter is no UTF-8", opaque)
 
 
 def _parse_offset_query(words: list[str]) -> OffsetQuery:

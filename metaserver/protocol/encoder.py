@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from metaserver.message import checksum
 from metaserver.protocol.commands import ZLIB
@@ -109,6 +110,13 @@ def encode_get(
     """A ``get`` line; ``wait_ms`` above zero asks for the long poll."""
     words = b"get %b %b %d %d %d %d" % (topic.encode(), group.encode(), partition, offset, size_max, opaque)
     return words + (b" %d\r\n" % wait_ms if wait_ms > 0 else b"\r\n")
+
+
+def with_condition(get_line: bytes, wait_ms: int, condition: str) -> bytes:
+    """What :func:`encode_get` has made for the same wait, with the condition of a Get: an extension."""
+    words = get_line.removesuffix(b"\r\n")
+    wait = b"" if wait_ms > 0 else b" 0"
+    return b"%b%b where=%b\r\n" % (words, wait, quote(condition, safe="").encode())
 
 
 def encode_zlib_get(

@@ -75,6 +75,11 @@ class ProgressReports:
         self._positions[name] = ReplicaPosition(name.topic, name.partition, 0, 0)
         self._progressed(name)
 
+    def unfollow(self, name: TopicPartition) -> None:
+        """The master has the partition no longer: nothing more is said of it."""
+        for known in (self._positions, self._changed, self._levels):
+            known.pop(name, None)
+
     def give_sign_of_life(self) -> None:
         """Report what has changed, and that this slave is there where nothing has."""
         self._report(at_least_one=True)

@@ -15,7 +15,8 @@ import attrs
 import trio
 
 from metaserver.client.connection import expect_text
-from metaserver.config.merge import decode_file, encode_as, merge_master, stamp, stamped_checksum
+from metaserver.config.layout import decode_file, encode_as
+from metaserver.config.merge import merge_master, stamp, stamped_checksum
 from metaserver.errors import ClientError, ConfigError, MetaServerError
 from metaserver.logs import get_logger
 from metaserver.protocol import Value, encode_stats

@@ -227,7 +227,9 @@ class Slave:
         They hold of the moment when they were asked for: what the master took before is in them.
         """
         self._heard_wall_seconds = asked_wall_seconds
-        for name, span in parse_ranges(offsets).items():
+        ranges = parse_ranges(offsets)
+        self._forget(self._replicas.keys() - ranges.keys())
+        for name, span in ranges.items():
             start, end = span.start, span.end
             replica = self._replicas.get(name) or self._open(name, start)
             if replica is None or replica.failure is not None or replica.is_lent:
@@ -249,6 +251,18 @@ class Slave:
             action = replica.progress.master_range(start, end)
             if action is not None:
                 self._act(replica, action)
+
+    def _forget(self, gone: set[TopicPartition]) -> None:
+        """Their topics were deleted at the master. What was copied stays; should they come again, anew."""
+        for name in gone:
+            replica = self._replicas[name]
+            is_reconciling = replica.progress.state is ReplicaState.RECONCILING
+            if replica.unwritten_bytes or replica.is_lent or is_reconciling:
+                continue  # Something is under way to its log; the next look finds it at rest.
+            replica.ticket += 1
+            self._reports.unfollow(name)
+            del self._replicas[name]
+            _log.info("The master has a partition no longer; its copy stays", partition=str(name))
 
     def _open(self, name: TopicPartition, master_start: int) -> Replica | None:
         config = self._broker.config.topic_config(name.topic) or self._broker.config.defaults

@@ -26,6 +26,7 @@ The package is synchronous; the filesystem and the clock are handed in. ``docs/l
 long form, with the order of writes and what each crash leaves behind.
 """
 
+from metaserver.storage.deleted import DeletedLog, deleted_logs, put_aside
 from metaserver.storage.epochs import Epoch, EpochChain, LogEpochs, LogHistory, common_end
 from metaserver.storage.filesystem import (
     Clock,
@@ -51,6 +52,7 @@ from metaserver.storage.store import MessageStore
 
 __all__ = [
     "Clock",
+    "DeletedLog",
     "DirectoryLock",
     "Divergence",
     "Epoch",
@@ -71,6 +73,8 @@ __all__ = [
     "RecoveryReport",
     "StoreOptions",
     "common_end",
+    "deleted_logs",
+    "put_aside",
     "quarantine_folders",
     "quarantine_tail",
     "read_runs",

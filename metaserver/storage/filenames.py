@@ -5,6 +5,7 @@
     .lock                                   who owns the data directory
     role.json                               what its node is now, whatever its files say (node/role.py)
     quarantine/                             what replicas had to give up (quarantine.py)
+    deleted/                                the logs of deleted topics (deleted.py)
     TOPIC-PARTITION/
         00000000000000001024.meta           a segment: 20 digits, so that ls sorts by offset
         00000000000000001024.meta.arc       a segment archived by retention
@@ -30,6 +31,8 @@ CHECKPOINT_NAME = "recovery.checkpoint"
 EPOCHS_NAME = "epochs"
 GAPS_NAME = "gaps"
 QUARANTINE_NAME = "quarantine"
+DELETED_NAME = "deleted"
+HISTORY_NAME = "history.json"
 REPORT_NAME = "report.json"
 REPAIR_NAME = "repair.journal"
 DAMAGE_NAME = "damage.json"

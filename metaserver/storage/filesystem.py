@@ -87,6 +87,8 @@ class Point(enum.Enum):
     QUARANTINE_SYNC = "quarantine: make it durable"
     QUARANTINE_RENAME = "quarantine: put the report in place"
     QUARANTINE_SYNC_DIRECTORY = "quarantine: make its name durable"
+    DELETED_RENAME = "delete: move the log of a deleted topic away"
+    DELETED_SYNC_DIRECTORY = "delete: make the move durable"
     DOCUMENT_OPEN = "document: read it"
     DOCUMENT_CREATE = "document: create the temporary file"
     DOCUMENT_WRITE = "document: write it"

@@ -9,6 +9,7 @@ import attrs
 
 from metaserver.errors import StorageError
 from metaserver.names import TopicPartition
+from metaserver.storage.deleted import load_history
 from metaserver.storage.epochs import EpochChain, LogEpochs, load_epochs
 from metaserver.storage.filenames import LOCK_NAME
 from metaserver.storage.filesystem import Point, make_directories, reason_of, translate_error
@@ -74,9 +75,12 @@ class MessageStore:
             raise
         return store
 
-    def create(self, topic_partition: TopicPartition, data_path: Path, start_offset: int = 0) -> PartitionLog:
+    def create(
+        self, topic_partition: TopicPartition, data_path: Path, start_offset: int | None = None
+    ) -> PartitionLog:
         """Make a partition that begins at an offset; the open one where it exists already.
 
+        Without an offset it begins at 0; one that was deleted goes on behind its old end.
         A data directory not seen before is locked and opened first. Raises StorageError (the one in
         ``failed``, where the partition is there), DiskFullError, DirectoryLockedError.
         """
@@ -95,16 +99,24 @@ class MessageStore:
                 raise self.failed[topic_partition].with_traceback(None)
             if topic_partition in self.partitions:
                 return self.partitions[topic_partition]
+            chain = EpochChain()
+            if start_offset is None:
+                history = load_history(self._filesystem, data_path, topic_partition)
+                start_offset, chain = (0, chain) if history is None else (history.end_offset, history.chain)
             make_directories(self._filesystem, directory)
             log = PartitionLog.create(self._filesystem, self._options, self._pool, directory, start_offset)
         except OSError as error:
             raise translate_error(
                 self._filesystem, data_path, f"{topic_partition} cannot be created", error
             ) from error
-        self.epochs[topic_partition] = LogEpochs(self._filesystem, directory, EpochChain())
+        self.epochs[topic_partition] = LogEpochs(self._filesystem, directory, chain)
         self._begin_epoch(topic_partition, log)
         self.partitions[topic_partition] = log
         return log
+
+    def release(self, topic_partition: TopicPartition) -> tuple[PartitionLog, EpochChain]:
+        """Have nothing to do with an open partition any more; who takes its log closes it."""
+        return self.partitions.pop(topic_partition), self.epochs.pop(topic_partition).chain
 
     def close(self) -> None:
         """Flush and close every partition, and release the locks.

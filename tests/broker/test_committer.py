@@ -229,6 +229,21 @@ async def test_the_interval_flushes_what_the_threshold_does_not(
     assert bench.partition.log.flushed_offset == SIZE
 
 
+async def test_an_interval_that_ends_during_a_sync_is_not_the_last(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    bench = make_bench(threshold=2, interval_ms=500)
+    nursery.start_soon(bench.committer._timers.run)
+    for name in "abcd":
+        bench.put(name)
+    await trio.sleep(0.6)
+    bench.syncer.step()
+    assert bench.partition.log.flushed_offset == 3 * SIZE
+    await trio.sleep(0.6)
+    bench.syncer.step()
+    assert bench.partition.log.flushed_offset == 4 * SIZE
+
+
 async def test_a_failed_background_sync_closes_the_partition() -> None:
     bench = make_bench(threshold=1)
     bench.filesystem.fault = Fault(Point.APPEND_SYNC, 0, "EIO")

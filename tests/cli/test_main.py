@@ -58,7 +58,7 @@ def test_version(call: Call) -> None:
         ("sttop", "stop"),
         ("slavestatus", "slave-status"),
         ("veryfi", "verify"),
-        ("x", "stop"),
+        ("x", "top"),
     ],
 )
 def test_an_unknown_verb_names_the_nearest(wrong: str, right: str, call: Call) -> None:

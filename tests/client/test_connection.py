@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Script = Callable[["Peer"], Awaitable[None]]
     Run = Callable[[Callable[[], Awaitable[None]]], None]
 
-VERSION = b"1.4.6.2 metaserver/0.1.0 extensions=long-poll,put-batch,epochs,replica-ack"
+VERSION = b"1.4.6.2 metaserver/0.1.0 extensions=long-poll,put-batch,epochs,replica-ack,filter"
 
 
 class Peer:
@@ -81,7 +81,7 @@ async def scripted(script: Script, version: bytes = VERSION) -> AsyncIterator[Br
 def test_what_a_broker_announces_is_known(run: Run) -> None:
     async def test() -> None:
         async with scripted(idle) as broker:
-            assert broker.extensions == {"long-poll", "put-batch", "epochs", "replica-ack"}
+            assert broker.extensions == {"long-poll", "put-batch", "epochs", "replica-ack", "filter"}
         async with scripted(idle, b"1.4.6.2") as broker:
             assert broker.extensions == frozenset()
 

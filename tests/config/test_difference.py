@@ -40,7 +40,7 @@ def test_nothing_changed() -> None:
 
 def test_topics() -> None:
     old = config("[topic=a]\n[topic=b]\n[topic=c]\n[topic=d]\n")
-    new = config("[topic=e]\n[topic=d]\nnumPartitions=2\n[topic=a]\ngroup.g=C\n[topic=b]\n[topic=f]\n")
+    new = config("[topic=e]\n[topic=d]\nnumPartitions=2\n[topic=a]\ngroup.g=size > 1\n[topic=b]\n[topic=f]\n")
     found = diff_configs(old, new)
     assert found == ConfigDiff(
         topics_added=("e", "f"), topics_removed=("c",), topics_changed=("d", "a"), needs_restart=()

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from metaserver.config import parse_server_config
 from metaserver.config.ini import parse_ini
+from metaserver.config.layout import decode_file, encode_as
 from metaserver.config.merge import (
     OWN_SYSTEM_KEYS,
     OWN_TOPIC_KEYS,
-    decode_file,
-    encode_as,
     merge_master,
     stamp,
     stamped_checksum,
@@ -83,7 +82,7 @@ zk.zkConnect=elsewhere:2181
 [topic=added]
 dataPath=/master
 ; a filter
-group.readers=com.example.Filter
+group.readers=size > 100
 
 [topic=orders]
 numPartitions=2
@@ -115,7 +114,7 @@ zk.zkConnect=zk:2181
 ; Everything new.
 [topic=added]
 ; a filter
-group.readers=com.example.Filter
+group.readers=size > 100
 
 # All orders.
 [topic=orders]
@@ -259,7 +258,7 @@ def _section(name: str) -> st.SearchStrategy[list[str]]:
     return body.map(lambda lines: [f"[{name}]", *lines])
 
 
-_NAMES = ["system", "zookeeper", "notes", "topic=a", "topic=b", "topic=c*", "topic=d"]
+_NAMES = ["system", "zookeeper", "notes", "filters", "topic=a", "topic=b", "topic=c*", "topic=d"]
 FILES = st.builds(
     lambda lead, sections, end, is_ended: (
         end.join([*lead, *(line.replace("\n", end) for section in sections for line in section)])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from metaserver.config import ServerConfig, load_server_config, parse_server_config
 from metaserver.config.schema import SERVER_KEYS, SYSTEM_KEYS, TOPIC_KEYS, ZOOKEEPER_KEYS
 from metaserver.errors import ConfigError
+from metaserver.filters import Filter, UnknownFilter
 from metaserver.names import REGISTRY_TOPIC, AckLevel
 
 REQUIRED = {
@@ -161,7 +162,10 @@ group.g=a b
         "server.ini:19: [topic=t] numPartitions: 0 is not in 1 to 100000",
         "server.ini:20: [topic=t] status: is no known key; do you mean 'stat'?",
         "server.ini:21: [topic=t] group.: '' must be printable ASCII without blanks",
-        "server.ini:22: [topic=t] group.g: 'a b' must be printable ASCII without blanks",
+        (
+            "server.ini:22: [topic=t] group.g: a is no field; there are attribute, size and json.NAME, "
+            "at character 1 of the filter (near 'a b')"
+        ),
     )
 
 
@@ -239,15 +243,34 @@ def test_topics_inherit_and_replace() -> None:
     found = parse(
         text(
             {"deletePolicy": "archive,1,true", "acceptPublish": "false", "stat": "true"},
-            "[topic=a]\nstat=no\nunflushThreshold=-1\n[topic=b]\nacceptPublish=true\ngroup.g1=com.A\ngroup.g2=com.B\ngroup.g3=\n",
+            "[topic=a]\nstat=no\nunflushThreshold=-1\n[topic=b]\nacceptPublish=true\ngroup.g1=attribute = 'a'\ngroup.g2=com.B\ngroup.g3=\n"
+            "[filters]\ncom.B=size > 5\n",
         )
     )
     first, second = found.topics
     assert (first.stat, first.accept_publish, first.unflush_threshold) == (False, False, -1)
     assert (second.stat, second.accept_publish, second.unflush_threshold) == (True, True, 0)
     assert first.delete_policy == second.delete_policy == found.defaults.delete_policy
-    assert second.group_filters == (("g1", "com.A"), ("g2", "com.B"))
+    assert [(group, one.text) for group, one in second.group_filters if isinstance(one, Filter)] == [
+        ("g1", "attribute = 'a'"),
+        ("g2", "size > 5"),
+    ]
     assert first.own_fields == {"stat", "unflush_threshold"}
+
+
+def test_filters_that_cannot_be() -> None:
+    wrong = text(
+        rest="[topic=a]\ngroup.g1=com.acme.Paid\ngroup.g2=size >\ngroup.g3=everything\n[filters]\nbad=x = 1\n"
+    )
+    found = problems_of(wrong)
+    assert len(found) == 3
+    assert "[topic=a] group.g1: the filter com.acme.Paid is not known" in found[0]
+    assert "com.acme.Paid=CONDITION" in found[0]
+    assert "[topic=a] group.g2: a field, a 'text'" in found[1]
+    assert "[filters] bad: x is no field" in found[2]
+    (topic,) = parse(text(rest="[topic=a]\ngroup.g1=com.acme.Paid\n"), lenient=True).topics
+    assert topic.group_filters == (("g1", UnknownFilter("com.acme.Paid")),)
+    assert "do you mean [filters]?" in problems_of(text(rest="[topic=a]\n[filter]\n"))[0]
 
 
 def test_zookeeper() -> None:

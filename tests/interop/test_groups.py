@@ -58,6 +58,31 @@ def test_a_group_receives_what_was_sent_before(place: Place, brokers: int) -> No
     assert begins == {(one.partition, one.offset) for one in sent}
 
 
+@pytest.mark.scenario(38, 105)
+def test_a_filter_of_the_broker_leads_no_java_client_astray(place: Place) -> None:
+    """Messages of different lengths, in runs of different lengths: MetaQ's own broker makes its client stand still."""
+    place.broker("[topic=orders]\ngroup.payers=attribute = 'paid'\n")
+    producer = place.producer("orders")
+    sent = [
+        (attribute, one)
+        for number, (attribute, count) in enumerate(
+            [("open", 3), ("paid", 1), ("open", 1), ("paid", 4), ("open", 20), ("paid", 2), ("open", 2)]
+        )
+        for one in place.java.produce(
+            producer, "orders", count, prefix=f"p{number}", size=10 + 17 * number, attribute=attribute
+        )
+    ]
+    paid = [one for attribute, one in sent if attribute == "paid"]
+    payers, everybody = place.consumer("payers", "orders"), place.consumer("everybody", "orders")
+    assert ids(place.java.wait_received(everybody, len(sent))) == ids([one for _, one in sent])
+    received = place.java.wait_received(payers, len(paid))
+    assert ids(received) == ids(paid)
+    # What comes later arrives too, and nothing has come twice.
+    place.java.produce(producer, "orders", 5, prefix="later-open", attribute="open")
+    paid += place.java.produce(producer, "orders", 3, prefix="later-paid", attribute="paid")
+    assert ids(place.java.wait_received(payers, len(paid))) == ids(paid)
+
+
 @pytest.mark.scenario(3)
 def test_ten_thousand_messages_arrive_once_and_in_order(place: Place) -> None:
     place.broker(ORDERS, unflushThreshold=1000)

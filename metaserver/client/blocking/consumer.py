@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from metaserver.client.blocking.block import Block
     from metaserver.client.blocking.lending import Chunk, LendingConsumer
-    from metaserver.client.consumer import ConsumerOptions, Filter
+    from metaserver.client.consumer import ConsumerOptions
+    from metaserver.client.filters import Filter
     from metaserver.client.held_partition import Lag
     from metaserver.client.partition import Partition
     from metaserver.client.received import ReceivedMessage

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from metaserver.client import transactions
     from metaserver.client.blocking.loop_thread import Backend
     from metaserver.client.cluster import Cluster
-    from metaserver.client.consumer import ConsumerOptions, Filter
+    from metaserver.client.consumer import ConsumerOptions
     from metaserver.client.dead_letters import DeadLetters
     from metaserver.client.fetching import FetchReport
+    from metaserver.client.filters import Filter
     from metaserver.client.local_store import LocalStore
     from metaserver.client.offsets import OffsetStorage
     from metaserver.client.partition import Partition

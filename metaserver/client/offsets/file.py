@@ -154,6 +154,10 @@ class FileOffsets:
         stored = await self._serial.run(lambda: self._load(group))
         return {partition: stored[partition] for partition in partitions if partition in stored}
 
+    async def load_all(self, group: str) -> dict[Partition, StoredOffset]:
+        """Everything of the group; as :meth:`load`."""
+        return await self._serial.run(lambda: self._load(group))
+
     async def store(self, group: str, offsets: Mapping[Partition, StoredOffset]) -> None:
         """Commit: all offsets or none, on disk when it returns.
 

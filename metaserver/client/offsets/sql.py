@@ -91,8 +91,12 @@ class SqlOffsets:
         """
         if not partitions:
             return {}
-        stored = await self._serial.run(lambda: self._transact(lambda link: self._read(link, group)))
+        stored = await self.load_all(group)
         return {partition: stored[partition] for partition in partitions if partition in stored}
+
+    async def load_all(self, group: str) -> dict[Partition, StoredOffset]:
+        """Everything of the group; as :meth:`load`."""
+        return await self._serial.run(lambda: self._transact(lambda link: self._read(link, group)))
 
     async def store(self, group: str, offsets: Mapping[Partition, StoredOffset]) -> None:
         """Commit: all offsets or none, as durable as the database makes it. An id of None is kept as -1.

@@ -1,0 +1,216 @@
+"""One life of a broker: the parts of :mod:`metaserver.node.node`, on a simulated machine.
+
+What is left out has no simulated counterpart: HTTP, the control socket, signals, the registry that a master
+hosts over TCP (all nodes register in the one of the cluster instead), and the copying of configuration files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import attrs
+import trio
+
+from metaserver.broker import Broker, Committer, DiskGuard, Server
+from metaserver.client.servers import format_address
+from metaserver.config import SlaveConfig, apply_slave
+from metaserver.config.server import parse_server_config
+from metaserver.registry.paths import Layout, Replica
+from metaserver.registry.registrar import Registrar
+from metaserver.registry.registration import Registration, topics_to_register
+from metaserver.replication import RegisteredPlace, Slave
+from metaserver.storage import MessageStore, StoreOptions
+from metaserver.timers import Timers
+from tests.simulation.disk import SimExecutor, SimPageCache, SimSyncer
+from tests.simulation.network import SimListener, SimPoller, SimTransport
+
+if TYPE_CHECKING:
+    import socket
+    from random import Random
+
+    from metaserver.config import ServerConfig
+    from tests.simulation.disk import SimDisk
+    from tests.simulation.network import Network
+    from tests.simulation.registry import SimRegistry
+    from tests.simulation.world import Process, SimClock, World
+
+DATA = Path("/data")
+PORT = 8123
+BROKER_ID = 0
+_SEGMENT_BYTES = 4096
+_CHECKPOINT_BYTES = 1500
+"""Less than a file may say, so that a short run writes many."""
+_SLAVE_SEGMENT_BYTES = 2**63
+"""As in metaserver.node.node: a slave ends a segment where its master does."""
+_SERVER_INI = f"""\
+[system]
+brokerId={BROKER_ID}
+serverPort={PORT}
+dataPath={DATA}
+numPartitions=1
+unflushThreshold=0
+unflushInterval=1000
+maxSegmentSize={_SEGMENT_BYTES}
+maxTransferSize=2048
+minFreeDiskBytes=512
+stopTimeoutInMills=3000
+deletePolicy=delete,168
+deleteWhen=0 0 6,18 * * ?
+"""
+
+
+@attrs.frozen
+class Machine:
+    """What outlives a node's lives."""
+
+    name: str
+    address: str
+    number: int
+    """Also its number as a slave."""
+    disk: SimDisk
+    clock: SimClock
+
+
+def server_config(topics: str) -> ServerConfig:
+    """Of every node, as read from a file."""
+    config = parse_server_config(_SERVER_INI + topics, source="/conf/server.ini", base_directory=Path("/"))
+    return attrs.evolve(config, checkpoint_bytes=_CHECKPOINT_BYTES)
+
+
+@attrs.define(eq=False)
+class Node:
+    """Runs until it is stopped, or its process dies."""
+
+    world: World
+    network: Network
+    registry: SimRegistry
+    machine: Machine
+    process: Process
+    random: Random
+    topics: str
+    is_slave: bool
+    broker: Broker = attrs.field(init=False)
+    slave: Slave | None = None
+    committer: Committer = attrs.field(init=False)
+    is_ready: bool = False
+    _server: Server = attrs.field(init=False)
+    _registrar: Registrar = attrs.field(init=False)
+    _stopping: trio.Event = attrs.Factory(trio.Event)
+    _taken_before_fence: int | None = None
+    """Messages, when it learnt that it is master no more."""
+
+    def stop(self) -> None:
+        """In order: leave the registry, answer what was taken, close the log."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Raises StorageError where the store cannot be opened."""
+        machine, process, disk = self.machine, self.process, self.machine.disk
+        config, slave_config = server_config(self.topics), None
+        if self.is_slave:
+            slave_config = SlaveConfig(
+                path=Path("/conf/async_slave.properties"),
+                slave_id=machine.number,
+                slave_group=f"meta-slave-group_{machine.number}",
+            )
+            config = apply_slave(config, slave_config)
+        # A slave follows its master's offsets, so only a master's own writes begin an epoch.
+        options = StoreOptions(
+            segment_bytes_max=_SLAVE_SEGMENT_BYTES if self.is_slave else config.max_segment_size_bytes,
+            checkpoint_bytes=config.checkpoint_bytes,
+            epoch_origin=None if self.is_slave else self.random.getrandbits(64),
+        )
+        store = MessageStore.open(disk, machine.clock, options, config.data_paths, machine.name)
+        self._say_what_was_found(store)
+        poller, timers = SimPoller(self.network, process), Timers()
+        executor, syncer = SimExecutor(self.world, process, disk), SimSyncer(self.world, process, disk)
+        guard = DiskGuard(disk, config.data_paths, config.min_free_disk_bytes)
+        guard.check()
+        self.committer = Committer(executor, syncer, timers, machine.clock, guard)
+        broker = self.broker = Broker(
+            config=config,
+            store=store,
+            committer=self.committer,
+            clock=machine.clock,
+            timers=timers,
+            executor=executor,
+            random=self.random,
+            page_cache=SimPageCache(self.random),
+            address=f"{machine.address}:{PORT}",
+            master_address="nobody yet" if self.is_slave else None,
+        )
+        listener = SimListener(self.network, process, PORT)
+        poller.introduce(listener)
+        self._server = Server(broker, cast("socket.socket", listener), poller, SimTransport)
+        layout = Layout("/meta")
+        self._registrar = Registrar(
+            self._wanted, self.random, layout, 0.1, "the registry", self.registry.open_tree
+        )
+        broker.on_new_partition = self._registrar.wake
+        async with trio.open_nursery() as nursery:
+            for run in (poller.run, timers.run, guard.run, self._registrar.run):
+                nursery.start_soon(run)
+            if slave_config is not None:
+                place = RegisteredPlace(
+                    BROKER_ID, frozenset([(machine.address, PORT)]), layout, self.registry.open_nodes
+                )
+                self.slave = Slave(broker, slave_config, machine.clock, timers, place, filesystem=disk)
+                place.on_change = lambda: self._look(place)
+                nursery.start_soon(place.run)
+                nursery.start_soon(self.slave.run)
+            else:
+                self._registrar.on_rival = self._fence
+            nursery.start_soon(self._stop_when_asked)
+            self.is_ready = True
+            await self._server.serve()
+            await self.committer.wait_until_idle()
+            nursery.cancel_scope.cancel()
+        if process.is_alive:
+            store.close()
+
+    async def _stop_when_asked(self) -> None:
+        await self._stopping.wait()
+        await self._registrar.stop()
+        self._server.stop()
+
+    def _fence(self, rival: str) -> None:
+        if self._taken_before_fence is None:
+            self.world.log(self.machine.name, f"is fenced: {rival}")
+            self._taken_before_fence = self._taken()
+        self.broker.gate.fence(rival)
+
+    def _taken(self) -> int:
+        return sum(traffic.messages for traffic in self.broker.traffic.values())
+
+    def check(self) -> None:
+        """Before its end: what it must not have done."""
+        if self._taken_before_fence is not None and self._taken() != self._taken_before_fence:
+            text = f"{self.machine.name} has taken puts after it knew that its place is another's"
+            self.world.violations.append(text)
+
+    def _look(self, place: RegisteredPlace) -> None:
+        if place.address is not None:
+            self.broker.master_address = format_address(*place.address)
+        if self.slave is not None:
+            self.slave.wake()
+
+    def _wanted(self) -> Registration:
+        config = self.broker.config
+        names = [partition.name for partition in self.broker.partitions.values()]
+        replica = Replica(BROKER_ID, self.machine.number if self.is_slave else None)
+        return Registration(
+            replica, self.machine.address, PORT, config.checksum, topics_to_register(config, names)
+        )
+
+    def _say_what_was_found(self, store: MessageStore) -> None:
+        for report in store.reports:
+            if report.bytes_cut or report.damaged_ranges or report.holes or report.bytes_missing:
+                self.world.log(
+                    self.machine.name,
+                    f"recovery of {report.topic_partition}: {report.bytes_cut} bytes cut, "
+                    f"{report.bytes_missing} missing, damaged {list(report.damaged_ranges)}, "
+                    f"holes {list(report.holes)}",
+                )
+        for name, error in store.failed.items():
+            self.world.log(self.machine.name, f"cannot open {name}: {error}")

@@ -1,0 +1,61 @@
+"""Whole clusters in virtual time: whatever a seed does to them, they keep what they have promised."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.models import MODELS
+from tests.simulation.run import simulate
+from tests.support import ROOT
+
+SEEDS = range(1, 41)
+"""Of the short run; ``tools/simulate`` goes on from there."""
+GROUP = 10
+_PRINT_DIGEST = """
+import hashlib
+from tests.simulation.run import simulate
+print(hashlib.sha256(simulate({seed}).transcript().encode()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("first", SEEDS[::GROUP])
+def test_no_promise_is_broken(first: int) -> None:
+    broken = []
+    for seed in range(first, first + GROUP):
+        outcome = simulate(seed)
+        assert outcome.acknowledged > 0, "a run without load shows nothing"
+        if outcome.violations:
+            broken.append(f"tools/simulate --seed {seed}: {'; '.join(outcome.violations)}")
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_broken_model_is_seen(model: str) -> None:
+    with MODELS[model]():
+        assert any(simulate(seed).violations for seed in SEEDS), MODELS[model].__doc__
+
+
+@pytest.mark.parametrize("seed", [3, 16])
+def test_a_seed_replays_a_run_event_by_event(seed: int) -> None:
+    first, second = simulate(seed), simulate(seed)
+    assert first.transcript() == second.transcript()
+    assert len(first.events) > 100
+    assert first.transcript() != simulate(seed + 1).transcript()
+
+
+def test_a_seed_means_the_same_in_every_process() -> None:
+    digest = hashlib.sha256(simulate(5).transcript().encode()).hexdigest()
+    printed = subprocess.run(
+        [sys.executable, "-c", _PRINT_DIGEST.format(seed=5)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert printed.stdout.strip() == digest
