@@ -96,8 +96,7 @@ class Producer:
         """What the links call; one for each lane, for links know them by identity."""
         self._closed_until = 0.0
         """Until when some lane may be closed."""
-        self._buffered_bytes = 0
-        self._buffered = 0
+        self._buffered_bytes = self._buffered = 0
         self._change = anyio.Event()
         """Set when the cluster has changed."""
         self._room = anyio.Event()
