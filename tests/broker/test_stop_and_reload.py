@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from metaserver.control.client import call
-from metaserver.errors import ControlError
+from metaserver.errors import ConfigError
 from tests.support import ConnectionEndedError, eventually, get, put, put_batch, record
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def test_a_reload_of_a_wrong_file_changes_nothing(start_broker: StartBroker) -> 
     before = node.server_file.read_bytes()
     with node.connect() as wire:
         node.configure({"maxSegmentSize": "large"}, "[topic=new]\nnumPartitions=0\n")
-        with pytest.raises(ControlError) as caught:
+        with pytest.raises(ConfigError) as caught:
             call(node.control_socket, "reload", 10)
         assert "maxSegmentSize" in str(caught.value)
         assert "numPartitions" in str(caught.value)
