@@ -243,11 +243,11 @@ def _groups(after: Sample) -> Block:
 def _render(parts: list[Block]) -> Any:  # noqa: ANN401 - rich is imported only where it is used
     from rich.text import Text
 
-    text = Text(no_wrap=True, overflow="crop")
+    # What does not fit is cut off below.
+    text = Text("Control-C ends\n", style="dim", no_wrap=True, overflow="crop")
     for part in parts:
-        text.append(f"{part.title}\n", style="bold")
+        text.append(f"{part.title}\n", style="bold not dim")
         for line in part.lines:
-            text.append(f"{line}\n", style="bold red" if line.startswith("!") else "")
+            text.append(f"{line}\n", style="bold red" if line.startswith("!") else "not dim")
         text.append("\n")
-    text.append("Control-C ends", style="dim")
     return text
