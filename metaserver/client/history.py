@@ -45,6 +45,11 @@ class History:
         """Of the last epoch; 0 where there is none."""
         return self.epochs[-1].number if self.epochs else 0
 
+    def begin_before(self, position: int) -> int | None:
+        """Where the last epoch begins that begins before a position, and follows another; None: none does."""
+        begins = [epoch.start_offset for epoch in self.epochs[1:] if epoch.start_offset < position]
+        return begins[-1] if begins else None
+
     def common_end(self, other: History, position: int) -> int:
         """Up to where, at most ``position``, a log of this history and one of the other hold the same."""
         ends = {(epoch.number, epoch.origin): end for epoch, end in other._with_ends(position)}

@@ -49,6 +49,8 @@ _ANSWER_SECONDS = 10.0
 """How long an answer may take beyond the wait that was asked for."""
 _CONNECT_SECONDS = 3.0
 """A replica that cannot be connected to in this time is left for another."""
+_MISREADS_MAX = 5
+"""So often a broker is asked for what it must give, find damaged, or pass over."""
 
 
 @attrs.frozen(kw_only=True)
@@ -119,6 +121,8 @@ class PartitionReader:
     """Ranges that were left out behind messages not yet dealt with: where they begin and end."""
     _history: History | None = None
     """Of the log that was read so far; None: nobody has told."""
+    _misread: int = 0
+    """How often, one after the other, there was no record where one had to begin."""
     _compared: dict[Replica, BrokerConnection] = attrs.Factory(dict)
     """Over which connection a replica's history was last compared with that."""
     _backoff: Backoff = attrs.Factory(lambda: Backoff(_RETRY_SECONDS_MIN, _RETRY_SECONDS_MAX))
@@ -272,14 +276,17 @@ class PartitionReader:
         known = self._history
         if known is not None and self.position != MAX_OFFSET:
             common = known.common_end(told, self.position)
+            if told.number < known.number:
+                # An old master that has not heard of the new one yet, or a slave that has not: what it has
+                # may part from the log anywhere, also behind what was read.
+                self._cannot_read(replica, f"it has not followed the master beyond {common} yet")
+                return False
             if common < self.position:
-                if told.number < known.number:
-                    # An old master that has not heard of the new one yet, or a slave that has not.
-                    self._cannot_read(replica, f"it has not followed the master beyond {common} yet")
-                    return False
                 self._lost(common)
-        if known is None or told.number >= known.number:
+        if told != known and (known is None or told.number >= known.number):
+            # Replicas that agreed with what was known before need not agree with this.
             self._history = told
+            self._compared.clear()
         return True
 
     def _lost(self, offset: int) -> None:
@@ -366,6 +373,7 @@ class PartitionReader:
             self._undecodable(asked, got)
             return
         self.problem = ""
+        self._misread = 0
         self.served_by = asked.replica
         self._idle_seconds = 0.0
         self._backoff.reset()
@@ -384,6 +392,15 @@ class PartitionReader:
         is_cut = scan(got.data).fault is None
         if is_cut and len(got.data) >= self._size_max and self._size_max < FETCH_BYTES_MAX:
             self._size_max *= 2
+            self.fetch()
+            return
+        self._misread += 1
+        begin = None if self._history is None else self._history.begin_before(got.offset)
+        if self._misread >= _MISREADS_MAX and begin is not None:
+            # Damage the broker would have passed over by now: so no record begins here. The offset was stored
+            # of another log, which a master wrote that was one no more, and what is here was never read.
+            self._misread = 0
+            self._lost(begin)
             self.fetch()
             return
         self._failed(asked, f"no whole, valid record in {len(got.data)} bytes at offset {got.offset}")

@@ -569,6 +569,73 @@ async def test_a_slave_that_has_not_followed_yet_is_not_read(
     assert place.losses == []
 
 
+async def test_a_slave_that_has_not_followed_is_not_read_where_the_new_master_begins_either(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    """What was read is the same in both logs; what comes next is not."""
+    master, slave = knows_epochs(wires.broker()), knows_epochs(wires.broker(0, 0))
+    wires.announce("t", replicas=[MASTER])
+    reader = place.reader(position=147, read_from="slave")
+    reader.start()
+    master.one().result(200, FIRST + "2 00000000000000bb 210\n")
+    master.one().value(place.log[147:189])
+    wires.announce("t")
+    master.one().value(place.log[189:])
+    payloads(reader)
+    (await asked(slave)).result(200, FIRST)
+    assert (await asked(master)).offset == 210
+    assert place.losses == []
+
+
+async def test_a_replica_is_compared_anew_with_what_is_known_since(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = knows_epochs(wires.broker()), knows_epochs(wires.broker(0, 0))
+    wires.announce("t")
+    reader = place.reader(read_from="slave")
+    reader.start()
+    slave.one().result(200, FIRST)
+    slave.one().value(place.log[:84])
+    payloads(reader)
+    # It has nothing more, and the master, which is another by now, is asked.
+    slave.one().result(404, "nothing yet")
+    (await asked(master)).result(200, FIRST + "2 00000000000000bb 84\n")
+    assert (await asked(slave)).verb == "epochs", "over the same connection as before"
+
+
+async def test_an_offset_where_no_record_begins_leads_back_to_the_masters_begin(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    """It was stored of the log of a master that was none any more."""
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=100)
+    reader.start()
+    broker.one().result(200, FIRST + SECOND + "3 00000000000000cc 168\n")
+    for _ in range(4):
+        request = await asked(broker)
+        assert request.offset == 100
+        place.answer(request)
+    assert place.losses == []
+    place.answer(await asked(broker))
+    assert place.losses == [84]
+    place.answer(await asked(broker))
+    assert payloads(reader)[0] == b"4"
+
+
+async def test_damage_in_a_log_of_one_master_leads_nowhere(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=100)
+    reader.start()
+    broker.one().result(200, FIRST)
+    for _ in range(8):
+        place.answer(await asked(broker))
+    assert place.losses == []
+
+
 async def test_an_empty_partition_has_no_history(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
