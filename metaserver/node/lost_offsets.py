@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from metaserver.errors import StorageError
@@ -14,34 +15,36 @@ if TYPE_CHECKING:
 
 
 def lost_offset(broker: Broker, topic: str, number: int, stored: StoredOffset) -> int | None:
-    """Where the group has to go on: where this master began to write. None: what it says is right.
+    """Where the group has to go on: where what it cannot have read begins. None: what it says is right.
 
-    Behind that lies only what came since. A group is there rightly where the last message it has had is one
-    of these, which its id tells, for ids go up in a log.
+    Ids go up in a log, over the epochs as well, so the id of the last message that the group has had tells
+    which epochs it has read nothing of; there may have been several since.
     """
     partition = broker.partitions.get((topic, number))
     if partition is None:
         return None
     epochs = broker.store.epochs[partition.name].chain.epochs
-    if not epochs or stored.offset <= epochs[-1].start_offset:
+    begins = [epoch.start_offset for epoch in epochs if epoch.start_offset < stored.offset]
+    if not begins:
         return None
-    begin = epochs[-1].start_offset
-    if stored.offset > partition.readable_offset:
-        return begin
-    first_id = _id_at(partition, begin)
-    is_older = stored.message_id is not None and first_id is not None and 0 <= stored.message_id < first_id
-    return begin if is_older else None
+    message_id = -1 if stored.message_id is None else stored.message_id
+    if message_id >= 0:
+        first_unread = bisect_right(begins, message_id, key=lambda begin: _id_at(partition, begin))
+        if first_unread < len(begins):
+            return begins[first_unread]
+    return begins[-1] if stored.offset > partition.readable_offset else None
 
 
-def _id_at(partition: Partition, offset: int) -> int | None:
+def _id_at(partition: Partition, offset: int) -> int:
+    """Of the record at an offset; below all where there is none: what is gone, everybody may have read."""
     try:
         log_slice = partition.log.read(offset, HEADER_SIZE, partition.readable_offset)
     except StorageError:
-        return None
+        return -1
     try:
         header = log_slice.read()
     except OSError:
-        return None
+        return -1
     finally:
         log_slice.release()
-    return int(HEADER.unpack(header)[2]) if len(header) == HEADER_SIZE else None
+    return int(HEADER.unpack(header)[2]) if len(header) == HEADER_SIZE else -1
