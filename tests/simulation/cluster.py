@@ -457,8 +457,6 @@ class Cluster:
         used = {GROUPS[number % len(GROUPS)] for number in range(self.scenario.consumer_count)}
         for group in sorted(used):
             for partition, log in logs.items():
-                if self.may_have_been_rewritten(partition.topic):
-                    continue
                 path = f"/meta/consumers/{group}/offsets/{partition.topic}/0-{partition.partition}"
                 stored = self.registry.nodes.get(path)
                 position = 0 if stored is None else int(stored.data.rpartition(b"-")[2])

@@ -6,6 +6,7 @@ hosts over TCP (all nodes register in the one of the cluster instead), and the c
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +17,7 @@ from metaserver.broker import Broker, Committer, DiskGuard, Server
 from metaserver.client.servers import format_address
 from metaserver.config import SlaveConfig, apply_slave
 from metaserver.config.server import parse_server_config
+from metaserver.node.lost_offsets import lost_offset
 from metaserver.registry.paths import Layout, Replica
 from metaserver.registry.registrar import Registrar
 from metaserver.registry.registration import Registration, topics_to_register
@@ -161,6 +163,7 @@ class Node:
                 nursery.start_soon(self.slave.run)
             else:
                 self._registrar.on_rival = self._fence
+                self._registrar.judge = partial(lost_offset, broker)
             nursery.start_soon(self._stop_when_asked)
             self.is_ready = True
             await self._server.serve()
