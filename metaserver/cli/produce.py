@@ -28,6 +28,7 @@ from metaserver.cli.signals import on_signal
 from metaserver.cli.target import Address, chosen_address, server_option
 from metaserver.client import connect
 from metaserver.names import parse_digits
+from metaserver.protocol import STORED_TEXT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,7 +171,13 @@ def _report(outcome: Outcome, topic: str) -> None:
     say(text)
     if outcome.refused is not None:
         request, error = outcome.refused
-        complain(f"{_numbers(request)} refused by the broker, so not stored: {error}")
+        # A slave's acknowledgement that does not come leaves the message where it is.
+        fate = (
+            "stored, and not acknowledged"
+            if STORED_TEXT in str(error)
+            else "refused by the broker, so not stored"
+        )
+        complain(f"{_numbers(request)} {fate}: {error}")
         if f"not accept topic {topic}" in str(error):
             complain(how_to_make(topic))
     if outcome.unanswered:
