@@ -160,8 +160,7 @@ def overview() -> str:
         "",
         "Which node: conf/server.ini in $BASE_DIR, else here, else in the checkout. -f FILE wins.",
         "  slave, -Fmetaslave=FILE    its slave, with conf/async_slave.properties or FILE",
-        "  samsa, gregor              master and slave of a synchronous pair, with conf/samsa_master.properties",
-        "                             and conf/gregor_slave.properties, or -Fsamsa=FILE and -Fgregor=FILE",
+        "  samsa, gregor              master and slave of a synchronous pair; -Fsamsa=FILE, -Fgregor=FILE",
         "",
         "Exit codes:",
     ]
