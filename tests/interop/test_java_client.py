@@ -49,6 +49,8 @@ def session_of(main: str, classpath: str, directory: Path, *arguments: str) -> l
 
 def without_addresses(lines: list[str], port: int) -> list[str]:
     lines = [line.replace(f":{port}", ":PORT") for line in lines]
+    # What MetaQ does not tell.
+    lines = [re.sub(r"config_origin, |instance, ", "", line) for line in lines]
     return [re.sub(r"(\| 200 )-?[0-9]{10,} ", r"\1ID ", line) for line in lines]
 
 

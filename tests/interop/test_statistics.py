@@ -50,6 +50,8 @@ REFUSED = (
     b"offset nobody group 0 0 1\r\n",
 )
 """Counted by both; in the real-time statistics only the Java original counts all of them."""
+OUR_LINES = {"config_origin", "instance"}
+"""What MetaQ does not tell (docs/protocol.md)."""
 DIFFERENT_LINES = {"pid", "port", "uptime", "version", "threads", "config_checksum"}
 RESULT = re.compile(r"(Count/Duration)=[^,]*,Duration=[0-9]+")
 REFUSED_REQUESTS = "real-time statistics of refused requests"
@@ -89,6 +91,7 @@ def report(broker: BrokerProcess, item: str) -> list[str]:
     return [
         line.split(" ")[0] if line.split(" ")[0] in DIFFERENT_LINES else RESULT.sub(r"\1,Duration", line)
         for line in lines
+        if line.split(" ")[0] not in OUR_LINES
     ]
 
 

@@ -59,6 +59,14 @@ class LocalLog:
     def end_offset(self) -> int:
         return len(self.data)
 
+    @property
+    def layout(self) -> SimpleNamespace:
+        return SimpleNamespace(starts=(self.start_offset,), last_run_start=self.start_offset)
+
+    @property
+    def unreadable(self) -> tuple[()]:
+        return ()
+
     def read(self, offset: int, size: int, _end: int) -> SimpleNamespace:
         if offset < self.start_offset:
             raise StorageError("deleted")
