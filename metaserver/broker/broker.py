@@ -99,6 +99,8 @@ class Broker:
     """Of the master of a synchronous pair."""
     on_new_partition: Callable[[], None] | None = None
     """Called when a partition has been created."""
+    on_cut: Callable[[TopicPartition, int], None] | None = None
+    """Told, before and after, that a log is cut at an offset: what was seen behind it means nothing."""
     on_suspect: Callable[[TopicPartition, int], None] | None = None
     """Called when somebody may not have been able to read what lies at an offset."""
     partitions: dict[tuple[str, int], Partition] = attrs.Factory(dict)
@@ -197,6 +199,11 @@ class Broker:
             [records], len(records), count, last_id, done, done, _nothing, offset, begins_segment
         )
         self.committer.append(partition, append)
+
+    def tell_cut(self, name: TopicPartition, offset: int) -> None:
+        """A log is cut, or has been."""
+        if self.on_cut is not None:
+            self.on_cut(name, offset)
 
     def suspect(self, name: TopicPartition, offset: int) -> None:
         """Somebody may not have been able to read what lies there."""

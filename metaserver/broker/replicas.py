@@ -114,6 +114,7 @@ def reconcile(
     if divergence is not None:
         broker.acknowledgements.disconnect_slaves()
         partition.publish(min(partition.readable_offset, divergence.offset))
+        broker.tell_cut(partition.name, divergence.offset)
 
     def work() -> QuarantineReport | None:
         report = None
@@ -135,6 +136,7 @@ def reconcile(
         if divergence is not None:
             partition.maintain_offset = 0
             partition.publish(min(partition.readable_offset, log.end_offset))
+            broker.tell_cut(partition.name, divergence.offset)
         if epochs.chain != chain_before:
             partition.epochs_changed()
         done(report, failure)

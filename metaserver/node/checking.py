@@ -43,6 +43,7 @@ class Checking:
         logs = RunningLogs(broker)
         scrub = Scrub(broker, logs, Repairer(logs, RealFileSystem(), sources))
         broker.on_suspect = scrub.suspect
+        broker.on_cut = scrub.repairer.forget
         return cls(broker, scrub)
 
     async def run(self) -> None:

@@ -6,6 +6,7 @@ it after a while, so that later records stay readable; it is asked for again and
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
@@ -164,6 +165,8 @@ class Repairer:
     repaired: int = 0
     read_bytes: int = 0
     """By the search for damage."""
+    _cuts: Counter[TopicPartition] = attrs.Factory(Counter)
+    """How often a log has been cut: what was read meanwhile may be neither the old records nor the new."""
     _lock: trio.Lock = attrs.Factory(trio.Lock)
 
     async def check(
@@ -173,9 +176,19 @@ class Repairer:
 
         Raises OffsetOutOfRangeError at the end of what is durable, and StorageError.
         """
-        step = await trio.to_thread.run_sync(scrub_step, self._logs.log(name), offset)
+        log, cuts = self._logs.log(name), self._cuts[name]
+        step = await trio.to_thread.run_sync(scrub_step, log, offset)
         self.read_bytes += step.read_bytes
+        if self._cuts[name] != cuts:
+            # A record may begin elsewhere by now.
+            return log.segment_start(min(offset, log.end_offset)), []
         return step.next_offset, [await self._take(name, damaged, source) for damaged in step.damaged]
+
+    def forget(self, name: TopicPartition, offset: int) -> None:
+        """The log is cut at an offset: what was found behind it is not there any more."""
+        self._cuts[name] += 1
+        for key in [key for key, one in self.open.items() if key[0] == name and one.range.end > offset]:
+            del self.open[key]
 
     async def check_all(
         self, is_wanted: Callable[[TopicPartition], bool], source: Address | None = None
@@ -236,13 +249,15 @@ class Repairer:
                 return
             try:
                 damage.is_over = await self._is_valid(damage) or await self._repair(damage, source)
+                if self.open.get(key) is not damage:
+                    return  # The log has been cut there meanwhile.
             except OffsetOutOfRangeError:
                 # Retention has taken it, or a master.
                 damage.is_over = True
             except StorageError as error:
                 damage.reason = str(error)
             if damage.is_over:
-                del self.open[key]
+                self.open.pop(key, None)
                 return
             damage.tries += 1
             pause_seconds = _RETRY_SECONDS if damage.tries <= _TRIES_BEFORE_SKIP else _LATER_SECONDS
@@ -325,8 +340,16 @@ class Repairer:
     async def _skip(self, damage: Damage) -> None:
         """Send readers on behind it, so that they get what follows."""
         log = self._logs.log(damage.name)
-        if log.layout.is_readable(damage.range.start, damage.range.end):
-            await self._logs.own(damage.name, lambda: log.set_unreadable(damage.range))
+
+        def skip() -> bool:
+            # The log may have been cut there while this waited for it.
+            is_there = self.open.get((damage.name, damage.range.start)) is damage
+            if is_there:
+                log.set_unreadable(damage.range)
+            return is_there
+
+        is_readable = log.layout.is_readable(damage.range.start, damage.range.end)
+        if is_readable and await self._logs.own(damage.name, skip):
             _log.error(
                 "Damage cannot be repaired: reads skip it",
                 partition=str(damage.name),

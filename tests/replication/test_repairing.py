@@ -1,0 +1,77 @@
+"""What is found in a log that is being cut is no damage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metaserver.message import encode_record
+from metaserver.replication import repairing
+from metaserver.replication.repairing import Repairer, StoppedLogs
+from metaserver.storage import OffsetRange
+from metaserver.storage.scrub import ScrubStep
+from tests.storage.faulty_filesystem import FaultyFileSystem
+from tests.storage.support import DATA, NAME, open_store
+
+if TYPE_CHECKING:
+    import pytest
+
+    from metaserver.replication.repairing import Address
+    from metaserver.storage import PartitionLog
+
+RECORD = encode_record(b"hello", 1)
+
+
+async def nobody() -> list[Address]:
+    return []
+
+
+def make() -> tuple[Repairer, PartitionLog]:
+    filesystem = FaultyFileSystem()
+    store = open_store(filesystem, filesystem.clock)
+    log = store.create(NAME, DATA)
+    log.append([RECORD * 8], 8 * len(RECORD), 8, 1)
+    log.flush()
+    return Repairer(StoppedLogs(store), filesystem, nobody), log
+
+
+async def test_what_is_read_of_a_log_while_it_is_cut_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    repairer, log = make()
+
+    def step(_log: PartitionLog, offset: int) -> ScrubStep:
+        repairer.forget(NAME, 50)
+        return ScrubStep(200, 200 - offset, (OffsetRange(60, 200),))
+
+    monkeypatch.setattr(repairing, "scrub_step", step)
+    assert await repairer.check(NAME, 25) == (0, [])
+    assert repairer.open == {}
+    assert log.unreadable == ()
+
+
+async def test_damage_behind_a_cut_is_forgotten_while_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or readers would be sent on behind it, past records that are good."""
+    repairer, log = make()
+
+    async def sources() -> list[Address]:
+        repairer.forget(NAME, 50)
+        return []
+
+    monkeypatch.setattr(repairer, "_sources", sources)
+    monkeypatch.setattr(
+        repairing, "scrub_step", lambda _log, _offset: ScrubStep(200, 200, (OffsetRange(60, 190),))
+    )
+    await repairer.check(NAME, 0)
+    assert repairer.open == {}
+    assert log.unreadable == ()
+
+
+async def test_damage_before_a_cut_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    repairer, log = make()
+    monkeypatch.setattr(
+        repairing, "scrub_step", lambda _log, _offset: ScrubStep(200, 200, (OffsetRange(10, 40),))
+    )
+    await repairer.check(NAME, 0)
+    repairer.forget(NAME, 50)
+    assert list(repairer.open) == [(NAME, 10)]
+    assert log.unreadable == (OffsetRange(10, 40),)
