@@ -123,6 +123,8 @@ class PartitionReader:
     """Of the log that was read so far; None: nobody has told."""
     _misread: int = 0
     """How often, one after the other, there was no record where one had to begin."""
+    _told: dict[Replica, History] = attrs.Factory(dict)
+    """What each replica has said last."""
     _compared: dict[Replica, BrokerConnection] = attrs.Factory(dict)
     """Over which connection a replica's history was last compared with that."""
     _backoff: Backoff = attrs.Factory(lambda: Backoff(_RETRY_SECONDS_MIN, _RETRY_SECONDS_MAX))
@@ -283,11 +285,15 @@ class PartitionReader:
                 return False
             if common < self.position:
                 self._lost(common)
-        if told != known and (known is None or told.number >= known.number):
-            # Replicas that agreed with what was known before need not agree with this.
-            self._history = told
-            self._compared.clear()
+        self._told[replica] = told
+        if known is not None and told != known:
+            self._know(told)
         return True
+
+    def _know(self, told: History) -> None:
+        """What was read is of this log; replicas that agreed with what was known before need not."""
+        self._history = told
+        self._compared.clear()
 
     def _lost(self, offset: int) -> None:
         """What was read from ``offset`` on is gone: begin there again."""
@@ -372,6 +378,12 @@ class PartitionReader:
         if not messages:
             self._undecodable(asked, got)
             return
+        if self._history is None and (told := self._told.get(asked.replica)) is not None:
+            # Only now: of a replica that gave nothing nothing was read, and it may be far behind.
+            connection = self._compared.get(asked.replica)
+            self._know(told)
+            if connection is not None:
+                self._compared[asked.replica] = connection
         self.problem = ""
         self._misread = 0
         self.served_by = asked.replica
@@ -395,7 +407,8 @@ class PartitionReader:
             self.fetch()
             return
         self._misread += 1
-        begin = None if self._history is None else self._history.begin_before(got.offset)
+        told = self._told.get(asked.replica)
+        begin = None if told is None else told.begin_before(got.offset)
         if self._misread >= _MISREADS_MAX and begin is not None:
             # Damage the broker would have passed over by now: so no record begins here. The offset was stored
             # of another log, which a master wrote that was one no more, and what is here was never read.

@@ -587,6 +587,21 @@ async def test_a_slave_that_has_not_followed_is_not_read_where_the_new_master_be
     assert place.losses == []
 
 
+async def test_a_slave_that_is_behind_and_gave_nothing_takes_nothing_back(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    """The offset was stored, and nothing is known of what was read before it."""
+    master, slave = knows_epochs(wires.broker()), knows_epochs(wires.broker(0, 0))
+    wires.announce("t")
+    reader = place.reader(position=189, read_from="slave")
+    reader.start()
+    slave.one().result(200, FIRST)
+    slave.one().result(301, "84")
+    (await asked(master)).result(200, FIRST + SECOND)
+    assert (await asked(master)).offset == 189
+    assert place.losses == []
+
+
 async def test_a_replica_is_compared_anew_with_what_is_known_since(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
