@@ -49,6 +49,7 @@ _ANSWER_SECONDS = 10.0
 """How long an answer may take beyond the wait that was asked for."""
 _CONNECT_SECONDS = 3.0
 """A replica that cannot be connected to in this time is left for another."""
+_CONTRADICTIONS_MAX = 6
 _MISREADS_MAX = 5
 """So often a broker is asked for what it must give, find damaged, or pass over."""
 
@@ -123,6 +124,8 @@ class PartitionReader:
     """Of the log that was read so far; None: nobody has told."""
     _misread: int = 0
     """How often, one after the other, there was no record where one had to begin."""
+    _contradictions: int = 0
+    """How often who is announced as master has not known of the newest epoch."""
     _told: dict[Replica, History] = attrs.Factory(dict)
     """What each replica has said last."""
     _compared: dict[Replica, BrokerConnection] = attrs.Factory(dict)
@@ -278,9 +281,11 @@ class PartitionReader:
         known = self._history
         if known is not None and self.position != MAX_OFFSET:
             common = known.common_end(told, self.position)
-            if told.number < known.number:
+            self._contradictions += told.number < known.number and replica.slave_id is None
+            if told.number < known.number and self._contradictions < _CONTRADICTIONS_MAX:
                 # An old master that has not heard of the new one yet, or a slave that has not: what it has
-                # may part from the log anywhere, also behind what was read.
+                # may part from the log anywhere, also behind what was read. Who is still announced as master
+                # after a while is right: the newest epoch was of a master that is gone, with what it wrote.
                 self._cannot_read(replica, f"it has not followed the master beyond {common} yet")
                 return False
             if common < self.position:
@@ -293,6 +298,7 @@ class PartitionReader:
     def _know(self, told: History) -> None:
         """What was read is of this log; replicas that agreed with what was known before need not."""
         self._history = told
+        self._contradictions = 0
         self._compared.clear()
 
     def _lost(self, offset: int) -> None:

@@ -587,6 +587,28 @@ async def test_a_slave_that_has_not_followed_is_not_read_where_the_new_master_be
     assert place.losses == []
 
 
+async def test_a_master_that_stays_master_is_right_also_with_an_older_epoch(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    """Its predecessor had begun another epoch and was gone before anybody else had heard of it."""
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    broker.one().result(200, FIRST + "3 00000000000000cc 84\n")
+    place.answer(broker.one())
+    payloads(reader)
+    broker.disconnect()
+    broker.connect()
+    for _ in range(5):
+        (await asked(broker)).result(200, FIRST + SECOND)
+        assert place.losses == []
+    (await asked(broker)).result(200, FIRST + SECOND)
+    assert place.losses == [84]
+    place.answer(await asked(broker))
+    assert payloads(reader)[0] == b"4"
+
+
 async def test_a_slave_that_is_behind_and_gave_nothing_takes_nothing_back(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
