@@ -24,15 +24,18 @@ def lost_offset(broker: Broker, topic: str, number: int, stored: StoredOffset) -
     if partition is None:
         return None
     epochs = broker.store.epochs[partition.name].chain.epochs
-    begins = [epoch.start_offset for epoch in epochs if epoch.start_offset < stored.offset]
-    if not begins:
+    if not epochs or stored.offset <= epochs[0].start_offset:
         return None
+    # What an earlier log held may part from this one where a later epoch begins.
+    begins = [epoch.start_offset for epoch in epochs[1:] if epoch.start_offset < stored.offset]
     message_id = -1 if stored.message_id is None else stored.message_id
     if message_id >= 0:
         first_unread = bisect_right(begins, message_id, key=lambda begin: _id_at(partition, begin))
         if first_unread < len(begins):
             return begins[first_unread]
-    return begins[-1] if stored.offset > partition.readable_offset else None
+    if stored.offset > partition.readable_offset:
+        return begins[-1] if begins else epochs[0].start_offset
+    return None
 
 
 def _id_at(partition: Partition, offset: int) -> int:

@@ -101,7 +101,7 @@ class Pair:
         for node in (self.place.master, self.place.slave):
             verified = metaserver("verify", str(node.data))
             assert verified.returncode == 0, verified.stdout
-            assert node.problems() == []
+            wait_until(lambda node=node: node.problems() == [], SECONDS_MAX, "the node is well")  # type: ignore[misc]
         compared = metaserver(
             "compare", *(f"127.0.0.1:{node.port}" for node in (self.place.master, self.place.slave))
         )
