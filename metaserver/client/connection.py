@@ -201,6 +201,22 @@ class BrokerConnection:
                 return await pending.wait()
         raise RequestTimeoutError(self.address, silence_seconds)
 
+    async def wait_lost(self, pause_seconds: float, silence_seconds: float) -> BrokerUnreachableError:
+        """Ask for a sign of life after each pause; returns, with the reason, when the connection has broken.
+
+        A peer that vanished without a word is noticed only by asking. One whose answer stands behind much
+        else, on a slow link, is there as long as anything comes.
+        """
+        while True:
+            with anyio.move_on_after(pause_seconds):
+                return await self.wait_broken()
+            try:
+                await self.request_while_heard(encode_version, silence_seconds)
+            except RequestTimeoutError as error:
+                self.break_off(str(error))
+            except BrokerUnreachableError as error:
+                return error
+
     # Commands.
 
     async def put(

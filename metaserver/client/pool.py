@@ -10,9 +10,8 @@ import attrs
 from metaserver.client.backoff import Backoff
 from metaserver.client.connection import BrokerConnection, connect
 from metaserver.client.servers import format_address
-from metaserver.errors import BrokerUnreachableError, ClientError, RequestTimeoutError
+from metaserver.errors import BrokerUnreachableError, ClientError
 from metaserver.logs import get_logger
-from metaserver.protocol import encode_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -73,7 +72,7 @@ class BrokerLink:
                     async with connect(*self.address) as connection:
                         backoff.reset()
                         self._set(connection)
-                        await _keep_alive(connection)
+                        raise await connection.wait_lost(HEARTBEAT_SECONDS, HEARTBEAT_SECONDS)
                 except ClientError as error:
                     reason = error.reason if isinstance(error, BrokerUnreachableError) else str(error)
                     if reason != self.problem:
@@ -122,16 +121,3 @@ class BrokerPool:
             if address not in addresses and (link.connection is None or not link.connection.outstanding):
                 del self._links[address]
                 link.close()
-
-
-async def _keep_alive(connection: BrokerConnection) -> None:
-    """Returns never; raises when the connection has broken or the broker is silent."""
-    while True:
-        with anyio.move_on_after(HEARTBEAT_SECONDS):
-            raise await connection.wait_broken()
-        try:
-            # A peer that vanished without a word is noticed only by asking. One whose answer stands behind
-            # much else, on a slow link, is there as long as anything comes.
-            await connection.request_while_heard(encode_version, HEARTBEAT_SECONDS)
-        except RequestTimeoutError as error:
-            connection.break_off(str(error))

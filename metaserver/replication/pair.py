@@ -23,7 +23,7 @@ from metaserver.config.values import host_and_port
 from metaserver.errors import ClientError, ConfigError
 from metaserver.logs import get_logger
 from metaserver.message import checksum
-from metaserver.protocol import Result, Status, encode_pair, encode_sync, encode_version
+from metaserver.protocol import Result, Status, encode_pair, encode_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +125,7 @@ class PairLink:
             async with trio.open_nursery() as nursery:
                 if not self._master.is_copied:
                     nursery.start_soon(self._heal, link)
-                reason = await _silence(link)
+                reason = await link.wait_lost(_HEARTBEAT_SECONDS, _SILENCE_SECONDS)
                 nursery.cancel_scope.cancel()
             raise reason
         finally:
@@ -190,17 +190,6 @@ class PairLink:
             self.problem = ""
             _log.warning("Slave URL is back.", slave=self.slave_address)
             self.join()
-
-
-async def _silence(link: BrokerConnection) -> ClientError:
-    """Ask for a sign of life, until there is none; why."""
-    while True:
-        with trio.move_on_after(_HEARTBEAT_SECONDS):
-            return await link.wait_broken()
-        try:
-            await link.request(encode_version, _SILENCE_SECONDS)
-        except ClientError as error:
-            return error
 
 
 @attrs.frozen
