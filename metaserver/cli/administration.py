@@ -46,7 +46,6 @@ from metaserver.cli.processes import ask
 from metaserver.cli.target import Address, address_of, parse_address, server_option
 from metaserver.config import (
     ServerConfig,
-    load_gregor_config,
     load_pair_config,
     load_server_config,
     load_slave_config,
@@ -279,7 +278,7 @@ def _loader_of(file: Path) -> Callable[..., object]:
         return load_server_config
     if file.name.startswith("samsa"):
         return load_pair_config
-    return load_gregor_config if file.name.startswith("gregor") else load_slave_config
+    return partial(load_slave_config, is_gregor=file.name.startswith("gregor"))
 
 
 def _installed_files() -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metaserver.config import load_gregor_config, load_pair_config, load_slave_config
+from metaserver.config import load_pair_config, load_slave_config
 
 if TYPE_CHECKING:
     from metaserver.cli.installation import Installation
@@ -15,8 +15,7 @@ def load_slave(installation: Installation, *, is_lenient: bool) -> SlaveConfig |
     """Of a slave of any kind; None: it is a master. Raises ConfigError."""
     if installation.slave_file is None:
         return None
-    load = load_gregor_config if installation.is_gregor else load_slave_config
-    return load(installation.slave_file, lenient=is_lenient)
+    return load_slave_config(installation.slave_file, lenient=is_lenient, is_gregor=installation.is_gregor)
 
 
 def load_pair(installation: Installation, *, is_lenient: bool) -> PairConfig | None:

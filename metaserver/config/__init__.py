@@ -4,7 +4,7 @@
 
     conf/server.ini              ──▶ load_server_config ──▶ ServerConfig ── topics ──▶ TopicConfig
     conf/async_slave.properties  ──▶ load_slave_config  ──▶ SlaveConfig
-    conf/gregor_slave.properties ──▶ load_gregor_config ──▶ SlaveConfig
+    conf/gregor_slave.properties ──▶ load_slave_config  ──▶ SlaveConfig, is_gregor
     conf/samsa_master.properties ──▶ load_pair_config   ──▶ PairConfig; apply_pair: puts wait for the slave
                                      apply_slave: the slave's own port, path and host name win
                                      diff_configs, adopt_topics: a reload
@@ -25,7 +25,7 @@ from metaserver.config.models import (
     TopicConfig,
     ZooKeeperConfig,
 )
-from metaserver.config.pair import apply_pair, load_gregor_config, load_pair_config
+from metaserver.config.pair import apply_pair, load_pair_config
 from metaserver.config.reading import base_directory_of
 from metaserver.config.server import load_server_config, parse_server_config
 from metaserver.config.slave import apply_slave, load_slave_config, parse_slave_config
@@ -43,7 +43,6 @@ __all__ = [
     "apply_slave",
     "base_directory_of",
     "diff_configs",
-    "load_gregor_config",
     "load_pair_config",
     "load_server_config",
     "load_slave_config",

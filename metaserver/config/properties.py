@@ -6,11 +6,36 @@ escapes; a backslash at the end continues a line; the last value of a key counts
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from metaserver.config.ini import Entry
-from metaserver.config.text import BLANKS, Problems, logical_lines, unescape
+from metaserver.config.reading import read_entries, report_unknown
+from metaserver.config.text import BLANKS, Problems, decode, logical_lines, unescape
 from metaserver.errors import ConfigError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from metaserver.config.schema import Key
+
 _SEPARATORS = "=: \t\f"
+
+
+def read_properties(
+    text: str | bytes, keys: Mapping[str, Key], *, source: str, lenient: bool
+) -> dict[str, Any]:
+    """The fields that a file of these keys sets, by name; ``source`` is its path, as problems name it.
+
+    Raises ConfigError with every problem of the file; lenient: unknown keys are passed over.
+    """
+    problems = Problems(source)
+    decoded = text if isinstance(text, str) else decode(text, problems)
+    entries = parse_properties(decoded, problems, lenient=lenient)
+    if not lenient:
+        report_unknown(entries, keys, (), problems, section="")
+    fields = read_entries(entries, keys, problems, section="", section_line=None)
+    problems.raise_if_any()
+    return fields
 
 
 def parse_properties(text: str, problems: Problems, *, lenient: bool) -> dict[str, Entry]:

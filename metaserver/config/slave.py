@@ -1,4 +1,8 @@
-"""``async_slave.properties`` to SlaveConfig, and what it replaces in ``server.ini``."""
+"""``async_slave.properties`` to SlaveConfig, and what it replaces in ``server.ini``.
+
+So is ``gregor_slave.properties``, of the slave of a synchronous pair (reference replication B1): it has no
+keys at MetaQ, and a few of the same here.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +12,41 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from metaserver.config.models import SlaveConfig
-from metaserver.config.properties import parse_properties
-from metaserver.config.reading import absolute, base_directory_of, read_entries, read_file, report_unknown
-from metaserver.config.schema import SLAVE_KEYS
-from metaserver.config.text import Problems, decode
+from metaserver.config.properties import read_properties
+from metaserver.config.reading import absolute, base_directory_of, read_file
+from metaserver.config.schema import GREGOR_KEYS, SLAVE_KEYS
 
 if TYPE_CHECKING:
     from metaserver.config.models import ServerConfig
 
 
-def load_slave_config(path: Path, *, lenient: bool = False) -> SlaveConfig:
+GREGOR_GROUP = "gregor"
+"""What the slave of a pair calls itself: a pair has one."""
+
+
+def load_slave_config(path: Path, *, lenient: bool = False, is_gregor: bool = False) -> SlaveConfig:
     """Read the file; relative paths in it begin beside its ``conf`` directory.
 
     Raises ConfigError with every problem of the file; lenient: unknown keys are passed over.
     """
     found = parse_slave_config(
-        read_file(path), source=str(path), base_directory=base_directory_of(path), lenient=lenient
+        read_file(path),
+        source=str(path),
+        base_directory=base_directory_of(path),
+        lenient=lenient,
+        is_gregor=is_gregor,
     )
     # A broker in the background may leave the working directory and still has to find its file.
     return attrs.evolve(found, path=absolute(Path.cwd(), str(path)))
 
 
 def parse_slave_config(
-    text: str | bytes, *, source: str, base_directory: Path, lenient: bool = False
+    text: str | bytes, *, source: str, base_directory: Path, lenient: bool = False, is_gregor: bool = False
 ) -> SlaveConfig:
     """The same from what a file holds; `source` is its path, as problems name it."""
-    problems = Problems(source)
-    decoded = text if isinstance(text, str) else decode(text, problems)
-    entries = parse_properties(decoded, problems, lenient=lenient)
-    if not lenient:
-        report_unknown(entries, SLAVE_KEYS, (), problems, section="")
-    fields = read_entries(entries, SLAVE_KEYS, problems, section="", section_line=None)
-    problems.raise_if_any()
+    fields = read_properties(text, GREGOR_KEYS if is_gregor else SLAVE_KEYS, source=source, lenient=lenient)
+    if is_gregor:
+        fields |= {"slave_id": 0, "slave_group": GREGOR_GROUP, "is_gregor": True}
     fields.setdefault("slave_group", f"meta-slave-group_{fields['slave_id']}")
     if "data_path" in fields:
         fields["data_path"] = absolute(base_directory, fields["data_path"])

@@ -15,7 +15,6 @@ from metaserver.config import (
     TopicConfig,
     ZooKeeperConfig,
     apply_slave,
-    load_gregor_config,
     load_pair_config,
     load_server_config,
     load_slave_config,
@@ -70,7 +69,7 @@ def test_a_key_of_the_pair_that_is_off_shows_its_default(key: str) -> None:
 
 def test_the_shipped_pair_is_one() -> None:
     pair = load_pair_config(ROOT / "conf" / "samsa_master.properties")
-    slave = load_gregor_config(ROOT / "conf" / "gregor_slave.properties")
+    slave = load_slave_config(ROOT / "conf" / "gregor_slave.properties", is_gregor=True)
     assert pair.slave_address == ("127.0.0.1", slave.server_port)
     assert slave.is_gregor
 
