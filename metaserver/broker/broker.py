@@ -250,7 +250,14 @@ class Broker:
 
     def hold(self, size_bytes: int, sink: ReplySink) -> None:
         """Count memory that appends of a peer hold (a negative size when it is free again)."""
-        self._puts.hold(size_bytes, sink)
+        self.inflight_bytes += size_bytes
+        sink.add_inflight(size_bytes)
+        if not self.inflight_bytes and self.all_answered is not None:
+            self.all_answered.set()
+        if size_bytes < 0 and self.paused and self.inflight_bytes <= self.config.max_inflight_bytes:
+            paused, self.paused = self.paused, {}
+            for other in paused:
+                other.resume()
 
     # Administration
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from metaserver.broker.partition import PendingAppend
+from metaserver.broker.records import CHECKSUM_FAILURE
 from metaserver.errors import RefusedError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import HEADER_SIZE, encode_records
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 STATUS_TEST_TOPIC = "_metaq_slave_status_test"
 """Where a master puts a few bytes to see whether its slave is well."""
-_CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."
 
 _log = get_logger(__name__)
 
@@ -66,7 +66,7 @@ class PairSlave:
             partition = self._partition(sync)
             checksum = checksum_of(sync.data)
             if sync.checksum not in (None, -1, checksum):
-                self._refuse(sync, _CHECKSUM_FAILURE)
+                self._refuse(sync, CHECKSUM_FAILURE)
         except RefusedError as refusal:
             sink.send(encode_result(refusal.status, refusal.text, sync.opaque))
             broker.counters.put_failed += 1

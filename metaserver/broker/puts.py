@@ -9,7 +9,7 @@ import attrs
 
 from metaserver.broker.acknowledgements import WAITING_BYTES_PER_MESSAGE, shortfall_text
 from metaserver.broker.partition import PendingAppend
-from metaserver.broker.records import differ, longest_record
+from metaserver.broker.records import CHECKSUM_FAILURE, differ, longest_record
 from metaserver.broker.replica_acks import WaitingPut
 from metaserver.errors import DiskFullError, FencedError, RefusedError, StorageError
 from metaserver.logs import get_logger
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from metaserver.protocol import OversizedPut, PutBatch
 
 _CHECKSUM_MISSING = b"-1"
-_CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."
 
 _log = get_logger(__name__)
 
@@ -74,7 +73,7 @@ class _TakenPut:
         """It is as safe as this broker alone can make it."""
         self.offset = offset
         # The records are in the log: only what the replies need is still held.
-        self._handler.hold(-self.size_bytes, self.sink)
+        self._handler.broker.hold(-self.size_bytes, self.sink)
         if self.copies is not None:
             self.copies.when_known(self._copied)
         elif self.rule is None:
@@ -88,40 +87,40 @@ class _TakenPut:
             self.sink.send(self._reply(self.offset))
         else:
             self._handler.refuse_failed(self, fenced)
-        self._handler.hold(-self.waiting_bytes, self.sink)
+        self._handler.broker.hold(-self.waiting_bytes, self.sink)
 
     def _copied(self, is_stored: bool) -> None:  # noqa: FBT001 - an outcome
         if is_stored:
             self.confirmed()
         else:
             self._handler.say_not_copied(self)
-            self._handler.hold(-self.waiting_bytes, self.sink)
+            self._handler.broker.hold(-self.waiting_bytes, self.sink)
         self.sink.flush()
 
     def missed(self, confirmed_count: int) -> None:
         if self.rule is not None:
             self._handler.say_stored(self, self.rule, confirmed_count)
-        self._handler.hold(-self.waiting_bytes, self.sink)
+        self._handler.broker.hold(-self.waiting_bytes, self.sink)
 
     def fail(self, error: StorageError) -> None:
         self._handler.refuse_failed(self, error)
-        self._handler.hold(-(self.size_bytes + self.waiting_bytes), self.sink)
+        self._handler.broker.hold(-(self.size_bytes + self.waiting_bytes), self.sink)
 
 
 @attrs.define(eq=False)
 class PutHandler:
     """A broker's answers to puts."""
 
-    _broker: Broker
+    broker: Broker
 
     @property
     def fenced(self) -> FencedError | None:
         """What every put is answered since another broker has this one's place; None while none has."""
-        return self._broker.gate.fenced
+        return self.broker.gate.fenced
 
     def put(self, run: Puts, sink: ReplySink) -> None:
         """Append a run, or refuse it."""
-        pair = self._broker.pair_master
+        pair = self.broker.pair_master
         if len(run.bodies) > 1 and (run.partition == -1 or (pair is not None and pair.sends)):
             # Each message goes to a partition of its own choice, or waits for a slave's answer of its own,
             # however many came in one read.
@@ -129,7 +128,7 @@ class PutHandler:
             for body, flag, checksum, opaque in messages:
                 self.put(Puts(run.topic, run.partition, [body], [flag], [checksum], [opaque]), sink)
             return
-        self._broker.counters.put += len(run.bodies)
+        self.broker.counters.put += len(run.bodies)
         try:
             partition = self._partition_for_put(run.topic, run.partition, len(run.bodies))
         except RefusedError as refusal:
@@ -141,7 +140,7 @@ class PutHandler:
         bodies, opaques = run.bodies, run.opaques
         if not bodies:
             return
-        message_ids = list(message_id_block(self._broker.message_ids.take(len(bodies)), len(bodies)))
+        message_ids = list(message_id_block(self.broker.message_ids.take(len(bodies)), len(bodies)))
         records = encode_records(bodies, checksums, message_ids, run.flags)
         name = partition.name
         sizes = [HEADER_SIZE + len(body) for body in bodies]
@@ -162,13 +161,13 @@ class PutHandler:
         opaques = [b"%d" % batch.opaque]
         try:
             found = scan(batch.records, has_ids=False)
-            self._broker.counters.put += max(1, found.count)
+            self.broker.counters.put += max(1, found.count)
             partition = self._partition_for_put(batch.topic, batch.partition, max(1, found.count))
             self._check_batch(partition.name, batch, found.count, found.end, found.fault)
         except RefusedError as refusal:
             self._refuse_puts(batch.topic, batch.partition, refusal, opaques, sink)
             return
-        first_id = self._broker.message_ids.take(found.count)
+        first_id = self.broker.message_ids.take(found.count)
         records = bytearray(batch.records)
         message_ids = list(message_id_block(first_id, found.count))
         assign_ids(records, found.positions, message_ids)
@@ -180,7 +179,7 @@ class PutHandler:
 
         self._count_puts(partition, batch.partition, count, len(records) - HEADER_SIZE * count)
         size_bytes = len(records)
-        pair = self._broker.pair_master
+        pair = self.broker.pair_master
         copies = pair.copy(name, records) if pair is not None and pair.sends else None
         self._append(
             _TakenPut(self, partition, sink, opaques, [size_bytes], count, size_bytes, reply, copies),
@@ -195,15 +194,15 @@ class PutHandler:
             self._refuse_put(name.topic, name.partition, "The batch holds no record")
         if end != len(batch.records):
             reason = fault or "the record is not complete"
-            detail = f"{_CHECKSUM_FAILURE} Record {count} of the batch, at byte {end}: {reason}"
+            detail = f"{CHECKSUM_FAILURE} Record {count} of the batch, at byte {end}: {reason}"
             self._refuse_put(name.topic, name.partition, detail)
-        longest = self._broker.config.max_transfer_size_bytes
+        longest = self.broker.config.max_transfer_size_bytes
         if len(batch.records) > longest and (size := longest_record(batch.records)) > longest:
             detail = f"A record of {size} bytes is too long: it may have {longest} bytes (maxTransferSize)"
             self._refuse_put(name.topic, name.partition, detail)
 
     def _append(self, put: _TakenPut, records: Buffer, last_id: int) -> None:
-        self.hold(put.size_bytes + put.waiting_bytes, put.sink)
+        self.broker.hold(put.size_bytes + put.waiting_bytes, put.sink)
         append = PendingAppend(
             [records],
             put.size_bytes,
@@ -214,18 +213,18 @@ class PutHandler:
             put.sink.flush,
             waits_for_disk=put.partition.is_group_commit,
         )
-        self._broker.committer.append(put.partition, append)
+        self.broker.committer.append(put.partition, append)
 
     def wait_for_slaves(self, put: _TakenPut, rule: AckRule) -> None:
         """Answer a put, whose records are safe here, when slaves have them or the time is over."""
         waiting = WaitingPut(
             put.offset + put.size_bytes, put.count, put.confirmed, put.missed, put.sink.flush
         )
-        self._broker.acknowledgements.wait(put.partition, rule, waiting)
+        self.broker.acknowledgements.wait(put.partition, rule, waiting)
 
     def say_not_copied(self, put: _TakenPut) -> None:
         """The slave of a pair may not have it; it stays here all the same."""
-        name, pair = put.partition.name, self._broker.pair_master
+        name, pair = put.partition.name, self.broker.pair_master
         text = "" if pair is None else pair.failure_text(name)
         refusal = RefusedError(Status.ERROR, text)
         self._refuse_puts(name.topic, name.partition, refusal, put.opaques, put.sink)
@@ -238,7 +237,7 @@ class PutHandler:
                 f"{shortfall_text(rule, confirmed_count)}. {STORED_TEXT} at offset {offset} "
                 "and will be replicated when a slave returns"
             )
-            text = self._broker.failure_text(name.topic, name.partition, detail)
+            text = self.broker.failure_text(name.topic, name.partition, detail)
             put.sink.send(encode_result(Status.UNAVAILABLE, text, opaque))
             offset += size
         self._count_failures(name.topic, name.partition, len(put.opaques))
@@ -247,51 +246,39 @@ class PutHandler:
         """The disk did not take it."""
         name = put.partition.name
         status = Status.UNAVAILABLE if isinstance(error, DiskFullError | FencedError) else Status.ERROR
-        text = self._broker.failure_text(name.topic, name.partition, str(error))
+        text = self.broker.failure_text(name.topic, name.partition, str(error))
         self._refuse_puts(name.topic, name.partition, RefusedError(status, text), put.opaques, put.sink)
-
-    def hold(self, size_bytes: int, sink: ReplySink) -> None:
-        """Count memory that puts hold (a negative size when it is free again)."""
-        broker = self._broker
-        broker.inflight_bytes += size_bytes
-        sink.add_inflight(size_bytes)
-        if not broker.inflight_bytes and broker.all_answered is not None:
-            broker.all_answered.set()
-        if size_bytes < 0 and broker.paused and broker.inflight_bytes <= broker.config.max_inflight_bytes:
-            paused, broker.paused = broker.paused, {}
-            for other in paused:
-                other.resume()
 
     def _partition_for_put(self, topic: str, requested: int, count: int) -> Partition:
         """Where ``count`` messages go. What may wait for slaves that are not there is not taken."""
         partition = self.find_partition(topic, requested)
-        rule, pair = partition.ack_rule, self._broker.pair_master
+        rule, pair = partition.ack_rule, self.broker.pair_master
         if pair is not None and pair.sends:
             # Its slave answers each put, and reports nothing.
             return partition
-        if rule is not None and (detail := self._broker.acknowledgements.refusal(rule, count)) is not None:
+        if rule is not None and (detail := self.broker.acknowledgements.refusal(rule, count)) is not None:
             self._refuse_put(topic, partition.name.partition, detail, Status.UNAVAILABLE)
         return partition
 
     def find_partition(self, topic: str, requested: int) -> Partition:
         """The checks and their order are the reference's (wire-protocol 6.1)."""
-        closed = self._broker.closed.get(topic)
+        closed = self.broker.closed.get(topic)
         if closed and requested in closed:
-            detail = f"partition[{self._broker.config.broker_id}-{requested}] has been closed"
+            detail = f"partition[{self.broker.config.broker_id}-{requested}] has been closed"
             self._refuse_put(topic, requested, detail, Status.FORBIDDEN)
-        if self._broker.pair_master is not None:
-            self._broker.pair_master.check()
-        if reason := self._broker.gate.reason:
+        if self.broker.pair_master is not None:
+            self.broker.pair_master.check()
+        if reason := self.broker.gate.reason:
             self._refuse_put(topic, requested, reason, Status.UNAVAILABLE)
-        if (master := self._broker.master_address) is not None:
+        if (master := self.broker.master_address) is not None:
             detail = f"This broker is a slave and takes no messages,send to its master {master}"
             self._refuse_put(topic, requested, detail, Status.UNAVAILABLE)
-        partition = self._broker.partitions.get((topic, requested))
+        partition = self.broker.partitions.get((topic, requested))
         if partition is not None and requested < partition.config.partition_count and partition.is_configured:
             return partition
         if topic in INTERNAL_TOPICS:
             self._refuse_put(topic, requested, f"The topic {topic} is the broker's own,put to another")
-        topic_config = self._broker.config.topic_config(topic)
+        topic_config = self.broker.config.topic_config(topic)
         if topic_config is None or not is_valid_topic(topic):
             self._refuse_put(topic, requested, f"The server do not accept topic {topic}")
         number = requested
@@ -300,13 +287,11 @@ class PutHandler:
             if not candidates:
                 detail = f"every partition of topic {topic} on this broker has been closed"
                 self._refuse_put(topic, requested, detail, Status.FORBIDDEN)
-            number = self._broker.random.choice(candidates)
+            number = self.broker.random.choice(candidates)
         elif not 0 <= requested < topic_config.partition_count:
             self._refuse_put(topic, requested, f"wrong partition {requested}")
         try:
-            return self._broker.open_partition(
-                TopicPartition(Topic(topic), PartitionId(number)), topic_config
-            )
+            return self.broker.open_partition(TopicPartition(Topic(topic), PartitionId(number)), topic_config)
         except (StorageError, OSError) as error:
             _log.error("Cannot open partition", topic=topic, partition=number, reason=str(error))
             self._refuse_put(topic, number, str(error))
@@ -320,7 +305,7 @@ class PutHandler:
         }
         if not wrong:
             return
-        text = self._broker.failure_text(run.topic, partition.name.partition, _CHECKSUM_FAILURE)
+        text = self.broker.failure_text(run.topic, partition.name.partition, CHECKSUM_FAILURE)
         refusal = RefusedError(Status.ERROR, text)
         opaques = [run.opaques[index] for index in sorted(wrong)]
         self._refuse_puts(run.topic, run.partition, refusal, opaques, sink)
@@ -334,18 +319,18 @@ class PutHandler:
             )
 
     def _refuse_put(self, topic: str, partition: int, detail: str, status: Status = Status.ERROR) -> NoReturn:
-        raise RefusedError(status, self._broker.failure_text(topic, partition, detail))
+        raise RefusedError(status, self.broker.failure_text(topic, partition, detail))
 
     def refuse_oversized(self, oversized: OversizedPut, sink: ReplySink) -> None:
         """Say how long a message may be; its data has not even been kept."""
-        self._broker.counters.put += 1
-        longest = self._broker.config.max_transfer_size_bytes
+        self.broker.counters.put += 1
+        longest = self.broker.config.max_transfer_size_bytes
         detail = (
             f"The message of {oversized.length} bytes is too long: a record may have {longest} bytes "
             f"(maxTransferSize), {HEADER_SIZE} of them header"
         )
         topic, partition = oversized.topic, oversized.partition
-        refusal = RefusedError(Status.ERROR, self._broker.failure_text(topic, partition, detail))
+        refusal = RefusedError(Status.ERROR, self.broker.failure_text(topic, partition, detail))
         self._refuse_puts(topic, partition, refusal, [b"%d" % oversized.opaque], sink)
 
     def _refuse_puts(
@@ -359,22 +344,22 @@ class PutHandler:
             self._count_failures(topic, partition, count)
 
     def _count_failures(self, topic: str, partition: int, count: int) -> None:
-        self._broker.counters.put_failed += count
+        self.broker.counters.put_failed += count
         if self._has_real_time(topic):
-            part = f"{self._broker.config.broker_id}-{partition}"
-            self._broker.real_time.add("put_failed", topic, part, count, count)
+            part = f"{self.broker.config.broker_id}-{partition}"
+            self.broker.real_time.add("put_failed", topic, part, count, count)
 
     def _count_puts(self, partition: Partition, requested: int, count: int, data_bytes: int) -> None:
-        traffic = self._broker.traffic[partition.name.topic]
+        traffic = self.broker.traffic[partition.name.topic]
         traffic.messages += count
         traffic.bytes_in += data_bytes
         if partition.config.stat:
             topic = partition.name.topic
-            self._broker.real_time.add(
-                "put", topic, f"{self._broker.config.broker_id}-{requested}", count, count
+            self.broker.real_time.add(
+                "put", topic, f"{self.broker.config.broker_id}-{requested}", count, count
             )
-            self._broker.real_time.add("message_size", topic, "*", count, data_bytes)
+            self.broker.real_time.add("message_size", topic, "*", count, data_bytes)
 
     def _has_real_time(self, topic: str) -> bool:
-        topic_config = self._broker.config.topic_config(topic)
+        topic_config = self.broker.config.topic_config(topic)
         return topic_config is not None and topic_config.stat

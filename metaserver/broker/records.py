@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from metaserver.message import HEADER_SIZE
 
+CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."
+"""In MetaQ's words: of a message that is not what its checksum says."""
+
 
 def differ(actual: list[int], given: list[bytes | None]) -> bool:
     """Whether any given checksum is missing or wrong: the common case costs one C-level comparison."""

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from metaserver.broker.commits import Commits
+from metaserver.broker.records import CHECKSUM_FAILURE
 from metaserver.broker.transaction_journal import TransactionJournal
 from metaserver.broker.transaction_recovery import recover
 from metaserver.errors import MetaServerError, RefusedError, StorageError, TransactionError
@@ -56,7 +57,6 @@ _TICK_SECONDS = 1.0
 """How often applied commits are marked in the journal, and held-up ones tried again, while there are some."""
 _WAITING_BYTES = 200
 """What a command that waits for the journal costs; it also keeps its connection from being idle."""
-_CHECKSUM_FAILURE = "Checksum failure,message may be corrupted when transfering on networking."
 _NOT_LOADED = "The transactions of this broker have not been recovered"
 
 _UNSUPPORTED: dict[TransactionAction | None, str] = {
@@ -533,7 +533,7 @@ def _check_put(put: TransactionalPut) -> None:
     if put.partition == -1:
         raise TransactionError(f"Invalid partition for transaction command:{put.partition}")
     if put.checksum not in (None, -1) and put.checksum != checksum(put.body):
-        raise TransactionError(_CHECKSUM_FAILURE)
+        raise TransactionError(CHECKSUM_FAILURE)
 
 
 def _failure_text(error: TransactionError, command: TransactionCommand) -> str:
