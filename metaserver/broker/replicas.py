@@ -18,15 +18,9 @@ if TYPE_CHECKING:
     from metaserver.broker.committer import Committer
     from metaserver.broker.partition import Partition
     from metaserver.broker.sink import ReplySink
+    from metaserver.epochs import EpochChain
     from metaserver.protocol import EpochsQuery
-    from metaserver.storage import (
-        Divergence,
-        EpochChain,
-        FileSystem,
-        MessageStore,
-        PartitionLog,
-        QuarantineReport,
-    )
+    from metaserver.storage import Divergence, FileSystem, MessageStore, PartitionLog, QuarantineReport
 
 _log = get_logger(__name__)
 

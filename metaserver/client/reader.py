@@ -14,9 +14,9 @@ import attrs
 
 from metaserver.client.backoff import Backoff
 from metaserver.client.connection import FETCH_BYTES_MAX, expect_text, fetch_result
-from metaserver.client.history import History
 from metaserver.client.messages import Fetched, Moved
 from metaserver.client.received import decode_messages
+from metaserver.epochs import EpochChain, LogHistory, common_end
 from metaserver.errors import BrokerUnreachableError, ClientError, ReplyError
 from metaserver.logs import get_logger
 from metaserver.message import scan
@@ -120,13 +120,13 @@ class PartitionReader:
     """Whether a broker does not understand the condition: it is not told again."""
     _jumps: dict[int, int] = attrs.Factory(dict)
     """Ranges that were left out behind messages not yet dealt with: where they begin and end."""
-    _history: History | None = None
+    _history: EpochChain | None = None
     """Of the log that was read so far; None: nobody has told."""
     _misread: int = 0
     """How often, one after the other, there was no record where one had to begin."""
     _contradictions: int = 0
     """How often who is announced as master has not known of the newest epoch."""
-    _told: dict[Replica, History] = attrs.Factory(dict)
+    _told: dict[Replica, EpochChain] = attrs.Factory(dict)
     """What each replica has said last."""
     _compared: dict[Replica, BrokerConnection] = attrs.Factory(dict)
     """Over which connection a replica's history was last compared with that."""
@@ -253,7 +253,7 @@ class PartitionReader:
             try:
                 if isinstance(reply, ClientError):
                     raise reply
-                told = History.parse(expect_text(reply))
+                told = EpochChain.parse(expect_text(reply))
             except BrokerUnreachableError as error:
                 self._leave(replica, error.reason)
                 self._again_in(0.0)
@@ -276,11 +276,12 @@ class PartitionReader:
             lambda opaque: encode_epochs_query(partition.topic, partition.number, 0, opaque), answered
         )
 
-    def _take_history(self, replica: Replica, told: History) -> bool:
+    def _take_history(self, replica: Replica, told: EpochChain) -> bool:
         """Compare with what was read, and go back where that is gone; False: do not ask this replica."""
         known = self._history
         if known is not None and self.position != MAX_OFFSET:
-            common = known.common_end(told, self.position)
+            position = self.position
+            common = common_end(LogHistory(known, 0, position), LogHistory(told, 0, position)) or 0
             self._contradictions += told.number < known.number and replica.slave_id is None
             if told.number < known.number and self._contradictions < _CONTRADICTIONS_MAX:
                 # An old master that has not heard of the new one yet, or a slave that has not: what it has
@@ -295,7 +296,7 @@ class PartitionReader:
             self._know(told)
         return True
 
-    def _know(self, told: History) -> None:
+    def _know(self, told: EpochChain) -> None:
         """What was read is of this log; replicas that agreed with what was known before need not."""
         self._history = told
         self._contradictions = 0

@@ -14,10 +14,10 @@ import attrs
 from metaserver.client import Fetched
 from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import expect_text
+from metaserver.epochs import EpochChain, LogHistory, common_end
 from metaserver.errors import NotRepairedError
 from metaserver.message import iterate_records, scan
 from metaserver.protocol import encode_epochs_query
-from metaserver.storage import EpochChain, LogHistory, common_end
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -25,8 +25,8 @@ from typing import TypeAlias
 
 import attrs
 
+from metaserver.epochs import EpochChain, LogHistory, common_end
 from metaserver.message import scan
-from metaserver.storage import EpochChain, LogHistory, common_end
 
 CHECKED_BYTES = 64 * 1024
 """So much of the log's end is compared with the master's before the first append."""

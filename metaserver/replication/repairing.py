@@ -15,11 +15,12 @@ import trio
 
 from metaserver.client import connect
 from metaserver.client.servers import format_address
+from metaserver.epochs import LogHistory
 from metaserver.errors import ClientError, OffsetOutOfRangeError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import scan
 from metaserver.replication.donor import DamagedPlace, Donor
-from metaserver.storage import LogHistory, OffsetRange
+from metaserver.storage import OffsetRange
 from metaserver.storage.repair import is_whole, read_piece, repair_range
 from metaserver.storage.scrub import scrub_step
 

@@ -17,6 +17,7 @@ from metaserver.broker.replicas import read_log, reconcile, skip
 from metaserver.client import BrokerConnection, Moved, connect
 from metaserver.client.comparison import parse_ranges
 from metaserver.client.connection import expect_text, fetch_result
+from metaserver.epochs import EpochChain
 from metaserver.errors import ClientError, DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.names import INTERNAL_TOPICS, TopicPartition
@@ -41,7 +42,7 @@ from metaserver.replication.progress import (
 from metaserver.replication.pulling import Pulls
 from metaserver.replication.replica import Replica, Trim
 from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
-from metaserver.storage import Divergence, EpochChain, RealFileSystem
+from metaserver.storage import Divergence, RealFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

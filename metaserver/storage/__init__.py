@@ -27,7 +27,7 @@ long form, with the order of writes and what each crash leaves behind.
 """
 
 from metaserver.storage.deleted import DeletedLog, deleted_logs, put_aside
-from metaserver.storage.epochs import Epoch, EpochChain, LogEpochs, LogHistory, common_end
+from metaserver.storage.epochs import LogEpochs
 from metaserver.storage.filesystem import (
     Clock,
     DirectoryLock,
@@ -55,12 +55,9 @@ __all__ = [
     "DeletedLog",
     "DirectoryLock",
     "Divergence",
-    "Epoch",
-    "EpochChain",
     "File",
     "FileSystem",
     "LogEpochs",
-    "LogHistory",
     "LogSlice",
     "LogStatistics",
     "MessageStore",
@@ -72,7 +69,6 @@ __all__ = [
     "RealFileSystem",
     "RecoveryReport",
     "StoreOptions",
-    "common_end",
     "deleted_logs",
     "put_aside",
     "quarantine_folders",

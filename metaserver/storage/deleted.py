@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from metaserver.epochs import EpochChain, LogHistory
 from metaserver.errors import CorruptLogError, StorageError
 from metaserver.names import TopicPartition
 from metaserver.storage.documents import load_document, save_document
-from metaserver.storage.epochs import EpochChain, LogHistory
 from metaserver.storage.filenames import DELETED_NAME, HISTORY_NAME
 from metaserver.storage.filesystem import Point, make_directories, translate_error
 

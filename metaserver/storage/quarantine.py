@@ -27,8 +27,8 @@ from metaserver.storage.filesystem import Point, make_directories
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from metaserver.epochs import EpochChain
     from metaserver.names import TopicPartition
-    from metaserver.storage.epochs import EpochChain
     from metaserver.storage.filesystem import File, FileSystem
     from metaserver.storage.log import PartitionLog
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
+from metaserver.epochs import EpochChain
 from metaserver.errors import StorageError
 from metaserver.names import TopicPartition
 from metaserver.storage.deleted import load_history
-from metaserver.storage.epochs import EpochChain, LogEpochs, load_epochs
+from metaserver.storage.epochs import LogEpochs, load_epochs
 from metaserver.storage.filenames import LOCK_NAME
 from metaserver.storage.filesystem import Point, make_directories, reason_of, translate_error
 from metaserver.storage.log import PartitionLog

@@ -14,13 +14,13 @@ import pytest
 import trio
 
 from metaserver.config import SlaveConfig
+from metaserver.epochs import EpochChain
 from metaserver.errors import StorageError
 from metaserver.names import Compression, PartitionId, Topic, TopicPartition
 from metaserver.replication import FixedPlace, MasterFacts, ReplicaState, Slave, SlaveReport
 from metaserver.replication import slave as slave_module
 from metaserver.replication.catch_up import CatchUp
 from metaserver.replication.progress import CHECKED_BYTES, FETCH_BYTES
-from metaserver.storage import EpochChain
 from metaserver.timers import Timers
 from tests.client import fake_brokers
 from tests.client.fake_brokers import LATENCY_SECONDS, FakeBroker, FakeLink, FakeLog

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import pytest
 
+from metaserver.epochs import EpochChain
 from metaserver.errors import OffsetInHoleError, StorageError
 from metaserver.message import encode_record
-from metaserver.storage import Divergence, EpochChain, OffsetRange, Point, quarantine_tail
+from metaserver.storage import Divergence, OffsetRange, Point, quarantine_tail
 from metaserver.storage.documents import load_document, remove_document, save_document
 from metaserver.storage.filesystem import translate_error
 from metaserver.storage.layout import merge_ranges

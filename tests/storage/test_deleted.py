@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from metaserver.epochs import LogHistory, common_end
 from metaserver.errors import CorruptLogError, StorageError
-from metaserver.storage import LogHistory, Point, common_end, deleted_logs, put_aside
+from metaserver.storage import Point, deleted_logs, put_aside
 from tests.storage.faulty_filesystem import CrashedError, Fault, FaultyFileSystem
 from tests.storage.support import DATA, DIRECTORY, NAME, append, open_store, options, read_all, records
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metaserver.epochs import Epoch, EpochChain, LogHistory, common_end
 from metaserver.errors import CorruptLogError
-from metaserver.storage import Epoch, EpochChain, LogHistory, common_end
 from metaserver.storage.epochs import decode_epochs, encode_epochs
 from tests.storage.faulty_filesystem import FaultyFileSystem
 from tests.storage.support import DATA, DIRECTORY, NAME, open_store, options
