@@ -293,14 +293,14 @@ class PartitionReader:
                 self._lost(common)
         self._told[replica] = told
         if known is not None and told != known:
-            self._know(told)
+            self._know(told, replica)
         return True
 
-    def _know(self, told: EpochChain) -> None:
-        """What was read is of this log; replicas that agreed with what was known before need not."""
+    def _know(self, told: EpochChain, by: Replica) -> None:
+        """What was read is of this log; others that agreed with what was known before need not."""
         self._history = told
         self._contradictions = 0
-        self._compared.clear()
+        self._compared = {one: link for one, link in self._compared.items() if one == by}
 
     def _lost(self, offset: int) -> None:
         """What was read from ``offset`` on is gone: begin there again."""
@@ -387,10 +387,7 @@ class PartitionReader:
             return
         if self._history is None and (told := self._told.get(asked.replica)) is not None:
             # Only now: of a replica that gave nothing nothing was read, and it may be far behind.
-            connection = self._compared.get(asked.replica)
-            self._know(told)
-            if connection is not None:
-                self._compared[asked.replica] = connection
+            self._know(told, asked.replica)
         self.problem = ""
         self._misread = 0
         self.served_by = asked.replica
