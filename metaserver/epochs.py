@@ -1,4 +1,4 @@
-"""Whose bytes a log holds, without I/O: each start as master begins an epoch, and replicas keep their master's.
+"""Whose bytes a log holds, without I/O: each start as master begins an epoch, which its replicas keep.
 
 **The invariant:** bytes from an offset on were written by the master of the last epoch that begins there or
 before. So two logs are equal up to the offset where the last epoch that both have ends first in one of them,
