@@ -33,7 +33,7 @@ from zlib import crc32
 
 import attrs
 
-from metaserver.storage.documents import ReplaceSteps, load_document, save_document
+from metaserver.storage.documents import CRC_LINE, ReplaceSteps, load_document, save_document, seal, unseal
 from metaserver.storage.filenames import CHECKPOINT_NAME
 from metaserver.storage.filesystem import Point
 from metaserver.storage.segment import OffsetRange
@@ -63,8 +63,7 @@ record_count (?P<record_count>[0-9]{{1,19}})
 last_message_id (?P<last_message_id>-?[0-9]{{1,19}}|none)
 fingerprint (?P<fingerprint>[0-9a-f]{{8}})
 (?P<unreadable>(?:unreadable [0-9]{{1,19}} [0-9]{{1,19}}
-)*)crc (?P<crc>[0-9a-f]{{8}})
-""",
+)*){CRC_LINE}""",
     re.ASCII,
 )
 
@@ -95,21 +94,17 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     """The bytes of the file."""
     last_id = "none" if checkpoint.last_message_id is None else checkpoint.last_message_id
     unreadable = "".join(f"unreadable {gap.start} {gap.end}\n" for gap in checkpoint.unreadable)
-    text = (
+    return seal(
         f"{_TITLE}\nsegment_start {checkpoint.segment_start}\nend_offset {checkpoint.end_offset}\n"
         f"clean {checkpoint.is_clean:d}\nrecord_count {checkpoint.record_count}\n"
         f"last_message_id {last_id}\nfingerprint {checkpoint.fingerprint:08x}\n{unreadable}"
-    ).encode()
-    return text + f"crc {crc32(text):08x}\n".encode()
+    )
 
 
 def decode_checkpoint(data: bytes) -> Checkpoint | None:
     """What the bytes say; None where they are not exactly what :func:`encode_checkpoint` makes."""
-    try:
-        match = _TEXT.fullmatch(data.decode("ascii"))
-    except UnicodeDecodeError:
-        return None
-    if match is None or int(match["crc"], 16) != crc32(data[: match.start("crc") - len("crc ")]):
+    match = unseal(data, _TEXT)
+    if match is None:
         return None
     last_id = match["last_message_id"]
     return Checkpoint(

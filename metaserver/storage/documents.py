@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import attrs
 
@@ -27,6 +29,8 @@ class ReplaceSteps:
     sync_directory: Point
 
 
+CRC_LINE = r"crc (?P<crc>[0-9a-f]{8})\n"
+"""How the pattern of a sealed document ends."""
 _SIZE_MAX = 1024 * 1024 * 1024
 _DOCUMENT = ReplaceSteps(
     create=Point.DOCUMENT_CREATE,
@@ -62,6 +66,26 @@ def save_document(filesystem: FileSystem, path: Path, data: bytes, steps: Replac
         file.close()
     filesystem.rename(temporary, path, steps.rename)
     filesystem.sync_directory(path.parent, steps.sync_directory)
+
+
+def seal(text: str) -> bytes:
+    """A document whose last line is a CRC over the lines before."""
+    data = text.encode()
+    return data + f"crc {crc32(data):08x}\n".encode()
+
+
+def unseal(data: bytes, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    """The match of a whole sealed document; None where anything in it is not as it was written.
+
+    The pattern ends with :data:`CRC_LINE`.
+    """
+    try:
+        match = pattern.fullmatch(data.decode("ascii"))
+    except UnicodeDecodeError:
+        return None
+    if match is None or int(match["crc"], 16) != crc32(data[: match.start("crc") - len("crc ")]):
+        return None
+    return match
 
 
 def remove_document(filesystem: FileSystem, path: Path) -> None:

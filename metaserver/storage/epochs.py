@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 import attrs
 
 from metaserver.epochs import EpochChain
 from metaserver.errors import CorruptLogError
-from metaserver.storage.documents import ReplaceSteps, load_document, save_document
+from metaserver.storage.documents import CRC_LINE, ReplaceSteps, load_document, save_document, seal, unseal
 from metaserver.storage.filenames import EPOCHS_NAME
 from metaserver.storage.filesystem import Point
 
@@ -41,23 +40,20 @@ _STEPS = ReplaceSteps(
     sync_directory=Point.EPOCHS_SYNC_DIRECTORY,
 )
 _LINE = r"epoch [0-9]{1,10} [0-9a-f]{16} [0-9]{1,19}\n"
-_TEXT = re.compile(rf"{_TITLE}\n(?P<lines>(?:{_LINE})*)crc (?P<crc>[0-9a-f]{{8}})\n", re.ASCII)
+_TEXT = re.compile(rf"{_TITLE}\n(?P<lines>(?:{_LINE})*){CRC_LINE}", re.ASCII)
 
 
 def encode_epochs(chain: EpochChain) -> bytes:
     """The bytes of the file."""
     lines = "".join(f"epoch {epoch}\n" for epoch in chain.epochs)
-    text = f"{_TITLE}\n{lines}".encode()
-    return text + f"crc {crc32(text):08x}\n".encode()
+    return seal(f"{_TITLE}\n{lines}")
 
 
 def decode_epochs(data: bytes) -> EpochChain | None:
     """What the bytes say; None where they are not exactly what :func:`encode_epochs` makes."""
+    match = unseal(data, _TEXT)
     try:
-        match = _TEXT.fullmatch(data.decode("ascii"))
-        if match is None or int(match["crc"], 16) != crc32(data[: match.start("crc") - len("crc ")]):
-            return None
-        return EpochChain.parse(match["lines"].replace("epoch ", ""))
+        return None if match is None else EpochChain.parse(match["lines"].replace("epoch ", ""))
     except ValueError:
         return None
 

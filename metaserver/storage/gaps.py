@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from zlib import crc32
 
-from metaserver.storage.documents import ReplaceSteps, load_document, save_document
+from metaserver.storage.documents import CRC_LINE, ReplaceSteps, load_document, save_document, seal, unseal
 from metaserver.storage.filenames import GAPS_NAME
 from metaserver.storage.filesystem import Point
 from metaserver.storage.layout import merge_ranges
@@ -39,23 +38,19 @@ _STEPS = ReplaceSteps(
     sync_directory=Point.GAPS_SYNC_DIRECTORY,
 )
 _LINE = r"gap [0-9]{1,19} [0-9]{1,19}\n"
-_TEXT = re.compile(rf"{_TITLE}\n(?P<lines>(?:{_LINE})*)crc (?P<crc>[0-9a-f]{{8}})\n", re.ASCII)
+_TEXT = re.compile(rf"{_TITLE}\n(?P<lines>(?:{_LINE})*){CRC_LINE}", re.ASCII)
 
 
 def encode_gaps(gaps: Sequence[OffsetRange]) -> bytes:
     """The bytes of the file."""
     lines = "".join(f"gap {gap.start} {gap.end}\n" for gap in gaps)
-    text = f"{_TITLE}\n{lines}".encode()
-    return text + f"crc {crc32(text):08x}\n".encode()
+    return seal(f"{_TITLE}\n{lines}")
 
 
 def decode_gaps(data: bytes) -> tuple[OffsetRange, ...] | None:
     """What the bytes say; None where they are not exactly what :func:`encode_gaps` makes."""
-    try:
-        match = _TEXT.fullmatch(data.decode("ascii"))
-    except UnicodeDecodeError:
-        return None
-    if match is None or int(match["crc"], 16) != crc32(data[: match.start("crc") - len("crc ")]):
+    match = unseal(data, _TEXT)
+    if match is None:
         return None
     return tuple(
         OffsetRange(int(start), int(end)) for _, start, end in map(str.split, match["lines"].splitlines())
