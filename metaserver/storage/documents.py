@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -13,6 +12,7 @@ from metaserver.storage.filenames import temporary_name
 from metaserver.storage.filesystem import Point
 
 if TYPE_CHECKING:
+    import re
     from pathlib import Path
 
     from metaserver.storage.filesystem import FileSystem
