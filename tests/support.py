@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -23,7 +24,7 @@ import attrs
 from metaserver.control.client import call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[1]
 WAIT_SECONDS_MAX = 20.0
@@ -426,6 +427,18 @@ class BrokerProcess:
             process.kill()
             process.wait()
             raise
+
+
+@contextmanager
+def serving(process: BrokerProcess) -> Iterator[BrokerProcess]:
+    """Started; stopped at the end, where it must have done well."""
+    try:
+        process.start()
+        yield process
+        assert process.stop() == 0
+        assert "Traceback" not in process.log
+    finally:
+        process.make_sure_it_is_gone()
 
 
 def _whole_records(value: bytes) -> int:

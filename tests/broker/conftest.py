@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from tests.support import NO_REGISTRY, BrokerProcess
+from tests.support import NO_REGISTRY, BrokerProcess, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,13 +41,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
         topics=SHARED_TOPICS,
         registry=NO_REGISTRY,
     )
-    try:
-        process.start()
+    with serving(process):
         yield process
-        assert process.stop() == 0
-        assert "Traceback" not in process.log
-    finally:
-        process.make_sure_it_is_gone()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,22 +9,18 @@ import pytest
 import trio
 import trio.testing
 
-from metaserver.broker import Broker, Committer, DiskGuard, PairMaster, PairSlave
-from metaserver.config import apply_pair, parse_server_config
+from metaserver.broker import Broker, PairMaster, PairSlave
+from metaserver.config import apply_pair
 from metaserver.config.pair import parse_pair_config
-from metaserver.storage import MessageStore
-from metaserver.timers import Timers
-from tests.broker.test_ack_levels import Peer, VirtualClock
-from tests.broker.test_closed_partitions import AtOnce
-from tests.broker.test_committer import HandSyncer
-from tests.storage.faulty_filesystem import FaultyFileSystem
-from tests.storage.support import DATA, options
+from tests.broker.bench import Peer, make_broker
 from tests.support import checksum, parse_records, put, put_batch, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio.testing import MockClock
+
+    from tests.broker.test_committer import HandSyncer
 
 CONFIG = """\
 [system]
@@ -74,22 +68,7 @@ class Node:
 
 
 def make_node(nursery: trio.Nursery) -> Node:
-    filesystem, clock, timers = FaultyFileSystem(), VirtualClock(), Timers()
-    nursery.start_soon(timers.run)
-    store = MessageStore.open(filesystem, filesystem.clock, options(1_000_000), [DATA], "a test")
-    at_once, syncer = AtOnce(), HandSyncer()
-    disk = DiskGuard(filesystem, [DATA], 0)
-    broker = Broker(
-        config=parse_server_config(CONFIG, source="a test", base_directory=Path("/")),
-        store=store,
-        committer=Committer(at_once, syncer, timers, clock, disk),
-        clock=clock,
-        timers=timers,
-        executor=at_once,
-        random=Random(1),
-        page_cache=at_once,
-        address="host:1",
-    )
+    broker, syncer = make_broker(nursery, CONFIG)
     return Node(broker, syncer, Peer(broker))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.console.browser import Browser, require_chromium
 from tests.http.http_client import ADMIN, READER, USERS, HttpClient
-from tests.support import BrokerProcess, eventually, put
+from tests.support import BrokerProcess, eventually, put, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +42,7 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     users = process.base / "conf" / "users.toml"
     users.parent.mkdir(parents=True)
     users.write_text(USERS.replace('"none"', '"read"'), encoding="utf-8")
-    try:
-        process.start()
+    with serving(process):
         for number in range(40):
             process.ask(put("orders", b'{"order": %d, "amount": "%d.00 EUR"}' % (number, 7 * number), 1))
         for text in HOSTILE:
@@ -52,10 +51,6 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
         process.ask(put("hostile", b"long " * 2000, 1))
         process.wait_registered()
         yield process
-        assert process.stop() == 0
-        assert "Traceback" not in process.log
-    finally:
-        process.make_sure_it_is_gone()
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +61,10 @@ def slave(master: BrokerProcess, tmp_path_factory: pytest.TempPathFactory) -> It
         slave_of=master.port,
         slave_settings={"serverPort": 0, "dashboardHttpPort": 0, "hostName": "127.0.0.1"},
     )
-    try:
-        process.start()
+    with serving(process):
         process.wait_registered()
         eventually(lambda: process.status()["replication"]["lag_bytes"] == 0, "the copy of all messages")
         yield process
-        assert process.stop() == 0
-        assert "Traceback" not in process.log
-    finally:
-        process.make_sure_it_is_gone()
 
 
 @pytest.fixture(scope="module")

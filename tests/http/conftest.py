@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.http.http_client import HttpClient
-from tests.support import BrokerProcess
+from tests.support import BrokerProcess, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,13 +25,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
         topics=TOPICS,
         settings={"maxTransferSize": 65536, "maxRequestBytes": 131072},
     )
-    try:
-        process.start()
+    with serving(process):
         yield process
-        assert process.stop() == 0
-        assert "Traceback" not in process.log
-    finally:
-        process.make_sure_it_is_gone()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from metaserver.http.console.rendering import (
     visible,
 )
 from tests.http.http_client import ADMIN, USERS, HttpClient
-from tests.support import BrokerProcess, put
+from tests.support import BrokerProcess, put, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,15 +37,10 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     users = process.base / "conf" / "users.toml"
     users.parent.mkdir(parents=True)
     users.write_text(USERS, encoding="utf-8")
-    try:
-        process.start()
+    with serving(process):
         process.ask(put("test", HOSTILE.encode(), 1))
         process.wait_registered()
         yield process
-        assert process.stop() == 0
-        assert "Traceback" not in process.log
-    finally:
-        process.make_sure_it_is_gone()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.http.http_client import ADMIN, USERS, HttpClient
-from tests.support import BrokerProcess, put
+from tests.support import BrokerProcess, put, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,16 +25,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     users = process.base / "conf" / "users.toml"
     users.parent.mkdir(parents=True)
     users.write_text(USERS.replace('"none"', '"write"'), encoding="utf-8")
-    try:
-        process.start()
+    with serving(process):
         process.ask(put("test", b"hello", 1))
         process.ask(put("test", b"again", 1))
         process.wait_registered()
         yield process
-        assert process.stop() == 0
-        assert "Traceback" not in process.log
-    finally:
-        process.make_sure_it_is_gone()
 
 
 def page(client: HttpClient, path: str, **query: str) -> dict[str, Any]:

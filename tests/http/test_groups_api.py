@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.http.http_client import ADMIN, USERS, HttpClient
-from tests.support import BrokerProcess, eventually, put
+from tests.support import BrokerProcess, eventually, put, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,16 +22,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     users = process.base / "conf" / "users.toml"
     users.parent.mkdir(parents=True)
     users.write_text(USERS.replace('"none"', '"write"'), encoding="utf-8")
-    try:
-        process.start()
+    with serving(process):
         for number in range(3):
             process.ask(put("test", b"message %d" % number, 1))
         process.wait_registered()
         yield process
-        assert process.stop() == 0
-        assert "Traceback" not in process.log
-    finally:
-        process.make_sure_it_is_gone()
 
 
 @pytest.fixture
