@@ -244,6 +244,14 @@ class ControlError(MetaServerError):
         return f"control socket {self.path}: {self.reason}"
 
 
+class ControlRefusedError(ControlError):
+    """The socket is well: the broker does not do what was asked."""
+
+    def __str__(self) -> str:
+        """In the broker's words."""
+        return self.reason
+
+
 class ZooKeeperError(MetaServerError):
     """ZooKeeper did not do what was asked."""
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from metaserver.control.address import REQUEST_BYTES_MAX, SLAVE_SOCKET_NAME, socket_address
-from metaserver.errors import ConfigError, ControlError
+from metaserver.errors import ConfigError, ControlError, ControlRefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +26,8 @@ def call(path: Path, command: str, timeout_seconds: float, /, **arguments: objec
     is unknown whether the broker has acted.
 
     Raises:
-        ControlError: no broker answers at ``path``, or not in time, or it refuses; the text says
-            what to do.
+        ControlError: no broker answers at ``path``, or not in time; the text says what to do.
+        ControlRefusedError: it refuses; the text says why.
         ConfigError: it refuses, because of problems in its configuration.
 
     """
@@ -83,7 +83,7 @@ def _result(path: Path, command: str, line: bytes | None) -> dict[str, object]:
         case {"ok": False, "problems": list(problems)}:
             raise ConfigError(tuple(map(str, problems)))
         case {"ok": False, "error": str(text)}:
-            raise ControlError(path, text)
+            raise ControlRefusedError(path, text)
         case _:
             raise ControlError(path, "what answers here does not speak as a metaserver broker does")
 

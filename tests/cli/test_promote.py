@@ -221,6 +221,8 @@ def test_a_group_that_had_come_further_than_the_new_master_is_brought_back(home:
     home.kill()
     eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
     assert home.run("promote").code == 0
+    # Behind the start by a moment, and before clients are told of its topics.
+    home.wait_registered("slave")
     client = KazooClient(f"127.0.0.1:{home.status('slave')['embedded_registry']['port']}")
     client.start()
     assert client.get(path % "ahead")[0] == b"-1-%d" % (3 * RECORD_BYTES)
