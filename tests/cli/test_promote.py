@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from kazoo.client import KazooClient
@@ -29,10 +29,21 @@ def address(home: Home, *role: str) -> str:
     return str(home.status(*role)["address"])
 
 
+def replica_of(home: Home, topic: str) -> dict[str, Any] | None:
+    """What the slave says of the only partition of a topic; None where it knows none."""
+    details = json.loads(home.run("slave-status", "--json").out)["details"]
+    return next((found for found in details if found["topic"] == topic), None)
+
+
+def lag_of(home: Home, topic: str) -> int | None:
+    found = replica_of(home, topic)
+    return None if found is None else int(found["lag_bytes"])
+
+
 def wait_copied(home: Home, end: int) -> None:
     def is_copied() -> bool:
-        details = json.loads(home.run("slave-status", "--json").out)["details"]
-        return any(found["topic"] == "test" and found["end_offset"] == end for found in details)
+        found = replica_of(home, "test")
+        return found is not None and found["end_offset"] == end
 
     eventually(is_copied, "the copy")
 
@@ -113,6 +124,9 @@ def test_what_is_missing_is_told_exactly(home: Home) -> None:
         file.write(b"M")
     home.start_slave()
     wait_copied(home, 6 * RECORD_BYTES)
+    # Or the master's registry, which the slave's registration writes to, is behind as well.
+    home.wait_registered("slave")
+    eventually(lambda: lag_of(home, "__registry") == 0, "the copy of the registry")
     home.kill()
     eventually(lambda: not home.status("slave")["replication"]["connected"], "the slave notices")
     ran = home.run("promote")
