@@ -32,6 +32,8 @@ from tests.registry.wire import ACL, Create, Delete, Exists, GetData, SetData, T
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from metaserver.registry.embedded.transactions import Change
+
 OPTIONS = RegistryOptions(tick_ms=100, sessions_max=3, watches_per_connection_max=2)
 
 
@@ -257,14 +259,14 @@ def test_a_log_that_lacks_a_transaction_is_not_loaded() -> None:
 
 
 def test_a_log_that_contradicts_itself_is_not_loaded() -> None:
-    transactions = [
-        [CreateNode("/none/child", b"", OPEN_ACL, 0)],
-        [DeleteNode("/none")],
-        [SetNodeData("/none", b"")],
-        [SetNodeAcl("/none", OPEN_ACL)],
+    changes: list[Change] = [
+        CreateNode("/none/child", b"", OPEN_ACL, 0),
+        DeleteNode("/none"),
+        SetNodeData("/none", b""),
+        SetNodeAcl("/none", OPEN_ACL),
     ]
-    for changes in transactions:
-        record = encode_transaction(Transaction_(1, 0, tuple(changes)))
+    for change in changes:
+        record = encode_transaction(Transaction_(1, 0, (change,)))
         with pytest.raises(MalformedError, match="none"):
             load([record])
     begin, nodes, end = encode_snapshot(Tree())
