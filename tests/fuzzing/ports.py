@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.fuzzing import client_port, registry
 from tests.fuzzing.mutations import mutated
 from tests.fuzzing.target import EDGES, Target
-from tests.support import BrokerProcess
+from tests.support import BrokerProcess, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,6 +197,8 @@ def fuzz_port(
     try:
         node.start()
         node.wait_registered()
+        # Whoever may reach a port may send: the partitions for it are there from the start.
+        assert node.ask(put("test", b"first", 1)).status == 200
         files = _names(node)
         done, rss_bytes = 0, 0
         while (cases is None or done < cases) and time.monotonic() - began < seconds:
