@@ -146,7 +146,7 @@ def _connect_when_up(address: wire.Address) -> wire.ReplyReader:
 
 
 def machine(options: Namespace) -> wire.Figures:
-    """What no server on this machine can beat: a small append with fdatasync, a loopback round trip, a large file."""
+    """What no server here can beat: a small append with fdatasync, a loopback round trip, a large file."""
     wire.pin(wire.GENERATOR_CORE)
     return {
         **wire.latency_figures(_syncs(options.directory, options.seconds), "fdatasync_"),
