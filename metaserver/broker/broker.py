@@ -41,6 +41,7 @@ from metaserver.protocol import (
     Replicated,
     Stats,
     Status,
+    Successor,
     Sync,
     Transaction,
     TransactionalPut,
@@ -68,6 +69,8 @@ if TYPE_CHECKING:
 _NO_SYNC = "This broker is no synchronous slave and takes no sync requests."
 _NO_PAIR = "This broker is no synchronous slave and copies nobody who calls."
 
+_NO_MASTER = "This broker is no master."
+
 _log = get_logger(__name__)
 
 
@@ -92,7 +95,11 @@ class Broker:
     """A name for the life of this process, by which others find out that they talk to the same broker."""
     describe_upstream: Callable[[], str] | None = None
     """What a slave tells of the nodes above it, nearest first (docs/protocol.md)."""
+    promoted: str = ""
+    """When it was made the master in another's place, ISO 8601; blank: it was not."""
     gate: PutGate = attrs.Factory(PutGate)
+    on_successor: Callable[[str], str | None] | None = None
+    """Of a master: told the ``HOST:PORT`` of who says to have its place; why that is none, or None."""
     pair_slave: PairSlave | None = None
     """Of the slave of a synchronous pair."""
     pair_master: PairMaster | None = None
@@ -167,8 +174,8 @@ class Broker:
                 self.transactions.put(command, sink)
             case Transaction():
                 self.transactions.handle(command, sink)
-            case Sync() | Pair():
-                self._serve_pair(command, sink)
+            case Sync() | Pair() | Successor():
+                self._serve_peer(command, sink)
             case Malformed():
                 sink.send(encode_result(Status.BAD_REQUEST, f"Bad request,{command.reason}", command.opaque))
                 sink.close_after_replies()
@@ -237,8 +244,12 @@ class Broker:
         self.partitions[(name.topic, name.partition)] = partition
         return partition
 
-    def _serve_pair(self, command: Sync | Pair, sink: ReplySink) -> None:
-        if self.pair_slave is not None:
+    def _serve_peer(self, command: Sync | Pair | Successor, sink: ReplySink) -> None:
+        if isinstance(command, Successor):
+            refusal = _NO_MASTER if self.on_successor is None else self.on_successor(command.address)
+            status = Status.SUCCESS if refusal is None else Status.UNAVAILABLE
+            sink.send(encode_result(status, refusal or "", command.opaque))
+        elif self.pair_slave is not None:
             self.pair_slave.handle(command, sink)
         else:
             text = _NO_SYNC if isinstance(command, Sync) else _NO_PAIR

@@ -195,26 +195,33 @@ class Committer:
 
     def _write_now(self, partition: Partition, batch: list[PendingAppend]) -> None:
         log = partition.log
-        for index, append in enumerate(batch):
+        offsets: list[int] = []
+        failure = None
+        for append in batch:
             try:
                 _expect_end(log, append)
-                offset = log.append(append.records, append.size_bytes, append.count, append.last_id)
+                offsets.append(log.append(append.records, append.size_bytes, append.count, append.last_id))
             except StorageError as error:
-                self._refuse(batch[index:], self._report(partition, error))
+                failure = self._report(partition, error)
                 break
             partition.unflushed_count += append.count
-            self._succeed([append], offset)
+        # Told when all are written: what somebody who is told appends at once comes behind them.
+        partition.is_busy = True
+        for append, offset in zip(batch, offsets, strict=False):
+            append.succeed(offset)
+        if failure is not None:
+            self._refuse(batch[len(offsets) :], failure)
+        partition.is_busy = False
         partition.publish(log.end_offset)
         partition.progressed()
         _flush_replies(batch)
-        if log.failure is not None:
-            return
-        if log.needs_roll or log.checkpoint_due:
+        if partition.pending or partition.jobs or log.needs_roll or log.checkpoint_due:
             self._continue(partition)
         elif partition.is_flush_due:
             self.flush(partition)
         # Also behind those two: while one is under way the other is not begun.
-        self._flush_in_time(partition)
+        if log.failure is None:
+            self._flush_in_time(partition)
 
     def _flush_in_time(self, partition: Partition) -> None:
         """What is written and not synced waits no longer than the interval, whatever comes between."""

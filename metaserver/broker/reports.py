@@ -92,6 +92,8 @@ def _system(broker: Broker) -> list[str]:
         "config_origin": origin_checksum(broker.config),
         "instance": broker.instance,
     }
+    if broker.promoted:
+        values["promoted"] = broker.promoted
     if broker.describe_upstream is not None:
         values["upstream"] = broker.describe_upstream()
     return [f"{key} {value}" for key, value in values.items()]

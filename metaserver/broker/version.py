@@ -2,9 +2,8 @@
 
 from metaserver import __version__
 
-VERSION_TEXT = (
-    f"1.4.6.2 metaserver/{__version__} extensions=long-poll,put-batch,epochs,replica-ack,zlib,filter"
-)
+_EXTENSIONS = "long-poll,put-batch,epochs,replica-ack,zlib,filter,successor"
+VERSION_TEXT = f"1.4.6.2 metaserver/{__version__} extensions={_EXTENSIONS}"
 """MetaQ's version first, for those who read it; then ours and what a 1.4.6 broker does not know."""
 GREGOR_VERSION_TEXT = f"{VERSION_TEXT},pair"
 """Of the slave of a synchronous pair, which is nobody's registry."""

@@ -58,9 +58,10 @@ from metaserver.node.own_config import OwnConfig
 from metaserver.node.registry import EmbeddedRegistry, Membership
 from metaserver.node.reporting import Reporter
 from metaserver.node.service_manager import ServiceManager, own_service_manager
+from metaserver.node.succeeding import make_succession
 from metaserver.node.topics import TopicChanges
 from metaserver.node.transactions import load_transactions, transaction_handlers
-from metaserver.replication import PairLink
+from metaserver.replication import PairLink, Succession
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
 from metaserver.timers import Timers
 
@@ -151,6 +152,7 @@ class _Parts:
     disk: DiskGuard
     following: Following | None
     pair: PairLink | None
+    succession: Succession | None
     embedded: EmbeddedRegistry | None
     membership: Membership
     checking: Checking
@@ -233,13 +235,14 @@ class _Node:
         is_noticed = _always if embedded is None else embedded.has_sessions
         membership = self._membership = Membership.of(broker, slave_config, host, is_noticed)
         broker.on_new_partition = membership.wake
-        following = None
+        following = succession = None
         if slave_config is not None:
             reload = partial(self._reload_own, broker)
             own = OwnConfig(slave_config, self._paths, self._is_lenient, lambda: broker.config, reload)
             following = Following.of(broker, slave_config, own, host, membership, timers)
         else:
             membership.on_rival = broker.gate.fence
+            succession = make_succession(broker, membership, embedded, self._role)
         registry = config.zookeeper.ensemble
         if embedded is not None:
             registry = f"{own_host(config)}:{embedded.port}"
@@ -250,13 +253,12 @@ class _Node:
         if pair_config is not None and broker.pair_master is not None:
             leave, join = partial(membership.follow, None), partial(membership.follow, registry)
             pair = PairLink(broker, broker.pair_master, pair_config, leave, join)
-        slave = None if following is None else following.slave
-        sync = None if following is None else following.config_sync
+        slave, sync = (None, None) if following is None else (following.slave, following.config_sync)
         checking = Checking.of(broker, membership, following)
         reporter = Reporter(broker, store, disk, slave, membership, checking, embedded, sync)
         reporter.is_lenient, reporter.log_format = self._is_lenient, self._log_format
         reporter.decision = None if self._role is None else self._role.decision
-        reporter.pair = pair
+        reporter.pair, reporter.succession = pair, succession
         requests = LocalRequests(broker)
         cluster = ClusterSession(partial(_registry_servers, membership), config.zookeeper.root)
         self._door = HttpDoor(
@@ -276,6 +278,7 @@ class _Node:
             disk,
             following,
             pair,
+            succession,
             embedded,
             membership,
             checking,
@@ -318,8 +321,9 @@ class _Node:
             )
             if following is not None:
                 stop.replication = await nursery.start(following.run)
-            if parts.pair is not None:
-                nursery.start_soon(parts.pair.run)
+            for part in (parts.pair, parts.succession):
+                if part is not None:
+                    nursery.start_soon(part.run)
             with _PidFile(self._paths):
                 gc.collect()
                 gc.freeze()

@@ -79,9 +79,13 @@ class EmbeddedRegistry:
         """Returns when it answers, or never will."""
         await self._opened.wait()
 
+    def close(self) -> None:
+        """Close the port, and do not wait."""
+        self._scope.cancel()
+
     async def stop(self) -> None:
         """Close the port; returns when its log is at rest. :meth:`run` and the poller must be running."""
-        self._scope.cancel()
+        self.close()
         await self._finished.wait()
         if self._server is not None:
             with trio.move_on_after(_STOP_SECONDS_MAX):

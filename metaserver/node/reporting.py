@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from metaserver.node.checking import Checking
     from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.node.role import Decision
-    from metaserver.replication import ConfigSync, ConfigSyncReport, PairLink, Slave, SlaveReport
+    from metaserver.replication import ConfigSync, ConfigSyncReport, PairLink, Slave, SlaveReport, Succession
     from metaserver.storage import FileSystem, MessageStore, QuarantineReport
 
 
@@ -55,6 +55,8 @@ class Reporter:
     """What makes the node something else than its files say."""
     pair: PairLink | None = None
     """Of the master of a synchronous pair."""
+    succession: Succession | None = None
+    """Of a master."""
     _filesystem: FileSystem = attrs.Factory(RealFileSystem)
 
     def readiness(self) -> list[str]:
@@ -98,6 +100,11 @@ class Reporter:
             reasons.append(self._config_sync.problem)
         return reasons
 
+    def problems(self) -> list[str]:
+        """The same, and what keeps it from nothing but is for an operator to look at."""
+        second = [] if self.succession is None else list(filter(None, [self.succession.problem]))
+        return self.readiness() + second + self._checking.problems()
+
     def status(self) -> dict[str, object]:
         """The node on one page, in values JSON knows."""
         broker, config, partitions = self._broker, self._broker.config, self._partitions
@@ -127,7 +134,7 @@ class Reporter:
             "messages": sum(partition.log.record_count for partition in partitions.values()),
             "bytes": sum(partition.log.statistics().size_bytes for partition in partitions.values()),
             "disk_free_bytes": self._disk.free_bytes,
-            "problems": self.readiness() + self._checking.problems(),
+            "problems": self.problems(),
             "quarantine": self._quarantine(),
             "scrub": self._checking.status(),
             "puts_refused": broker.gate.reason,

@@ -111,6 +111,8 @@ class Role:
     """What replaces values of ``server.ini``, now and after a reload; also on a promoted slave."""
     decision: Decision | None
     """Where it makes the node something else than the files say."""
+    promotion: Decision | None = None
+    """Of a master that took another's place, whether its files say that it is one or not."""
     pair: PairConfig | None = None
     """Of the master of a synchronous pair."""
 
@@ -127,9 +129,11 @@ def find_role(server: ServerConfig, slave: SlaveConfig | None, pair: PairConfig 
     if decision is None or (decision.role == "master" and slave is None):
         if pair is not None:
             config = apply_pair(config, pair)
-        return Role(config=config, slave_config=slave, overlay=slave, decision=None, pair=pair)
+        return Role(
+            config=config, slave_config=slave, overlay=slave, decision=None, promotion=decision, pair=pair
+        )
     if decision.role == "master":
-        return Role(config=config, slave_config=None, overlay=slave, decision=decision)
+        return Role(config=config, slave_config=None, overlay=slave, decision=decision, promotion=decision)
     address = (decision.master_host, decision.master_port)
     if slave is None:
         slave = SlaveConfig(

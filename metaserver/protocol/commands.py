@@ -183,6 +183,15 @@ class Pair:
 
 
 @attrs.frozen
+class Successor:
+    """A promoted broker tells the one in whose place it is."""
+
+    address: str
+    """``HOST:PORT`` of who was promoted."""
+    opaque: int
+
+
+@attrs.frozen
 class ReplicaPosition:
     """How far a slave has one partition."""
 
@@ -226,6 +235,7 @@ Command: TypeAlias = (
     | Transaction
     | Sync
     | Pair
+    | Successor
     | Replicated
     | Malformed
 )

@@ -25,6 +25,7 @@ from metaserver.protocol.commands import (
     ReplicaPosition,
     Replicated,
     Stats,
+    Successor,
     Sync,
     Transaction,
     TransactionalPut,
@@ -285,9 +286,10 @@ class CommandDecoder:
                 return _parse_transaction(words)
             case "sync":
                 return self._parse_sync(words)
-            case "pair":
+            case "pair" | "successor":
                 _expect(words, 3)
-                return Pair(words[1], _opaque(words[2]))
+                kind = Pair if words[0] == "pair" else Successor
+                return kind(words[1], _opaque(words[2]))
             case "replicated":
                 return self._parse_replicated(words)
             case "result" | "value":

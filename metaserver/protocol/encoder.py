@@ -161,6 +161,11 @@ def encode_pair(address: str, opaque: int) -> bytes:
     return b"pair %b %d\r\n" % (address.encode(), opaque)
 
 
+def encode_successor(address: str, opaque: int) -> bytes:
+    """A ``successor`` line: an extension."""
+    return b"successor %b %d\r\n" % (address.encode(), opaque)
+
+
 def encode_stats(item: str, opaque: int) -> bytes:
     """A ``stats`` line; without an item it has two spaces, as Java clients send it."""
     return b"stats %b %d\r\n" % (item.encode(), opaque)

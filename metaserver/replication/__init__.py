@@ -6,7 +6,7 @@ other offset: where the master cannot give the bytes that belong there, the part
 why, and what it holds stays readable.
 
 :mod:`progress` decides, without I/O; :mod:`slave` does what it says. :mod:`master` knows where the master is,
-and :mod:`config_sync` keeps the slave's configuration in step with its.
+and :mod:`config_sync` keeps the slave's configuration in step with its. :mod:`succession` is for two masters.
 """
 
 from metaserver.replication.config_sync import ConfigSync, ConfigSyncReport
@@ -15,6 +15,7 @@ from metaserver.replication.pair import CalledPlace, PairLink
 from metaserver.replication.progress import ReplicaProgress, ReplicaState
 from metaserver.replication.reports import ReplicaReport, SlaveReport
 from metaserver.replication.slave import Slave
+from metaserver.replication.succession import Succession, Successor
 
 __all__ = [
     "CalledPlace",
@@ -29,4 +30,6 @@ __all__ = [
     "ReplicaState",
     "Slave",
     "SlaveReport",
+    "Succession",
+    "Successor",
 ]

@@ -197,6 +197,8 @@ class MasterFacts:
     """Of its process; it never has two, nor two of them one."""
     upstream: tuple[Hop, ...] = ()
     """Who is above it."""
+    promoted: str = ""
+    """When it was made the master in another's place, ISO 8601; blank: it was not."""
     config_origin: int | None = None
     """Of a slave's configuration: of the master's it was merged from."""
 
@@ -233,6 +235,7 @@ async def ask_facts(link: BrokerConnection, timeout_seconds: float) -> MasterFac
         is_slave=values.get("slave") == "true",
         instance=values.get("instance", "-"),
         upstream=parse_chain(values.get("upstream", "")),
+        promoted=values.get("promoted", ""),
         config_origin=_number(values.get("config_origin")),
     )
 

@@ -80,6 +80,14 @@ class Bench:
     disk: DiskGuard
     outcomes: list[tuple[str, int | StorageError]] = attrs.Factory(list)
     flushes: list[str] = attrs.Factory(list)
+    behind: dict[str, tuple[str, int]] = attrs.Factory(dict)
+    """What is put at which offset as soon as somebody is told of a success."""
+
+    def _stored(self, name: str, offset: int) -> None:
+        self.outcomes.append((name, offset))
+        if name in self.behind:
+            following, at = self.behind.pop(name)
+            self.put(following, offset=at)
 
     def put(self, name: str, *records: bytes, offset: int | None = None) -> None:
         records = records or (encode_record(name.encode(), 1),)
@@ -90,7 +98,7 @@ class Bench:
                 sum(map(len, records)),
                 len(records),
                 1,
-                lambda at: self.outcomes.append((name, at)),
+                lambda at: self._stored(name, at),
                 lambda error: self.outcomes.append((name, error)),
                 _Flush(self, name),
                 offset,
@@ -291,6 +299,20 @@ async def test_replicated_records_go_to_their_offset_or_nowhere(threshold: int) 
     kinds = [type(outcome) for _, outcome in bench.outcomes]
     assert kinds == [int, DivergedLogError, DivergedLogError, int]
     assert bench.partition.log.end_offset == 2 * SIZE
+
+
+@pytest.mark.parametrize("threshold", [0, 5])
+async def test_what_is_appended_by_who_hears_of_a_success_comes_behind_what_waited(threshold: int) -> None:
+    # As a slave does, whose next bytes are here already.
+    bench = make_bench(threshold, SIZE)
+    bench.put("a", offset=0)
+    while bench.syncer.waiting:
+        bench.syncer.step()  # and the roll that is due now is under way
+    bench.put("b", offset=SIZE)
+    bench.put("c", offset=2 * SIZE)
+    bench.behind["b"] = ("d", 3 * SIZE)
+    bench.finish()
+    assert bench.outcomes == [("a", 0), ("b", SIZE), ("c", 2 * SIZE), ("d", 3 * SIZE)]
 
 
 async def test_a_partition_tells_when_more_of_it_is_written_and_when_it_is_synced() -> None:

@@ -267,7 +267,9 @@ DIFFERENT = [
         VERSION_TEXT,
         ("version 1\\r\\n",),
         ("200 1 0.1",),
-        ("200 1 1.4.6.2 metaserver/0.1.0 extensions=long-poll,put-batch,epochs,replica-ack,zlib,filter",),
+        (
+            "200 1 1.4.6.2 metaserver/0.1.0 extensions=long-poll,put-batch,epochs,replica-ack,zlib,filter,successor",
+        ),
     ),
     Difference(
         TOO_LONG,

@@ -140,6 +140,7 @@ frames = st.one_of(
     _with_body("putbatch", _spelt_numbers),
     _with_body("sync", _small, _small, _spelt_numbers),
     _line(st.just("pair"), _names, _spelt_numbers),
+    _line(st.just("successor"), _names, _spelt_numbers),
     _replicated(),
     _line(st.just("get"), _names, _names, _spelt_numbers, _spelt_numbers, _spelt_numbers, _spelt_numbers),
     _line(st.just("get"), _names, _names, _small, _small, _small, _small, _spelt_numbers),

@@ -35,6 +35,7 @@ from metaserver.protocol import (
     encode_replicated,
     encode_result,
     encode_stats,
+    encode_successor,
     encode_sync,
     encode_transaction,
     encode_transactional_put,
@@ -86,6 +87,7 @@ def test_golden_reply(case: dict[str, Any]) -> None:
             b"sync test 3 5 1 -9223372036854775808 907060870 7\r\nhello",
         ),
         (encode_pair("127.0.0.1:8123", 7), b"pair 127.0.0.1:8123 7\r\n"),
+        (encode_successor("[::1]:8123", 7), b"successor [::1]:8123 7\r\n"),
         (encode_stats("", -1), b"stats  -1\r\n"),
         (encode_stats("topics", 7), b"stats topics 7\r\n"),
         (

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CATCH_UP_SECONDS_MAX = 120.0
+_WRITTEN_BYTES = 1024 * 1024 * 1024
+_PIECE_BYTES = 1024 * 1024
 VALUE_BYTES_MAX = 1 << 20
 FOUND = "value"
 
@@ -144,11 +146,12 @@ def _connect_when_up(address: wire.Address) -> wire.ReplyReader:
 
 
 def machine(options: Namespace) -> wire.Figures:
-    """What no server on this machine can beat: a small append with fdatasync, and a loopback round trip."""
+    """What no server here can beat: a small append with fdatasync, a loopback round trip, a large file."""
     wire.pin(wire.GENERATOR_CORE)
     return {
         **wire.latency_figures(_syncs(options.directory, options.seconds), "fdatasync_"),
         **wire.latency_figures(_round_trips(options.seconds), "round_trip_"),
+        "write_megabytes_per_second": _write_rate(options.directory),
     }
 
 
@@ -163,6 +166,17 @@ def _syncs(directory: Path | None, for_seconds: float) -> list[float]:
             os.fdatasync(file.fileno())
             latencies.append(wire.now() - before)
     return latencies
+
+
+def _write_rate(directory: Path | None) -> float:
+    """A gigabyte, one piece behind the other, with one sync at the end."""
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        data = os.urandom(_PIECE_BYTES)
+        begin = wire.now()
+        for _ in range(_WRITTEN_BYTES // _PIECE_BYTES):
+            file.write(data)
+        os.fdatasync(file.fileno())
+        return _WRITTEN_BYTES / (wire.now() - begin) / 1e6
 
 
 def _round_trips(for_seconds: float) -> list[float]:

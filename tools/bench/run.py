@@ -227,6 +227,8 @@ class Bench:
                 f"machine: {name}, p50 / p99",
                 f"{figures[f'{part}_p50_us']:.0f} / {figures[f'{part}_p99_us']:.0f} µs",
             )
+        rate = figures["write_megabytes_per_second"]
+        self.add("machine: a gigabyte written in a row, one sync at the end", f"{rate:,.0f} MB/s")
         for words, name in (((), "one by one"), (("--batch", 1000, "--pipeline", 16), "in batches")):
             figures = self.load("put", "--null", *words)
             self.add(f"generator against a null server: 100 B, {name}", _rate(figures["messages_per_second"]))

@@ -64,6 +64,8 @@ class Linked:
 
     place: Place
     cable: Cable
+    clients_host: str
+    """Where the slave reaches this process."""
     messages: int
     """Acknowledged before, during and after the fault, each."""
     seconds: float
@@ -106,11 +108,6 @@ class Linked:
             )
             await _in_thread(self._finish)
         self.figures.seconds = time.monotonic() - began
-
-    @property
-    def clients_host(self) -> str:
-        """Where the slave reaches this process."""
-        return _CLIENTS_OF_SLAVE
 
     async def load(self) -> None:
         """So many messages, with consumers of both; returns when each has been answered."""
@@ -309,18 +306,16 @@ FAULTS: dict[str, Callable[[Linked], Awaitable[None]]] = {
     "200ms": far_away,
 }
 
-_CLIENTS_OF_SLAVE = "10.213.2.2"
 
-
-def _wired(net: Network) -> tuple[Cable, tuple[Site, Site]]:
-    """The cable between master and slave, and where these two are."""
+def wired(net: Network) -> tuple[Cable, tuple[Site, Site], str]:
+    """The cable between master and slave, where these two are, and where the slave reaches the clients."""
     between = net.connect("master", "slave")
     to_master, to_slave = net.connect("master", "clients"), net.connect("slave", "clients")
     sites = [
         Site(cable.left.address, "0.0.0.0", tuple(cable.left.namespace.command()))
         for cable in (to_master, to_slave)
     ]
-    return between, (sites[0], sites[1])
+    return between, (sites[0], sites[1]), to_slave.right.address
 
 
 def run_link(base: Path, fault: str, messages: int, seconds: float) -> Linked:
@@ -329,11 +324,11 @@ def run_link(base: Path, fault: str, messages: int, seconds: float) -> Linked:
     Raises UnavailableError, NodeError and BrokenPromiseError.
     """
     with network() as net:
-        cable, sites = _wired(net)
+        cable, sites, clients_host = wired(net)
         place = Place(base / "place", TOPICS, settings=SETTINGS, sites=sites, registry=_REGISTRY)
         # The slave reaches its master over the cable that has the faults.
         place.follow(f"{cable.left.address}:{place.master_port}")
-        linked = Linked(place, cable, messages, seconds)
+        linked = Linked(place, cable, clients_host, messages, seconds)
         try:
             with net.namespace("clients").entered():
                 trio.run(linked.run, FAULTS[fault])

@@ -1,0 +1,178 @@
+"""Two masters of one name, where no registry is above both: the one that was promoted later remains.
+
+A promoted broker knows in whose place it is. It looks there as long as it lives, and where a broker answers
+that is a master still, or again, tells it so (the extension ``successor``, docs/protocol.md). Nobody is
+believed who only says so: a master that is told goes and asks. It gives way to a broker of its name that was
+promoted, later than it was itself if it was, and whose log has an epoch in common with its own: the other
+was its replica once.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from metaserver.client import connect
+from metaserver.client.connection import announced_registry, expect_text
+from metaserver.client.servers import format_address
+from metaserver.config.values import host_and_port
+from metaserver.epochs import EpochChain
+from metaserver.errors import ClientError, ConfigError
+from metaserver.logs import get_logger
+from metaserver.names import INTERNAL_TOPICS
+from metaserver.protocol import encode_epochs_query, encode_successor
+from metaserver.replication.master import ask_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaserver.broker import Broker
+    from metaserver.client import BrokerConnection
+    from metaserver.replication.master import Address, MasterFacts
+
+SUCCESSOR_EXTENSION = "successor"
+
+_LOOK_SECONDS = 2.0
+_ANSWER_SECONDS = 5.0
+
+_log = get_logger(__name__)
+
+
+@attrs.frozen
+class Successor:
+    """The broker that has this one's place."""
+
+    address: str
+    promoted: str
+    """When, ISO 8601."""
+    registry: str | None
+    """Where it hosts or uses one, ``HOST:PORT``."""
+
+    def __str__(self) -> str:
+        """For whoever is refused."""
+        return f"{self.address} was promoted at {self.promoted} in its place"
+
+
+@attrs.define(eq=False)
+class Succession:
+    """Of a master; run :meth:`run`."""
+
+    _broker: Broker
+    _predecessor: Address | None
+    """In whose place the broker was promoted; None: in nobody's."""
+    _on_successor: Callable[[Successor], None]
+    """Told once."""
+    problem: str = ""
+    """What an operator must do about a second master; blank: there is none, as far as is known."""
+    _called: set[Address] = attrs.Factory(set)
+    _wake: trio.Event = attrs.Factory(trio.Event)
+
+    def call(self, text: str) -> str | None:
+        """Somebody says that it has this broker's place; why it is not looked at, or None."""
+        try:
+            self._called = {host_and_port(text)}
+        except ConfigError as error:
+            return str(error)
+        self._wake.set()
+        return None
+
+    async def run(self) -> None:
+        """Until cancelled. Does not raise."""
+        async with trio.open_nursery() as nursery:
+            if self._predecessor is not None:
+                nursery.start_soon(self._watch, self._predecessor)
+            await self._wait_succeeded()
+
+    # The one that was promoted.
+
+    async def _watch(self, predecessor: Address) -> None:
+        while True:
+            try:
+                async with connect(*predecessor) as link:
+                    await self._watch_over(link, format_address(*predecessor))
+            except ClientError:
+                self._say("")  # It is away, as it should be.
+            await trio.sleep(_LOOK_SECONDS)
+
+    async def _watch_over(self, link: BrokerConnection, name: str) -> None:
+        broker = self._broker
+        while True:
+            facts = await ask_facts(link, _ANSWER_SECONDS)
+            is_other = facts.instance == broker.instance or facts.broker_id != broker.config.broker_id
+            if is_other or facts.is_slave or facts.promoted > broker.promoted:
+                self._say("")  # It is no second master, or will tell this one.
+            else:
+                self._say(
+                    f"{name}, whose place this master took at {broker.promoted}, runs as a master too: what "
+                    f"it still takes is lost to this one. On its machine: metaServer follow {broker.address}"
+                )
+                if SUCCESSOR_EXTENSION in link.extensions:
+                    encode = partial(encode_successor, broker.address)
+                    expect_text(await link.request(encode, _ANSWER_SECONDS))
+            await trio.sleep(_LOOK_SECONDS)
+
+    def _say(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            _log.error("There are two masters", reason=problem)
+        self.problem = problem
+
+    # The one that is told.
+
+    async def _wait_succeeded(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            called, self._called = self._called, set()
+            for address in called:
+                try:
+                    async with connect(*address) as link:
+                        successor = await self._judge(link, format_address(*address))
+                except ClientError as error:
+                    _log.warning(
+                        "Who says to be the new master cannot be asked",
+                        address=format_address(*address),
+                        reason=str(error),
+                    )
+                    continue
+                if successor is not None:
+                    self._on_successor(successor)
+                    await trio.sleep_forever()
+
+    async def _judge(self, link: BrokerConnection, name: str) -> Successor | None:
+        facts = await ask_facts(link, _ANSWER_SECONDS)
+        refusal = self._refusal(facts)
+        if not refusal and not await self._was_a_replica(link):
+            refusal = "its log has nothing of this broker's"
+        if refusal:
+            _log.warning("Not succeeded", address=name, reason=refusal)
+            return None
+        return Successor(name, facts.promoted, announced_registry(link.version, host_and_port(name)[0]))
+
+    def _refusal(self, facts: MasterFacts) -> str:
+        broker = self._broker
+        if facts.instance == broker.instance or facts.broker_id != broker.config.broker_id:
+            return f"it is broker {facts.broker_id}"
+        if facts.is_slave:
+            return "it is a slave"
+        if not facts.promoted:
+            return "it was never promoted"
+        if facts.promoted <= broker.promoted:
+            return f"it was promoted at {facts.promoted}, and this broker later, at {broker.promoted}"
+        return ""
+
+    async def _was_a_replica(self, link: BrokerConnection) -> bool:
+        for name, epochs in list(self._broker.store.epochs.items()):
+            own = {(epoch.number, epoch.origin) for epoch in epochs.chain.epochs}
+            if name.topic in INTERNAL_TOPICS or not own:
+                continue
+            encode = partial(encode_epochs_query, name.topic, name.partition, 0)
+            try:
+                chain = EpochChain.parse(expect_text(await link.request(encode, _ANSWER_SECONDS)))
+            except (ClientError, ValueError):
+                continue
+            if own & {(epoch.number, epoch.origin) for epoch in chain.epochs}:
+                return True
+        return False
