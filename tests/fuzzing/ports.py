@@ -188,7 +188,10 @@ PORTS = {
 def fuzz_port(
     name: str, base: Path, first_seed: int, *, cases: int | None = None, seconds: float = float("inf")
 ) -> int:
-    """So many cases on a broker of its own, or for so long; returns how many. Raises AssertionError."""
+    """So many cases on a broker of its own, or for so long; returns how many. Raises AssertionError.
+
+    Nobody else may write into the parent of ``base``: a file that escapes would lie there.
+    """
     port = PORTS[name]
     if port is None:
         return _fuzz_client_port(base, first_seed, cases, seconds)
@@ -221,17 +224,16 @@ def fuzz_port(
 
 
 def _fuzz_client_port(base: Path, first_seed: int, cases: int | None, seconds: float) -> int:
-    node = client_port.start_target(base)
     began, done = time.monotonic(), 0
-    try:
-        while cases is None or done < cases:
+    while not done or (cases is None and time.monotonic() - began < seconds):
+        # A new broker each time: its neighbour counts what it has put from 0 on.
+        node = client_port.start_target(base / str(done))
+        try:
             done += client_port.fuzz(node, cases or 5000, first_seed + done).cases
-            if time.monotonic() - began >= seconds:
-                break
-        assert node.stop() == 0
-        assert "Traceback" not in node.log, node.log[-4000:]
-    finally:
-        node.make_sure_it_is_gone()
+            assert node.stop() == 0
+            assert "Traceback" not in node.log, node.log[-4000:]
+        finally:
+            node.make_sure_it_is_gone()
     return done
 
 

@@ -195,7 +195,7 @@ def _fuzz_port(name: str, seconds: float, seed: int) -> Outcome:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="metaserver-fuzz-") as directory:
         try:
-            cases = fuzz_port(name, Path(directory), seed, seconds=seconds)
+            cases = fuzz_port(name, Path(directory, "node"), seed, seconds=seconds)
         except Exception:  # noqa: BLE001 - any is a finding
             return Outcome(name, 0, "", time.monotonic() - began, traceback.format_exc())
     return Outcome(name, cases, "", time.monotonic() - began)
