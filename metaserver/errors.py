@@ -192,6 +192,19 @@ class LogFailedError(StorageError):
         return f"{self.path} takes no more messages after a disk error: {self.reason}"
 
 
+UNCLEAR_TEXT = "It may be stored all the same"
+"""In the answer to a put whose fate the broker does not know."""
+
+
+@attrs.define
+class UnclearWriteError(LogFailedError):
+    """The disk failed over this very write, and a restart or a power cut may bring records of it to light."""
+
+    def __str__(self) -> str:
+        """As of the log, and what that means for the message."""
+        return f"{super().__str__()}. {UNCLEAR_TEXT}: a restart tells"
+
+
 @attrs.define
 class DivergedLogError(StorageError):
     """A replica holds bytes its master does not hold."""
