@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from metaserver.names import REGISTRY_TOPIC
+from metaserver.names import INTERNAL_TOPICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,12 +34,12 @@ class SegmentFile:
 
 
 def partitions(data: Path) -> dict[Name, Path]:
-    """Every partition directory of a data path, without the registry's, which nobody sends to."""
+    """Every partition directory of a data path, without the broker's own, which nobody sends to."""
     found = {}
     if data.is_dir():
         for path in sorted(data.iterdir()):
             match = _DIRECTORY.fullmatch(path.name)
-            if match is not None and match[1] != REGISTRY_TOPIC and path.is_dir():
+            if match is not None and match[1] not in INTERNAL_TOPICS and path.is_dir():
                 found[match[1], int(match[2])] = path
     return found
 

@@ -24,6 +24,7 @@ from tools.torture.kills import SETTINGS, TOPICS, Killing, lottery
 from tools.torture.links import FAULTS, run_link
 from tools.torture.nodes import NodeError, place_at
 from tools.torture.powercut import run_power_cuts
+from tools.torture.steps import run_steps
 from tools.torture.verifier import BrokenPromiseError
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     cuts.add_argument("--cuts", type=int, default=100)
     cuts.add_argument("--seed", type=int, default=1)
     cuts.set_defaults(run=lambda options, base: run_power_cuts(base, options.cuts, options.seed, say))
+
+    steps = commands.add_parser("steps", help="SIGKILL at each system call of a script (strace)")
+    steps.add_argument("--points", type=int, default=300, help="at most, evenly over all")
+    steps.set_defaults(run=lambda options, base: run_steps(base, options.points, say))
 
     failover = commands.add_parser(
         "failover", help="master and slave die, lose data and change places, with producers and groups"

@@ -231,6 +231,21 @@ class Node:
         """Whether there is a process."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether the process that ran last was ended by SIGKILL."""
+        return self._process is not None and self._process.poll() == -signal.SIGKILL
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process that was started last serves."""
+        return self.is_running and self._answers()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal and wait for nothing; nothing where it does not run."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def launch(self) -> None:
         """Start the process and do not wait for it."""
         if self.is_running:
