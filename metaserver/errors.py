@@ -46,7 +46,7 @@ terminal say the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -178,6 +178,10 @@ class DiskFullError(StorageError):
     def __str__(self) -> str:
         """Where, and how much is left."""
         return f"no space left for {self.path}: {self.free_bytes} bytes are free"
+
+
+NOT_UNDONE_TEXT: Final = "it could not be undone and may be there after a restart"
+"""In the reason of a LogFailedError where the disk kept what a put that failed had written."""
 
 
 @attrs.define

@@ -166,7 +166,7 @@ class Committer:
             # The puts are about to be answered with an error: leave nothing behind that a restart
             # would find. The failed sync itself is never repeated.
             partition.log.discard_unflushed(offset)
-            self._commit_failed(partition, batch, error)
+            self._commit_failed(partition, batch, partition.log.failure)
             return
         partition.is_busy = False
         self._active -= 1

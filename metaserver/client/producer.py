@@ -21,6 +21,7 @@ from metaserver.client.put_request import acknowledged, put_request
 from metaserver.client.selectors import KeyHash
 from metaserver.client.transactions import open_transaction
 from metaserver.errors import (
+    NOT_UNDONE_TEXT,
     BrokerUnreachableError,
     ClientError,
     NoPartitionError,
@@ -570,7 +571,7 @@ class Producer:
     ) -> None:
         where = "" if partition is None else str(partition.in_topic)
         error: SendError
-        if message.may_be_stored:
+        if message.may_be_stored or NOT_UNDONE_TEXT in reason:
             error = SendUnknownError(message.topic, where, reason, message.attempts)
         elif status is not None:
             error = SendRefusedError(message.topic, where, reason, message.attempts, status)

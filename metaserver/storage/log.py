@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from metaserver.errors import LogFailedError, OffsetInHoleError, OffsetOutOfRangeError, StorageError
+from metaserver.errors import (
+    NOT_UNDONE_TEXT,
+    LogFailedError,
+    OffsetInHoleError,
+    OffsetOutOfRangeError,
+    StorageError,
+)
 from metaserver.names import MAX_OFFSET
 from metaserver.storage.beginning import ROLL, SKIP, LeftoverError, begin_segment
 from metaserver.storage.checkpoint import Checkpoint, fingerprint, save_checkpoint, withdraw_checkpoint
@@ -249,7 +255,8 @@ class PartitionLog:
     def discard_unflushed(self, to_offset: int) -> None:
         """Cut back to an offset not before ``flushed_offset``, after a flush has failed.
 
-        What was to be answered with an error shall not be found by a restart. The disk may refuse.
+        What was to be answered with an error shall not be found by a restart. The disk may refuse; the
+        failure says so then.
         """
         with self._flush_lock:
             if not self._flushed_offset <= to_offset <= self._end_offset:
@@ -260,7 +267,8 @@ class PartitionLog:
                 try:
                     self._writer.truncate(to_offset - self._writer_start, Point.DISCARD_TRUNCATE)
                 except OSError as error:
-                    self.fail(reason_of(error))
+                    first = reason_of(error) if self._failure is None else self._failure.reason
+                    self._failure = LogFailedError(self._directory, f"{first}; {NOT_UNDONE_TEXT}")
 
     def fail(self, reason: str) -> LogFailedError:
         """Close the log for appends; returns its failure, which is the first one reported."""
@@ -552,7 +560,8 @@ class PartitionLog:
         try:
             self._writer.truncate(self._end_offset - self._writer_start, Point.APPEND_UNDO)
         except OSError:
-            is_full = False
+            self.fail(f"{reason_of(error)}; {NOT_UNDONE_TEXT}")
+            self._raise_failure(error)
         if is_full:
             self._raise_storage_error("no room", error)
         self.fail(reason_of(error))

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from metaserver.errors import DiskFullError, LogFailedError, OffsetOutOfRangeError, StorageError
+from metaserver.errors import (
+    NOT_UNDONE_TEXT,
+    DiskFullError,
+    LogFailedError,
+    OffsetOutOfRangeError,
+    StorageError,
+)
 from metaserver.names import MAX_OFFSET
 from metaserver.storage import LogStatistics, Point, RealFileSystem
 from tests.storage.faulty_filesystem import FakeClock, Fault, FaultyFileSystem
@@ -127,6 +133,7 @@ def test_any_other_failed_write_closes_the_log(
         append(log, RECORDS[3])
     assert caught.value.path == DIRECTORY
     assert log.failure == caught.value or log.failure is not None
+    assert (NOT_UNDONE_TEXT in str(caught.value)) == (then is Point.APPEND_UNDO)
     filesystem.fault = None
     for call in (lambda: append(log, RECORDS[3]), log.flush, log.roll, lambda: log.truncate(SIZE)):
         with pytest.raises(LogFailedError):
@@ -207,6 +214,7 @@ def test_a_disk_that_refuses_to_discard_closes_the_log(filesystem: FaultyFileSys
     fail_next(filesystem, Point.DISCARD_TRUNCATE, "EIO")
     log.discard_unflushed(0)
     assert log.failure is not None
+    assert NOT_UNDONE_TEXT in str(log.failure)
     assert log.end_offset == 0
 
 
