@@ -46,7 +46,7 @@ terminal say the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -180,10 +180,6 @@ class DiskFullError(StorageError):
         return f"no space left for {self.path}: {self.free_bytes} bytes are free"
 
 
-NOT_UNDONE_TEXT: Final = "it could not be undone and may be there after a restart"
-"""In the reason of a LogFailedError where the disk kept what a put that failed had written."""
-
-
 @attrs.define
 class LogFailedError(StorageError):
     """A write or fsync of this log has failed; it takes no more appends until the broker restarts."""
@@ -194,6 +190,19 @@ class LogFailedError(StorageError):
     def __str__(self) -> str:
         """Which log, and why."""
         return f"{self.path} takes no more messages after a disk error: {self.reason}"
+
+
+UNCLEAR_TEXT = "It may be stored all the same"
+"""In the answer to a put whose fate the broker does not know."""
+
+
+@attrs.define
+class UnclearWriteError(LogFailedError):
+    """The disk failed over this very write, and a restart or a power cut may bring records of it to light."""
+
+    def __str__(self) -> str:
+        """As of the log, and what that means for the message."""
+        return f"{super().__str__()}. {UNCLEAR_TEXT}: a restart tells"
 
 
 @attrs.define

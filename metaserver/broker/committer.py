@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.errors import DiskFullError, DivergedLogError, LogFailedError, StorageError
+from metaserver.errors import DiskFullError, DivergedLogError, LogFailedError, StorageError, UnclearWriteError
 from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Committer:
             # The puts are about to be answered with an error: leave nothing behind that a restart
             # would find. The failed sync itself is never repeated.
             partition.log.discard_unflushed(offset)
-            self._commit_failed(partition, batch, partition.log.failure)
+            self._commit_failed(partition, batch, UnclearWriteError(error.path, error.reason))
             return
         partition.is_busy = False
         self._active -= 1
@@ -185,10 +185,8 @@ class Committer:
         self._active -= 1
         error = self._report(partition, failure)
         partition.progressed()
-        if isinstance(error, LogFailedError):
-            batch = batch + partition.pending
-            partition.pending = []
         self._refuse(batch, error)
+        # What waits has not been near the disk; where the log has failed, it is refused as what comes later.
         self._continue(partition)
 
     # Mode two: write at once, answer, sync later.
@@ -210,7 +208,8 @@ class Committer:
         for append, offset in zip(batch, offsets, strict=False):
             append.succeed(offset)
         if failure is not None:
-            self._refuse(batch[len(offsets) :], failure)
+            self._refuse(batch[len(offsets) : len(offsets) + 1], failure)
+            self._refuse(batch[len(offsets) + 1 :], log.failure or failure)
         partition.is_busy = False
         partition.publish(log.end_offset)
         partition.progressed()

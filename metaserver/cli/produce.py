@@ -27,6 +27,7 @@ from metaserver.cli.sending import describe_acknowledged, opened_input, progress
 from metaserver.cli.signals import on_signal
 from metaserver.cli.target import Address, chosen_address, server_option
 from metaserver.client import connect
+from metaserver.errors import UNCLEAR_TEXT
 from metaserver.names import parse_digits
 from metaserver.protocol import STORED_TEXT
 
@@ -172,11 +173,12 @@ def _report(outcome: Outcome, topic: str) -> None:
     if outcome.refused is not None:
         request, error = outcome.refused
         # A slave's acknowledgement that does not come leaves the message where it is.
-        fate = (
-            "stored, and not acknowledged"
-            if STORED_TEXT in str(error)
-            else "refused by the broker, so not stored"
-        )
+        if STORED_TEXT in str(error):
+            fate = "stored, and not acknowledged"
+        elif UNCLEAR_TEXT in str(error):
+            fate = "refused by a disk that failed, so perhaps stored"
+        else:
+            fate = "refused by the broker, so not stored"
         complain(f"{_numbers(request)} {fate}: {error}")
         if f"not accept topic {topic}" in str(error):
             complain(how_to_make(topic))

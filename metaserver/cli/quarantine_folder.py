@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +10,7 @@ from metaserver.cli.output import Failure
 from metaserver.cli.segment_file import Damage, Placed, open_for_reading, walk
 from metaserver.cli.target import config_of
 from metaserver.storage import QuarantineReport, RealFileSystem
-from metaserver.storage.documents import load_document
+from metaserver.storage.documents import load_document, parse_json
 from metaserver.storage.filenames import QUARANTINE_NAME, REPLAYED_NAME, REPORT_NAME, parse_segment_name
 
 if TYPE_CHECKING:
@@ -47,6 +46,17 @@ class Folder(NamedTuple):
                 file.close()
 
 
+def _replayed(data: bytes) -> dict[str, Any]:
+    """Raises ValueError for anything but what ``replay`` writes."""
+    match parse_json(data):
+        case {"complete": bool(), "messages": list(messages)} as found if all(
+            isinstance(message, dict) and {"offset", "new_id", "new_offset"} <= message.keys()
+            for message in messages
+        ):
+            return dict(found)
+    raise ValueError(f"{REPLAYED_NAME} does not say what was sent; move it away to send all of them again")
+
+
 def data_paths(installation: Installation) -> list[Path]:
     """Every data directory of a node; raises ConfigError."""
     return config_of(installation).data_paths
@@ -73,6 +83,6 @@ def load_folder(path: Path) -> Folder:
     try:
         report = QuarantineReport.parse(load_document(filesystem, path / REPORT_NAME) or b"")
         replayed = load_document(filesystem, path / REPLAYED_NAME)
-        return Folder(path, report, None if replayed is None else json.loads(replayed))
+        return Folder(path, report, None if replayed is None else _replayed(replayed))
     except (OSError, ValueError) as error:
         raise Failure(f"{path}: its report cannot be read: {error}") from error

@@ -12,7 +12,7 @@ from enum import Enum
 import attrs
 
 from metaserver.message import HEADER, HEADER_SIZE, checksum, message_id_to_seconds, split_attribute
-from metaserver.names import PartitionId, Topic, TopicPartition, is_valid_topic
+from metaserver.names import MAX_OFFSET, PartitionId, Topic, TopicPartition, is_valid_topic, parse_digits
 
 SPANS_MAX = 1000
 """So many differing spans of a partition are kept; beyond it they are only counted."""
@@ -361,13 +361,15 @@ class PartitionComparison:
 
 
 def parse_ranges(offsets: str) -> dict[TopicPartition, Span]:
-    """What a broker holds, from its ``stats offsets``."""
+    """What a broker holds, from its ``stats offsets``; lines that say something else are passed over."""
     ranges = {}
     for line in offsets.splitlines():
         match line.split(" "):
             case [topic, "part", number, "min_offset", start, "max_offset", end] if is_valid_topic(topic):
-                name = TopicPartition(Topic(topic), PartitionId(int(number)))
-                ranges[name] = Span(int(start), int(end))
+                found = [parse_digits(text, MAX_OFFSET) for text in (number, start, end)]
             case _:
-                pass
+                continue
+        match found:
+            case [int(partition), int(first), int(behind)]:
+                ranges[TopicPartition(Topic(topic), PartitionId(partition))] = Span(first, behind)
     return ranges

@@ -21,7 +21,7 @@ from metaserver.client.put_request import acknowledged, put_request
 from metaserver.client.selectors import KeyHash
 from metaserver.client.transactions import open_transaction
 from metaserver.errors import (
-    NOT_UNDONE_TEXT,
+    UNCLEAR_TEXT,
     BrokerUnreachableError,
     ClientError,
     NoPartitionError,
@@ -468,8 +468,9 @@ class Producer:
 
     def _refused(self, lane: Lane, messages: list[Outgoing], error: ReplyError) -> None:
         """The broker said no: nothing of the request is stored, with one exception."""
-        if error.status == Status.UNAVAILABLE and STORED_TEXT in error.text:
-            # It is in the master's log and too few slaves have it: no success, and no failure either.
+        is_stored = error.status == Status.UNAVAILABLE and STORED_TEXT in error.text
+        if is_stored or UNCLEAR_TEXT in error.text:
+            # In the master's log with too few slaves, or the disk failed over it: no success and no failure.
             self._broke(lane, messages, BrokerUnreachableError(str(lane.partition), error.text))
         elif error.status == Status.UNAVAILABLE:
             lane.refusal = error.text
@@ -571,7 +572,7 @@ class Producer:
     ) -> None:
         where = "" if partition is None else str(partition.in_topic)
         error: SendError
-        if message.may_be_stored or NOT_UNDONE_TEXT in reason:
+        if message.may_be_stored:
             error = SendUnknownError(message.topic, where, reason, message.attempts)
         elif status is not None:
             error = SendRefusedError(message.topic, where, reason, message.attempts, status)

@@ -67,6 +67,8 @@ def load_profile(name: str, path: str | os.PathLike[str] | None = None) -> Profi
         raise ConfigError((f"{file}: cannot be read: {error.strerror}",)) from None
     except ValueError as error:
         raise ConfigError((f"{file}: {error}",)) from None
+    except RecursionError:
+        raise ConfigError((f"{file}: it is nested too deep",)) from None
     problems = [
         f"{file}: {key} is unknown; {_nearest(key, ['profiles'])}" for key in tables if key != "profiles"
     ]

@@ -97,6 +97,8 @@ def parse_users(data: bytes, *, source: str) -> Users:
         document = tomli.loads(data.decode())
     except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError((f"{source}: {error}",)) from None
+    except RecursionError:
+        raise ConfigError((f"{source}: it is nested too deep",)) from None
     problems: list[str] = []
     problems += [
         f"{key}: unknown; the keys are anonymous, hosts, users"

@@ -120,7 +120,13 @@ class _Stream:
 
     async def send_all(self, data: bytes) -> None:
         with trio.move_on_after(self._send_seconds):
-            await self._transport.send_all(data)
+            try:
+                await self._transport.send_all(data)
+            except trio.BusyResourceError:
+                # Hypercorn is ending the stream in another task: it closes for a bad second request while
+                # the answer to the first is on its way. It knows what a broken stream means, not this.
+                message = "the connection is being closed"
+                raise trio.BrokenResourceError(message) from None
             return
         self.abort()
         message = "the peer takes no bytes"

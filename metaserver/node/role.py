@@ -15,7 +15,7 @@ from metaserver.client.servers import format_address
 from metaserver.config import SlaveConfig, apply_pair, apply_slave
 from metaserver.errors import MetaServerError
 from metaserver.storage import RealFileSystem
-from metaserver.storage.documents import load_document, remove_document, save_document
+from metaserver.storage.documents import load_document, parse_json, remove_document, save_document
 from metaserver.storage.filenames import ROLE_NAME
 from metaserver.storage.filesystem import make_directories
 
@@ -83,7 +83,7 @@ def load_decision(data_path: Path) -> Decision | None:
         data = load_document(RealFileSystem(), path)
         if data is None:
             return None
-        decision = Decision(**json.loads(data))
+        decision = Decision(**parse_json(data))
     except (OSError, ValueError, TypeError) as error:
         raise RoleError(path, f"cannot be read: {error}") from error
     if decision.role not in ("master", "slave"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import attrs
 import trio
 
-from metaserver.errors import BrokerUnreachableError
+from metaserver.errors import BrokerUnreachableError, ProtocolError
 from metaserver.names import Compression
 from metaserver.protocol import ZLIB, Value, encode_get, encode_zlib_get
 from metaserver.replication.link_window import WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, LinkWindow
@@ -228,14 +228,21 @@ class Pulls(Generic[PulledT]):
 
 
 def _expanded(reply: Value, size_max: int, link: BrokerConnection) -> Value | ClientError:
-    """What was compressed; where it is not that, or more than was asked for, the connection is given up."""
+    """What was compressed; where it is not that, the connection is given up."""
+    try:
+        return Value(expand(reply.data, size_max), reply.opaque)
+    except ProtocolError as error:
+        link.break_off(f"the master sent what is no compressed answer: {error}")
+        return BrokerUnreachableError(link.address, str(error))
+
+
+def expand(data: bytes, size_max: int) -> bytes:
+    """What a compressed answer holds; raises ProtocolError for anything else, and for more than was asked."""
     stream = zlib.decompressobj()
     try:
-        data = stream.decompress(reply.data, size_max)
-        if stream.eof and data:
-            return Value(data, reply.opaque)
-        reason = f"an answer of more than {size_max} bytes, or of a part of them"
+        expanded = stream.decompress(data, size_max)
     except zlib.error as error:
-        reason = str(error)
-    link.break_off(f"the master sent what is no compressed answer: {reason}")
-    return BrokerUnreachableError(link.address, reason)
+        raise ProtocolError(str(error)) from error
+    if not stream.eof or not expanded:
+        raise ProtocolError(f"an answer of more than {size_max} bytes, or of a part of them")
+    return expanded

@@ -21,7 +21,7 @@ import attrs
 from metaserver.epochs import EpochChain, LogHistory
 from metaserver.errors import CorruptLogError, StorageError
 from metaserver.names import TopicPartition
-from metaserver.storage.documents import load_document, save_document
+from metaserver.storage.documents import load_document, parse_json, save_document
 from metaserver.storage.filenames import DELETED_NAME, HISTORY_NAME
 from metaserver.storage.filesystem import Point, make_directories, translate_error
 
@@ -78,11 +78,11 @@ def load_history(filesystem: FileSystem, data_path: Path, name: TopicPartition) 
     if data is None:
         return None
     try:
-        found = json.loads(data)
+        found = parse_json(data)
         return LogHistory(
             EpochChain.parse(str(found["epochs"])), int(found["start_offset"]), int(found["end_offset"])
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         text = f"it says where the deleted log ended; restore it, or move it away to begin at 0 ({error})"
         raise CorruptLogError(path, 0, text) from error
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import attrs
@@ -86,6 +87,18 @@ def unseal(data: bytes, pattern: re.Pattern[str]) -> re.Match[str] | None:
     if match is None or int(match["crc"], 16) != crc32(data[: match.start("crc") - len("crc ")]):
         return None
     return match
+
+
+def parse_json(data: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Raises ValueError for what is none, however deep it is nested, and for numbers that JSON has not."""
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def remove_document(filesystem: FileSystem, path: Path) -> None:

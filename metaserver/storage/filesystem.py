@@ -43,6 +43,7 @@ class Point(enum.Enum):
 
     APPEND_WRITE = "append: write the records"
     APPEND_UNDO = "append: cut back what a failed write left"
+    APPEND_UNDO_SYNC = "append: make the cut durable, before a full disk is told"
     APPEND_SYNC = "flush: make the records durable"
     DISCARD_TRUNCATE = "discard: cut records whose flush failed"
     ROLL_CREATE = "roll: create the next segment"

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from metaserver.errors import (
-    NOT_UNDONE_TEXT,
     LogFailedError,
     OffsetInHoleError,
     OffsetOutOfRangeError,
     StorageError,
+    UnclearWriteError,
 )
 from metaserver.names import MAX_OFFSET
 from metaserver.storage.beginning import ROLL, SKIP, LeftoverError, begin_segment
@@ -205,7 +205,8 @@ class PartitionLog:
         """Write whole records at the end; returns the offset of the first.
 
         ``size_bytes`` is the size of all buffers, ``count`` the number of records in them, ``last_id``
-        the last one's id. Raises DiskFullError, with nothing written, and LogFailedError.
+        the last one's id. Raises DiskFullError, with nothing written, LogFailedError, and UnclearWriteError
+        where what was to be written may come to light.
         """
         start = self._end_offset
         if self._failure is not None:
@@ -255,8 +256,8 @@ class PartitionLog:
     def discard_unflushed(self, to_offset: int) -> None:
         """Cut back to an offset not before ``flushed_offset``, after a flush has failed.
 
-        What was to be answered with an error shall not be found by a restart. The disk may refuse; the
-        failure says so then.
+        What was to be answered with an error shall not be found by a restart. The disk may refuse, and a
+        power cut may undo it: the fate of these records is unclear.
         """
         with self._flush_lock:
             if not self._flushed_offset <= to_offset <= self._end_offset:
@@ -267,8 +268,7 @@ class PartitionLog:
                 try:
                     self._writer.truncate(to_offset - self._writer_start, Point.DISCARD_TRUNCATE)
                 except OSError as error:
-                    first = reason_of(error) if self._failure is None else self._failure.reason
-                    self._failure = LogFailedError(self._directory, f"{first}; {NOT_UNDONE_TEXT}")
+                    self.fail(reason_of(error))
 
     def fail(self, reason: str) -> LogFailedError:
         """Close the log for appends; returns its failure, which is the first one reported."""
@@ -553,19 +553,23 @@ class PartitionLog:
             self.finish_flush(pending, None)
 
     def _undo_write(self, error: OSError) -> NoReturn:
-        """Cut back what a failed write may have left, and say what that means."""
+        """Cut back what a failed write may have left, and say what that means.
+
+        A full disk must be told only when no power cut brings the write back: it is answered "not stored".
+        """
         assert self._writer is not None  # noqa: S101 - it has just failed
         self._has_undone = True
         is_full = is_no_room(error)
         try:
             self._writer.truncate(self._end_offset - self._writer_start, Point.APPEND_UNDO)
+            if is_full:
+                self._writer.sync(Point.APPEND_UNDO_SYNC)
         except OSError:
-            self.fail(f"{reason_of(error)}; {NOT_UNDONE_TEXT}")
-            self._raise_failure(error)
+            is_full = False
         if is_full:
             self._raise_storage_error("no room", error)
-        self.fail(reason_of(error))
-        self._raise_failure(error)
+        failure = self.fail(reason_of(error))
+        raise UnclearWriteError(failure.path, failure.reason) from error
 
     def _truncate(self, segment: Segment, removed: tuple[Segment, ...], offset: int) -> None:
         """Truncate in an order that a crash may interrupt anywhere. Raises OSError."""

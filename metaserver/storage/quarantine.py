@@ -14,13 +14,14 @@ again after a crash leaves the same folder. Nothing is ever removed from it by a
 from __future__ import annotations
 
 import json
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import attrs
 
 from metaserver.errors import OffsetInHoleError
 from metaserver.message import message_id_to_seconds, scan
-from metaserver.storage.documents import ReplaceSteps, save_document
+from metaserver.storage.documents import ReplaceSteps, parse_json, save_document
 from metaserver.storage.filenames import QUARANTINE_NAME, REPORT_NAME, segment_name
 from metaserver.storage.filesystem import Point, make_directories
 
@@ -69,10 +70,33 @@ class QuarantineReport:
     @classmethod
     def parse(cls, data: bytes) -> QuarantineReport:
         """Raises ValueError where it is none."""
-        try:
-            return cls(**json.loads(data))
-        except TypeError as error:
-            raise ValueError(str(error)) from None
+        found = parse_json(data)
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")  # noqa: TRY004 - the text is wrong, not our types
+        for name, kinds in _KINDS.items():
+            value = found.get(name)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise ValueError(f"{name} is {str(value)[:40]!r}, which makes no sense")  # noqa: TRY004 - as above
+        if unknown := found.keys() - _KINDS.keys():
+            raise ValueError(f"{min(unknown)} is unknown")
+        return cls(**found)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "topic": (str,),
+    "partition": (int,),
+    "start_offset": (int,),
+    "end_offset": (int,),
+    "records": (int,),
+    "first_message_id": (int, NoneType),
+    "last_message_id": (int, NoneType),
+    "first_wall_seconds": (int, float, NoneType),
+    "last_wall_seconds": (int, float, NoneType),
+    "reason": (str,),
+    "own_epochs": (str,),
+    "master_epochs": (str,),
+    "master": (str,),
+}
 
 
 @attrs.frozen(kw_only=True)

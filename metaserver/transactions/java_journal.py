@@ -44,7 +44,7 @@ def _follow(message: bytes, prepared: dict[str, None]) -> int:
     command = _fields(message)
     if command.get(1) != _OPERATION:
         return 0
-    content = command[2]
+    content = command.get(2)
     if not isinstance(content, bytes):
         raise ValueError("an operation without content")  # noqa: TRY004 - the bytes are wrong, not our types
     operation = _fields(content)

@@ -244,7 +244,13 @@ def test_what_a_side_no_longer_gives() -> None:
 
 
 def test_ranges_come_from_the_statistics_of_any_broker() -> None:
-    text = "STATS\r\nt part 0 min_offset 5 max_offset 9\r\n../x part 0 min_offset 5 max_offset 9\r\nt part\r\nEND\r\n"
+    odd = [
+        "../x part 0 min_offset 5 max_offset 9",
+        "t part",
+        "t part 0 min_offset 5 max_offset 1_0",
+        "t part x min_offset 5 max_offset 9",
+    ]
+    text = "\r\n".join(["STATS", "t part 0 min_offset 5 max_offset 9", *odd, "END", ""])
     assert parse_ranges(text) == {NAME: Span(5, 9)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,6 +20,7 @@ from metaserver.errors import (
     SendManyError,
     SendRefusedError,
     SendUnknownError,
+    UnclearWriteError,
 )
 from metaserver.registry.paths import Replica
 from tests.client.wires import Wires, settle
@@ -323,6 +325,17 @@ async def test_an_answer_that_cannot_be_read_leaves_the_fate_unknown(
         broker.one().result(200, text)
         assert isinstance(await fate(pending), SendUnknownError), text
     assert producer.buffered == 0
+
+
+async def test_a_write_over_which_the_disk_failed_is_of_unknown_fate(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker()
+    wires.announce("t")
+    producer = Producer(wires.network, ProducerOptions())
+    (pending,) = nowait(producer, [b""])
+    broker.one().result(500, str(UnclearWriteError(Path("/data/t-0"), "Input/output error")))
+    assert isinstance(await fate(pending), SendUnknownError)
 
 
 async def test_a_silent_broker_is_connected_to_anew(wires: Wires, autojump_clock: MockClock) -> None:

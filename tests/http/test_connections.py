@@ -278,3 +278,24 @@ async def test_a_failing_page_is_answered_and_logged_once(caplog: pytest.LogCapt
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ZeroDivisionError)
     caplog.clear()
+
+
+async def test_sending_while_the_stream_is_being_ended_is_a_broken_stream() -> None:
+    """Hypercorn ends a stream in one task while an answer leaves in another: found by fuzzing the port."""
+    from metaserver.http.connections import _Stream
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    theirs = await trio.testing.open_stream_to_socket_listener(listener)
+    accepted = await listener.accept()
+    stream = _Stream(accepted, 5.0)
+    async with listener, theirs, trio.open_nursery() as nursery:
+
+        async def fill() -> None:
+            with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+                await accepted.send_all(BIG)
+
+        nursery.start_soon(fill)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BrokenResourceError, match="being closed"):
+            await stream.send_all(b"late")
+        stream.abort()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from metaserver.registry.embedded.codes import MalformedError
 from metaserver.registry.embedded.delivery import Delivery
 from metaserver.registry.embedded.node import OPEN_ACL, encode_acl
-from metaserver.registry.embedded.records import Loader, encode_snapshot, load
+from metaserver.registry.embedded.records import Loader, encode_snapshot, encode_transaction, load
 from metaserver.registry.embedded.registry import (
     Append,
     Close,
@@ -24,13 +24,15 @@ from metaserver.registry.embedded.registry import (
     RegistryOptions,
     Send,
 )
-from metaserver.registry.embedded.transactions import CreateNode
+from metaserver.registry.embedded.transactions import CreateNode, DeleteNode, SetNodeAcl, SetNodeData
 from metaserver.registry.embedded.transactions import Transaction as Transaction_
 from metaserver.registry.embedded.tree import Tree
 from tests.registry.wire import ACL, Create, Delete, Exists, GetData, SetData, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from metaserver.registry.embedded.transactions import Change
 
 OPTIONS = RegistryOptions(tick_ms=100, sessions_max=3, watches_per_connection_max=2)
 
@@ -254,6 +256,23 @@ def test_a_log_that_lacks_a_transaction_is_not_loaded() -> None:
         load([begin, end])
     with pytest.raises(MalformedError):
         Loader().feed(b"\x09")
+
+
+def test_a_log_that_contradicts_itself_is_not_loaded() -> None:
+    changes: list[Change] = [
+        CreateNode("/none/child", b"", OPEN_ACL, 0),
+        DeleteNode("/none"),
+        SetNodeData("/none", b""),
+        SetNodeAcl("/none", OPEN_ACL),
+    ]
+    for change in changes:
+        record = encode_transaction(Transaction_(1, 0, (change,)))
+        with pytest.raises(MalformedError, match="none"):
+            load([record])
+    begin, nodes, end = encode_snapshot(Tree())
+    orphan = nodes.replace(b"/zookeeper/quota", b"/nobody---/quota")
+    with pytest.raises(MalformedError, match="without its parent"):
+        load([begin, orphan, end])
 
 
 def test_each_start_begins_an_epoch_beyond_all_that_was_told() -> None:

@@ -409,7 +409,13 @@ def list_calls() -> list[tuple[Point, int]]:
 CALLS = list_calls()
 NOT_IN_THE_SCRIPT = {Point.DELETED_RENAME, Point.DELETED_SYNC_DIRECTORY}
 """See test_deleted.py."""
-ONLY_AFTER_A_FAILURE = {Point.APPEND_UNDO, Point.ROLL_UNDO, Point.DISCARD_TRUNCATE, Point.SKIP_UNDO}
+ONLY_AFTER_A_FAILURE = {
+    Point.APPEND_UNDO,
+    Point.APPEND_UNDO_SYNC,
+    Point.ROLL_UNDO,
+    Point.DISCARD_TRUNCATE,
+    Point.SKIP_UNDO,
+}
 
 
 def test_the_script_reaches_every_point() -> None:
@@ -427,7 +433,7 @@ def test_fault(point: Point, kind: Kind) -> None:
 @pytest.mark.parametrize(
     "first", [Fault(Point.APPEND_WRITE, 9, "ENOSPC"), Fault(Point.ROLL_CREATE, 2, "EIO")]
 )
-@pytest.mark.parametrize("undo", [Point.APPEND_UNDO, Point.ROLL_UNDO])
+@pytest.mark.parametrize("undo", [Point.APPEND_UNDO, Point.APPEND_UNDO_SYNC, Point.ROLL_UNDO])
 @pytest.mark.parametrize("kind", ["EIO", "crash before", "crash after"])
 def test_fault_while_undoing(first: Fault, undo: Point, kind: Kind) -> None:
     for survival in ("process", "nothing", "everything"):

@@ -44,6 +44,7 @@ def test_prepared_and_not_decided() -> None:
 
 def test_what_is_torn_ends_its_file_only() -> None:
     torn = operation(1, TWO)[:-1]
+    assert prepared_keys([operation(1, ONE) + message(field(1, 2)) + operation(1, TWO)]) == [ONE.decode()]
     assert prepared_keys([operation(1, ONE) + torn, operation(1, b"XID:1:03::q")]) == [
         ONE.decode(),
         "XID:1:03::q",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tools.torture.abuse import ABUSES, run_abuse
 from tools.torture.failover import Kind, run_failover
 from tools.torture.filesystems import UnavailableError
 from tools.torture.gigabyte import run_gigabyte
@@ -95,10 +96,33 @@ def _parser() -> argparse.ArgumentParser:
     links.add_argument("--for", dest="seconds", type=float, default=30.0, help="seconds the fault lasts")
     links.set_defaults(run=_links)
 
+    abuse = commands.add_parser("abuse", help="peers that mean no good beside an ordinary client")
+    abuse.add_argument("names", nargs="*", metavar="ABUSE", help=f"of {', '.join(ABUSES)}")
+    abuse.add_argument("--count", type=int, help="of connections, topics or cases; default: of each its own")
+    abuse.add_argument("--seconds", type=float, default=10.0, help="before the abuse, and beside it")
+    abuse.set_defaults(run=_abuse)
+
     gigabyte = commands.add_parser("gigabyte", help="a gigabyte of text through master and slave, compared")
     gigabyte.add_argument("--megabytes", type=int, default=1024, help="1024 and more is the real thing")
     gigabyte.set_defaults(run=lambda options, base: run_gigabyte(base, options.megabytes, say))
     return parser
+
+
+def _abuse(options: argparse.Namespace, base: Path) -> Table:
+    table: Table = []
+    violations: list[str] = []
+    for name in options.names or ABUSES:
+        say(name)
+        found = run_abuse(base / name, name, options.count, options.seconds)
+        what = f"{ABUSES[name][0]} {name}, {found.connections:,}"
+        times = f"{found.p99_before_ms} / {found.p99_beside_ms} ms"
+        table.append((f"{what}: a client's p99 before / beside", times))
+        table.append((f"{what}: memory", f"{found.rss_megabytes} MiB"))
+        violations += [f"{what}: {violation}" for violation in found.violations]
+    if violations:
+        print_table(table)
+        raise BrokenPromiseError(violations)
+    return table
 
 
 def _failover(options: argparse.Namespace, base: Path) -> Table:

@@ -29,7 +29,7 @@ from metaserver.registry.embedded.transactions import (
     SetNodeData,
     Transaction,
 )
-from metaserver.registry.embedded.tree import SessionRecord, Tree
+from metaserver.registry.embedded.tree import SessionRecord, Tree, split_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,7 +89,12 @@ class Loader:
             transaction = _read_transaction(reader)
             if not transaction.follows(self.tree.zxid):
                 raise MalformedError(f"transaction {transaction.zxid:#x} follows on {self.tree.zxid:#x}")
-            self.tree.apply(transaction)
+            try:
+                self.tree.apply(transaction)
+            except KeyError as error:
+                raise MalformedError(
+                    f"transaction {transaction.zxid:#x} needs {error}, which is not there"
+                ) from error
         elif kind == _BEGIN:
             self._snapshot = Tree({}, zxid=reader.int64(), last_session_id=reader.int64())
             self._expected = reader.int32(), reader.int32()
@@ -101,12 +106,17 @@ class Loader:
                 self._snapshot.sessions[session_id] = SessionRecord(timeout_ms, reader.buffer() or b"")
         elif kind == _NODES:
             for _ in range(reader.count(16)):
-                self._snapshot.add_loaded(*_read_node(reader))
+                self._add_node(self._snapshot, *_read_node(reader))
         elif kind == SNAPSHOT_END:
             self._take(self._snapshot)
             self._snapshot = None
         else:
             raise MalformedError(f"a record of the unknown kind {kind!r}")
+
+    def _add_node(self, snapshot: Tree, path: str, node: Node) -> None:
+        if path != "/" and split_path(path)[0] not in snapshot.nodes:
+            raise MalformedError(f"a snapshot has {path} without its parent")
+        snapshot.add_loaded(path, node)
 
     def _take(self, snapshot: Tree) -> None:
         found = len(snapshot.sessions), len(snapshot.nodes)

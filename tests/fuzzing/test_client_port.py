@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tests.broker.fuzzing import fuzz, start_target
+from tests.fuzzing.client_port import fuzz, start_target
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,27 @@
+"""The small forms of abuse: whoever misbehaves, an ordinary client is served and nothing is left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tools.torture.abuse import ABUSES, run_abuse
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SMALL = {
+    "slow-loris": 60,
+    "never-reading": 20,
+    "huge-sizes": 5,
+    "storm": 150,
+    "idle": 200,
+    "many-topics": 100,
+}
+
+
+@pytest.mark.parametrize("name", ABUSES)
+def test_abuse(name: str, tmp_path: Path) -> None:
+    found = run_abuse(tmp_path, name, _SMALL.get(name, 1), seconds=0.5)
+    assert found.violations == ()
