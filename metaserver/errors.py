@@ -191,6 +191,10 @@ class LogFailedError(StorageError):
         """Which log, and why."""
         return f"{self.path} takes no more messages after a disk error: {self.reason}"
 
+    def unclear(self) -> UnclearWriteError:
+        """The same, of the very write over which the disk failed."""
+        return UnclearWriteError(self.path, self.reason)
+
 
 UNCLEAR_TEXT = "It may be stored all the same"
 """In the answer to a put whose fate the broker does not know."""

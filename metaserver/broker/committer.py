@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.errors import DiskFullError, DivergedLogError, LogFailedError, StorageError, UnclearWriteError
+from metaserver.errors import DiskFullError, DivergedLogError, LogFailedError, StorageError
 from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Committer:
             # The puts are about to be answered with an error: leave nothing behind that a restart
             # would find. The failed sync itself is never repeated.
             partition.log.discard_unflushed(offset)
-            self._commit_failed(partition, batch, UnclearWriteError(error.path, error.reason))
+            self._commit_failed(partition, batch, error.unclear())
             return
         partition.is_busy = False
         self._active -= 1

@@ -452,24 +452,19 @@ class Producer:
 
     def _broke(self, lane: Lane, messages: list[Outgoing], error: BrokerUnreachableError) -> None:
         """There is no answer, and there will be none."""
-        if not error.was_sent:
-            again = messages
-        elif self.options.retry_unknown:
+        if error.was_sent:
             for message in messages:
                 message.may_be_stored = True
-            again = messages
-        else:
-            again = []
+        if error.was_sent and not self.options.retry_unknown:
             for message in messages:
-                message.may_be_stored = True
                 self._give_up(message, error.reason, lane.partition)
-        lane.give_back(again)
+            messages = []
+        lane.give_back(messages)
         self._pause(lane)
 
     def _refused(self, lane: Lane, messages: list[Outgoing], error: ReplyError) -> None:
         """The broker said no: nothing of the request is stored, with one exception."""
-        is_stored = error.status == Status.UNAVAILABLE and STORED_TEXT in error.text
-        if is_stored or UNCLEAR_TEXT in error.text:
+        if STORED_TEXT in error.text or UNCLEAR_TEXT in error.text:
             # In the log, with too few slaves, or the disk failed over it: neither success nor failure.
             self._broke(lane, messages, BrokerUnreachableError(str(lane.partition), error.text))
         elif error.status == Status.UNAVAILABLE:

@@ -12,19 +12,14 @@ drop the pages and report success the next time, so it is never tried again. Rea
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from metaserver.errors import (
-    LogFailedError,
-    OffsetInHoleError,
-    OffsetOutOfRangeError,
-    StorageError,
-    UnclearWriteError,
-)
+from metaserver.errors import LogFailedError, OffsetInHoleError, OffsetOutOfRangeError, StorageError
 from metaserver.names import MAX_OFFSET
 from metaserver.storage.beginning import ROLL, SKIP, LeftoverError, begin_segment
 from metaserver.storage.checkpoint import Checkpoint, fingerprint, save_checkpoint, withdraw_checkpoint
@@ -205,8 +200,7 @@ class PartitionLog:
         """Write whole records at the end; returns the offset of the first.
 
         ``size_bytes`` is the size of all buffers, ``count`` the number of records in them, ``last_id``
-        the last one's id. Raises DiskFullError, with nothing written, LogFailedError, and UnclearWriteError
-        where what was to be written may come to light.
+        the last one's id. Raises DiskFullError, with nothing written, LogFailedError, UnclearWriteError.
         """
         start = self._end_offset
         if self._failure is not None:
@@ -256,8 +250,7 @@ class PartitionLog:
     def discard_unflushed(self, to_offset: int) -> None:
         """Cut back to an offset not before ``flushed_offset``, after a flush has failed.
 
-        What was to be answered with an error shall not be found by a restart. The disk may refuse, and a
-        power cut may undo it: the fate of these records is unclear.
+        What was to be answered with an error shall not be found by a restart. The disk may refuse.
         """
         with self._flush_lock:
             if not self._flushed_offset <= to_offset <= self._end_offset:
@@ -553,23 +546,15 @@ class PartitionLog:
             self.finish_flush(pending, None)
 
     def _undo_write(self, error: OSError) -> NoReturn:
-        """Cut back what a failed write may have left, and say what that means.
-
-        A full disk must be told only when no power cut brings the write back: it is answered "not stored".
-        """
+        """Cut back what a failed write may have left; durably, before "no room" says that it is gone."""
         assert self._writer is not None  # noqa: S101 - it has just failed
         self._has_undone = True
-        is_full = is_no_room(error)
-        try:
+        with suppress(OSError):
             self._writer.truncate(self._end_offset - self._writer_start, Point.APPEND_UNDO)
-            if is_full:
+            if is_no_room(error):
                 self._writer.sync(Point.APPEND_UNDO_SYNC)
-        except OSError:
-            is_full = False
-        if is_full:
-            self._raise_storage_error("no room", error)
-        failure = self.fail(reason_of(error))
-        raise UnclearWriteError(failure.path, failure.reason) from error
+                self._raise_storage_error("no room", error)
+        raise self.fail(reason_of(error)).unclear() from error
 
     def _truncate(self, segment: Segment, removed: tuple[Segment, ...], offset: int) -> None:
         """Truncate in an order that a crash may interrupt anywhere. Raises OSError."""
