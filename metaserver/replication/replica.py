@@ -13,7 +13,6 @@ from metaserver.replication.reports import ReplicaReport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from metaserver.errors import StorageError
     from metaserver.replication.progress import Append, Fetch, Skip
     from metaserver.storage import OffsetRange
 
@@ -40,7 +39,7 @@ class Replica(Pulled):
     """What begins a segment, when everything before it is written."""
     is_lent: bool = False
     """A worker has the log and changes its end: no action is based on what is known of it."""
-    failure: StorageError | None = None
+    failure: Exception | None = None
     """The local log refused something: nothing is done until what was handed to it has come back."""
     idle_seconds: float = 0.0
     trim: Trim | None = None

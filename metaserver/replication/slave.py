@@ -43,6 +43,7 @@ from metaserver.replication.pulling import Pulls
 from metaserver.replication.replica import Replica, Trim
 from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
 from metaserver.storage import Divergence, RealFileSystem
+from metaserver.storage.filesystem import is_no_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -576,7 +577,8 @@ class Slave:
         """All that was handed to the log has come back, some of it refused."""
         log = self._broker.store.partitions[replica.name]
         replica.progress.rewind(log.end_offset, log.last_segment_start)
-        if not isinstance(failure, DiskFullError):
+        is_full = isinstance(failure, DiskFullError) or (isinstance(failure, OSError) and is_no_room(failure))
+        if not is_full:
             self._act(replica, replica.progress.append_failed(str(failure)))
             return
         replica.failure = failure
