@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ ROW_TWO = Row("two rigs", ("first", "second"))
 
 @pytest.fixture
 def _two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows, and a clock on which a second passes with each look."""
+    seconds = count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
     monkeypatch.setattr(rows, "ROWS", {"P1": ROW_KILLS, "D1": ROW_TWO})
 
 
@@ -68,16 +72,14 @@ def test_a_broken_promise_is_counted_and_a_lack_is_named() -> None:
     def run(words: Sequence[str]) -> Outcome:
         return (1, []) if words[0] == "kills" else (UNAVAILABLE, [("left out", "there is no strace here")])
 
-    code, lines = run_rows(["P1", "D1"], 60, run, nothing)
+    code, lines = run_rows(["P1", "D1"], 1, run, nothing)
     assert code == 1
     assert lines[0][3] == "1"
     assert lines[1][1] == "two rigs: left out: there is no strace here"
 
 
 @pytest.mark.usefixtures("_two_rows")
-def test_rows_run_again_with_other_seeds_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = count()
-    monkeypatch.setattr(rows.time, "monotonic", lambda: float(next(seconds)))
+def test_rows_run_again_with_other_seeds_while_there_is_time() -> None:
     asked: list[str] = []
 
     def run(words: Sequence[str]) -> Outcome:
