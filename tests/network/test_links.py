@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tools.torture.main import UNAVAILABLE
 from tools.torture.nodes import ROOT
+from tools.torture.rows import UNAVAILABLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,5 +1,7 @@
 """The long forms: many kills, many power cuts, a gigabyte. Each ends in one table on standard output.
 
+Rows of the fault matrix run by their names: `P1 D7`, or `all --minutes 60`.
+
 Progress goes to standard error. A broken promise ends the run with its text and exit code 1; the seed in
 the table names the same victims in the same order again.
 """
@@ -24,36 +26,57 @@ from tools.torture.kills import SETTINGS, TOPICS, Killing, lottery
 from tools.torture.links import FAULTS, run_link
 from tools.torture.nodes import NodeError, place_at
 from tools.torture.powercut import run_power_cuts
+from tools.torture.rows import KNOWN, UNAVAILABLE, run_rows, run_tests
 from tools.torture.steps import run_steps
 from tools.torture.verifier import BrokenPromiseError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-UNAVAILABLE = 77
-"""The exit code where this machine lacks something."""
 Table = list[tuple[str, str]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of them; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    """Run a rig, or rows of the matrix; returns the exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     # What clients say of brokers that die is no news here.
     logging.getLogger("metaserver").setLevel(logging.CRITICAL)
+    if words and words[0] in ("all", *KNOWN):
+        return _rows(_rows_parser().parse_args(words))
+    code, table = _run(_parser().parse_args(words))
+    if code == 0:
+        print_table(table)
+    return code
+
+
+def _rows(options: argparse.Namespace) -> int:
+    names = KNOWN if "all" in options.rows else sorted(set(options.rows), key=KNOWN.index)
+    place = [] if options.directory is None else ["--directory", str(options.directory)]
+    code, lines = run_rows(
+        names, options.minutes, lambda words: _run(_parser().parse_args([*place, *words])), say
+    )
+    print_lines(("row", "what", "reached", "violations", "seconds"), lines)
+    return code
+
+
+def _run(options: argparse.Namespace) -> tuple[int, Table]:
+    """One rig, in a directory of its own: the exit code, and its table where it came to its end."""
     began = time.monotonic()
     code = 0
+    table: Table = []
     try:
         with tempfile.TemporaryDirectory(prefix="metaserver-torture-", dir=options.directory) as directory:
-            table: Table = options.run(options, Path(directory))
-            print_table([*table, ("seconds", f"{time.monotonic() - began:.0f}")])
+            table = options.run(options, Path(directory))
+            table.append(("seconds", f"{time.monotonic() - began:.0f}"))
     except* (BrokenPromiseError, NodeError) as group:
         for error in _leaves(group):
             print(f"torture: {error}", file=sys.stderr)
         code = 1
     except* UnavailableError as group:
-        print(f"torture: left out: {_leaves(group)[0]}", file=sys.stderr)
+        table = [("left out", str(_leaves(group)[0]))]
+        print(f"torture: left out: {table[0][1]}", file=sys.stderr)
         code = UNAVAILABLE
-    return code
+    return code, table
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -61,6 +84,16 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     for error in group.exceptions:
         found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found
+
+
+def _rows_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tools/torture/run")
+    parser.add_argument(
+        "rows", nargs="+", metavar="ROW", choices=("all", *KNOWN), help="of the matrix, or all"
+    )
+    parser.add_argument("--minutes", type=float, help="begin rows for so long, with new seeds; default: once")
+    parser.add_argument("--directory", type=Path, help="where the temporary files go; default: the system's")
+    return parser
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     gigabyte = commands.add_parser("gigabyte", help="a gigabyte of text through master and slave, compared")
     gigabyte.add_argument("--megabytes", type=int, default=1024, help="1024 and more is the real thing")
     gigabyte.set_defaults(run=lambda options, base: run_gigabyte(base, options.megabytes, say))
+
+    tests = commands.add_parser("tests", help="test files, as rows of the matrix run them")
+    tests.add_argument("words", nargs=argparse.REMAINDER, help="for pytest")
+    tests.set_defaults(run=lambda options, _: run_tests(options.words))
     return parser
 
 
@@ -196,13 +233,21 @@ def _links(options: argparse.Namespace, base: Path) -> Table:
 
 
 def print_table(rows: Table) -> None:
-    """Two columns, as Markdown."""
-    left = max(len(name) for name, _ in rows)
-    right = max(len(value) for _, value in rows)
-    print(f"| {'what':<{left}} | {'figure':<{right}} |")
-    print(f"|{'-' * (left + 2)}|{'-' * (right + 2)}|")
-    for name, value in rows:
-        print(f"| {name:<{left}} | {value:<{right}} |")
+    """Names and figures, as Markdown."""
+    print_lines(("what", "figure"), rows)
+
+
+def print_lines(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A table, as Markdown."""
+    widths = [max(len(line[column]) for line in (heads, *lines)) for column in range(len(heads))]
+    rule = "|".join("-" * (width + 2) for width in widths)
+    head, *body = (
+        " | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        for line in (heads, *lines)
+    )
+    print(f"| {head} |\n|{rule}|")
+    for line in body:
+        print(f"| {line} |")
 
 
 def say(text: str) -> None:

@@ -18,10 +18,10 @@ import trio
 
 from metaserver.node.clock import SystemClock
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
-from tools.torture.filesystems import MIB, UnavailableError, image, mounted
+from tools.torture.filesystems import MIB, image, mounted
 from tools.torture.kills import NAMES, TOPICS
 from tools.torture.load import Load
-from tools.torture.nodes import NodeError, place_at
+from tools.torture.nodes import place_at
 from tools.torture.verifier import BrokenPromiseError, Verifier
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class PowerCuts:
 
 
 def run_power_cuts(base: Path, cuts: int, seed: int, tell: Callable[[str], None]) -> list[tuple[str, str]]:
-    """The long form; raises NodeError where this machine has no such filesystems."""
+    """The long form; raises UnavailableError where this machine has no such filesystems."""
     rounds: list[PowerCuts] = []
     left = cuts
     while left:
@@ -148,15 +148,12 @@ def run_power_cuts(base: Path, cuts: int, seed: int, tell: Callable[[str], None]
 def _one_round(base: Path, cuts: int, seed: int, tell: Callable[[str], None]) -> PowerCuts:
     host, host_file = base / "host", base / "host.img"
     host.mkdir(parents=True)
-    try:
-        with (
-            image(host_file, host, "xfs", _HOST_BYTES, "-m", "reflink=1"),
-            image(host / "disk.img", base / "place" / "data", "ext4", _DISK_BYTES),
-            place_at(base / "place", TOPICS, settings=SETTINGS) as place,
-        ):
-            run = PowerCuts(place, host / "disk.img", seed)
-            trio.run(run.run, cuts, tell)
-    except UnavailableError as error:
-        raise NodeError(f"power cuts cannot be made here: {error}") from error
+    with (
+        image(host_file, host, "xfs", _HOST_BYTES, "-m", "reflink=1"),
+        image(host / "disk.img", base / "place" / "data", "ext4", _DISK_BYTES),
+        place_at(base / "place", TOPICS, settings=SETTINGS) as place,
+    ):
+        run = PowerCuts(place, host / "disk.img", seed)
+        trio.run(run.run, cuts, tell)
     host_file.unlink()
     return run
