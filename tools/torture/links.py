@@ -7,9 +7,6 @@ afterwards.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from contextlib import AsyncExitStack
 from random import Random
@@ -20,10 +17,11 @@ import trio
 
 from metaserver.client import ConsumerOptions, open_session
 from metaserver.client.offsets_registry import RegistryOffsets
+from tools.torture.commands import must_find_nothing
 from tools.torture.groups import WatchedOffsets
 from tools.torture.load import Consumer, Load
 from tools.torture.network import Network, network
-from tools.torture.nodes import ROOT, Place, Site, until
+from tools.torture.nodes import Place, Site, until
 from tools.torture.proxy import LongWay, long_way
 from tools.torture.verifier import BrokenPromiseError, PrefixCheck, Verifier
 
@@ -175,7 +173,7 @@ class Linked:
                 (place.slave_site, place.slave_port),
             )
         )
-        _command("compare", master, slave)
+        must_find_nothing("compare", master, slave)
 
     def _finish(self) -> None:
         self.prefix.look_at_everything()
@@ -186,19 +184,7 @@ class Linked:
         if differences:
             raise BrokenPromiseError(differences)
         for data in (self.place.master_data, self.place.slave_data):
-            _command("verify", str(data))
-
-
-def _command(*words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "metaserver", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise BrokenPromiseError([f"metaServer {' '.join(words)}: {done.stdout}{done.stderr}"])
+            must_find_nothing("verify", str(data))
 
 
 async def _in_thread(function: Callable[..., object], *arguments: object) -> None:

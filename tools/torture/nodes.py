@@ -236,11 +236,6 @@ class Node:
         """Whether the process that ran last was ended by SIGKILL."""
         return self._process is not None and self._process.poll() == -signal.SIGKILL
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the process that was started last serves."""
-        return self.is_running and self._answers()
-
     def send(self, number: signal.Signals) -> None:
         """Send a signal and wait for nothing; nothing where it does not run."""
         if self._process is not None:
@@ -265,11 +260,15 @@ class Node:
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
 
+    def launch_and_wait(self) -> None:
+        """Start the process and wait until it is ready, or has ended."""
+        self.launch()
+        wait_until(lambda: not self.is_running or self._answers(), START_SECONDS_MAX, "the port answers")
+
     def start(self) -> None:
         """Start the process and wait until it is ready."""
         began = time.monotonic()
-        self.launch()
-        wait_until(lambda: not self.is_running or self._answers(), START_SECONDS_MAX, "the port answers")
+        self.launch_and_wait()
         if not self.is_running:
             raise NodeError(f"{' '.join(self._process_words())} ended:\n{self.log_tail()}")
         self.start_seconds = time.monotonic() - began

@@ -13,8 +13,6 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
@@ -36,8 +34,9 @@ from metaserver.protocol import (
     encode_transactional_put,
 )
 from tools.torture import logfiles
+from tools.torture.commands import must_find_nothing
 from tools.torture.filesystems import UnavailableError
-from tools.torture.nodes import ROOT, START_SECONDS_MAX, Place, Site, wait_until
+from tools.torture.nodes import START_SECONDS_MAX, Place, Site, wait_until
 from tools.torture.payloads import parse_payload
 from tools.torture.verifier import BrokenPromiseError, Verifier
 
@@ -246,8 +245,7 @@ class Steps:
         node = place.master
         try:
             place.master_site = traced if passage == "script" else plain
-            node.launch()
-            wait_until(lambda: not node.is_running or node.is_ready, START_SECONDS_MAX, "the port answers")
+            node.launch_and_wait()
             if node.is_running:
                 trio.run(script.run, place)
             if passage == "script":
@@ -255,10 +253,7 @@ class Steps:
             else:
                 node.kill()
                 place.master_site = traced
-                node.launch()
-                wait_until(
-                    lambda: not node.is_running or node.is_ready, START_SECONDS_MAX, "the port answers"
-                )
+                node.launch_and_wait()
                 self._end(place)
             if point is None:
                 if not script.is_done:
@@ -295,15 +290,7 @@ class Steps:
         node.stop()
         if not logfiles.partitions(place.master_data):
             return  # It died before the first put, and verify wants something to look at.
-        looked = subprocess.run(
-            [sys.executable, "-P", "-m", "metaserver", "verify", str(place.master_data)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if looked.returncode != 0:
-            raise BrokenPromiseError([f"verify: {looked.stdout}{looked.stderr}"])
+        must_find_nothing("verify", str(place.master_data))
 
 
 def _calls(trace: Path) -> Counter[str]:
