@@ -68,7 +68,6 @@ if TYPE_CHECKING:
 
 _NO_SYNC = "This broker is no synchronous slave and takes no sync requests."
 _NO_PAIR = "This broker is no synchronous slave and copies nobody who calls."
-
 _NO_MASTER = "This broker is no master."
 
 _log = get_logger(__name__)

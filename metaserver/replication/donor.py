@@ -13,11 +13,10 @@ import attrs
 
 from metaserver.client import Fetched
 from metaserver.client.comparison import parse_ranges
-from metaserver.client.connection import expect_text
-from metaserver.epochs import EpochChain, LogHistory, common_end
+from metaserver.epochs import LogHistory, common_end
 from metaserver.errors import NotRepairedError
 from metaserver.message import iterate_records, scan
-from metaserver.protocol import encode_epochs_query
+from metaserver.replication.master import ask_epochs
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -89,11 +88,8 @@ class Donor:
             if not place.before and not place.after:
                 self._refuse("it knows no epochs, and there is nothing around the damage to compare")
             return
-        reply = await link.request(
-            lambda opaque: encode_epochs_query(name.topic, name.partition, place.end, opaque), _ASK_SECONDS
-        )
         try:
-            chain = EpochChain.parse(expect_text(reply))
+            chain = await ask_epochs(link, name, place.end, _ASK_SECONDS)
         except ValueError:
             self._refuse("its epochs cannot be read")
         common = common_end(place.history, LogHistory(chain, span.start, span.end))

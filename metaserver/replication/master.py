@@ -6,16 +6,20 @@ anew; a connection that still works is kept.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
 import trio
 
+from metaserver.client.connection import expect_text
 from metaserver.client.servers import format_address
+from metaserver.epochs import EpochChain
 from metaserver.errors import ClientError, ZooKeeperError
 from metaserver.logs import get_logger
 from metaserver.names import MAX_OFFSET, parse_digits
+from metaserver.protocol import encode_epochs_query
 from metaserver.registry.paths import Layout, Replica, TopicTree, parse_number, parse_uri, split_connect
 from metaserver.replication.chain import Hop, parse_chain
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     from metaserver.client import BrokerConnection
     from metaserver.config import ZooKeeperConfig
+    from metaserver.names import TopicPartition
     from metaserver.registry.nodes import Nodes
 
 _log = get_logger(__name__)
@@ -238,6 +243,14 @@ async def ask_facts(link: BrokerConnection, timeout_seconds: float) -> MasterFac
         promoted=values.get("promoted", ""),
         config_origin=_number(values.get("config_origin")),
     )
+
+
+async def ask_epochs(
+    link: BrokerConnection, name: TopicPartition, end_offset: int, timeout_seconds: float
+) -> EpochChain:
+    """Whose bytes the broker's log holds, for who has it up to an offset; raises ClientError, ValueError."""
+    encode = partial(encode_epochs_query, name.topic, name.partition, end_offset)
+    return EpochChain.parse(expect_text(await link.request(encode, timeout_seconds)))
 
 
 async def meet(link: BrokerConnection, broker_id: int, timeout_seconds: float) -> MasterFacts:

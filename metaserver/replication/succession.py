@@ -19,12 +19,11 @@ from metaserver.client import connect
 from metaserver.client.connection import announced_registry, expect_text
 from metaserver.client.servers import format_address
 from metaserver.config.values import host_and_port
-from metaserver.epochs import EpochChain
 from metaserver.errors import ClientError, ConfigError
 from metaserver.logs import get_logger
 from metaserver.names import INTERNAL_TOPICS
-from metaserver.protocol import encode_epochs_query, encode_successor
-from metaserver.replication.master import ask_facts
+from metaserver.protocol import encode_successor
+from metaserver.replication.master import ask_epochs, ask_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,13 +66,14 @@ class Succession:
     """Told once."""
     problem: str = ""
     """What an operator must do about a second master; blank: there is none, as far as is known."""
-    _called: set[Address] = attrs.Factory(set)
+    _caller: Address | None = None
+    """Who said so last, and was not asked yet."""
     _wake: trio.Event = attrs.Factory(trio.Event)
 
     def call(self, text: str) -> str | None:
         """Somebody says that it has this broker's place; why it is not looked at, or None."""
         try:
-            self._called = {host_and_port(text)}
+            self._caller = host_and_port(text)
         except ConfigError as error:
             return str(error)
         self._wake.set()
@@ -101,8 +101,7 @@ class Succession:
         broker = self._broker
         while True:
             facts = await ask_facts(link, _ANSWER_SECONDS)
-            is_other = facts.instance == broker.instance or facts.broker_id != broker.config.broker_id
-            if is_other or facts.is_slave or facts.promoted > broker.promoted:
+            if self._no_rival(facts) or facts.promoted > broker.promoted:
                 self._say("")  # It is no second master, or will tell this one.
             else:
                 self._say(
@@ -113,6 +112,14 @@ class Succession:
                     encode = partial(encode_successor, broker.address)
                     expect_text(await link.request(encode, _ANSWER_SECONDS))
             await trio.sleep(_LOOK_SECONDS)
+
+    def _no_rival(self, facts: MasterFacts) -> str:
+        """Why that is no other master of this broker's name; blank where it is one."""
+        if facts.instance == self._broker.instance:
+            return "it is this broker itself"
+        if facts.broker_id != self._broker.config.broker_id:
+            return f"it is broker {facts.broker_id}"
+        return "it is a slave" if facts.is_slave else ""
 
     def _say(self, problem: str) -> None:
         if problem and problem != self.problem:
@@ -125,23 +132,25 @@ class Succession:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            called, self._called = self._called, set()
-            for address in called:
-                try:
-                    async with connect(*address) as link:
-                        successor = await self._judge(link, format_address(*address))
-                except ClientError as error:
-                    _log.warning(
-                        "Who says to be the new master cannot be asked",
-                        address=format_address(*address),
-                        reason=str(error),
-                    )
-                    continue
-                if successor is not None:
-                    self._on_successor(successor)
-                    await trio.sleep_forever()
+            caller, self._caller = self._caller, None
+            if caller is None:
+                continue
+            try:
+                async with connect(*caller) as link:
+                    successor = await self._judge(link, caller)
+            except ClientError as error:
+                _log.warning(
+                    "Who says to be the new master cannot be asked",
+                    address=format_address(*caller),
+                    reason=str(error),
+                )
+                continue
+            if successor is not None:
+                self._on_successor(successor)
+                await trio.sleep_forever()
 
-    async def _judge(self, link: BrokerConnection, name: str) -> Successor | None:
+    async def _judge(self, link: BrokerConnection, caller: Address) -> Successor | None:
+        name = format_address(*caller)
         facts = await ask_facts(link, _ANSWER_SECONDS)
         refusal = self._refusal(facts)
         if not refusal and not await self._was_a_replica(link):
@@ -149,14 +158,12 @@ class Succession:
         if refusal:
             _log.warning("Not succeeded", address=name, reason=refusal)
             return None
-        return Successor(name, facts.promoted, announced_registry(link.version, host_and_port(name)[0]))
+        return Successor(name, facts.promoted, announced_registry(link.version, caller[0]))
 
     def _refusal(self, facts: MasterFacts) -> str:
         broker = self._broker
-        if facts.instance == broker.instance or facts.broker_id != broker.config.broker_id:
-            return f"it is broker {facts.broker_id}"
-        if facts.is_slave:
-            return "it is a slave"
+        if reason := self._no_rival(facts):
+            return reason
         if not facts.promoted:
             return "it was never promoted"
         if facts.promoted <= broker.promoted:
@@ -168,9 +175,8 @@ class Succession:
             own = {(epoch.number, epoch.origin) for epoch in epochs.chain.epochs}
             if name.topic in INTERNAL_TOPICS or not own:
                 continue
-            encode = partial(encode_epochs_query, name.topic, name.partition, 0)
             try:
-                chain = EpochChain.parse(expect_text(await link.request(encode, _ANSWER_SECONDS)))
+                chain = await ask_epochs(link, name, 0, _ANSWER_SECONDS)
             except (ClientError, ValueError):
                 continue
             if own & {(epoch.number, epoch.origin) for epoch in chain.epochs}:
