@@ -39,8 +39,6 @@ Table = list[tuple[str, str]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a rig, or rows of the matrix; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    # What clients say of brokers that die is no news here.
-    logging.getLogger("metaserver").setLevel(logging.CRITICAL)
     if words and words[0] in ("all", *KNOWN):
         return _rows(_rows_parser().parse_args(words))
     code, table = _run(_parser().parse_args(words))
@@ -256,4 +254,6 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    # What clients say of brokers that die is no news here.
+    logging.getLogger("metaserver").setLevel(logging.CRITICAL)
     sys.exit(main())
