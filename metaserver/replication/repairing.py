@@ -6,7 +6,7 @@ it after a while, so that later records stay readable; it is asked for again and
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
@@ -166,8 +166,8 @@ class Repairer:
     repaired: int = 0
     read_bytes: int = 0
     """By the search for damage."""
-    _cuts: Counter[TopicPartition] = attrs.Factory(Counter)
-    """How often a log has been cut: what was read meanwhile may be neither the old records nor the new."""
+    _cuts: defaultdict[TopicPartition, list[int]] = attrs.Factory(lambda: defaultdict(list))
+    """Where a log was cut, in turn; what was read meanwhile may be neither the old records nor the new."""
     _lock: trio.Lock = attrs.Factory(trio.Lock)
 
     async def check(
@@ -177,19 +177,30 @@ class Repairer:
 
         Raises OffsetOutOfRangeError at the end of what is durable, and StorageError.
         """
-        log, cuts = self._logs.log(name), self._cuts[name]
+        log, cuts = self._logs.log(name), self.cut_count(name)
         step = await trio.to_thread.run_sync(scrub_step, log, offset)
         self.read_bytes += step.read_bytes
-        if self._cuts[name] != cuts:
+        if self.cut_count(name) != cuts:
             # A record may begin elsewhere by now.
             return log.segment_start(min(offset, log.end_offset)), []
         return step.next_offset, [await self._take(name, damaged, source) for damaged in step.damaged]
 
     def forget(self, name: TopicPartition, offset: int) -> None:
         """The log is cut at an offset: what was found behind it is not there any more."""
-        self._cuts[name] += 1
+        self._cuts[name].append(offset)
         for key in [key for key, one in self.open.items() if key[0] == name and one.range.end > offset]:
             del self.open[key]
+
+    def cut_count(self, name: TopicPartition) -> int:
+        """How often the log has been cut; for :meth:`resume`."""
+        return len(self._cuts[name])
+
+    def resume(self, name: TopicPartition, offset: int, cut_count: int) -> int:
+        """Where to go on that was to go on at ``offset`` when there had been so many cuts.
+
+        Behind a cut other records begin at other offsets; where it was made, one begins.
+        """
+        return min([offset, *self._cuts[name][cut_count:]])
 
     async def check_all(
         self, is_wanted: Callable[[TopicPartition], bool], source: Address | None = None
@@ -207,9 +218,10 @@ class Repairer:
                 await self._try(damage, source)
             found += known
             log = self._logs.log(name)
-            offset = log.start_offset
+            offset, cuts = log.start_offset, self.cut_count(name)
             while offset < log.flushed_offset:
                 offset, damages = await self.check(name, offset, source)
+                offset, cuts = self.resume(name, offset, cuts), self.cut_count(name)
                 found += [damage for damage in damages if damage not in known]
         return found
 

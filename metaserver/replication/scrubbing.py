@@ -99,6 +99,7 @@ class Scrub:
                 return
             # From the beginning of the segment: not everybody asks where a record begins.
             position, now = log.segment_start(offset), trio.current_time()
+            cuts = self.repairer.cut_count(name)
             segment_start, looked_at = self._looked_at.get(name, (-1, 0.0))
             if segment_start == position and now - looked_at < _SUSPICION_SECONDS:
                 return
@@ -106,6 +107,7 @@ class Scrub:
             stop = min(offset + STEP_BYTES, log.flushed_offset)
             while position < stop:
                 position, _found = await self.repairer.check(name, position)
+                position, cuts = self.repairer.resume(name, position, cuts), self.repairer.cut_count(name)
         except OffsetOutOfRangeError:
             return  # It is known not to be readable, or retention was faster.
         except StorageError as error:
@@ -125,7 +127,7 @@ class Scrub:
 
     async def _pass_over(self, name: TopicPartition, bucket: TokenBucket) -> None:
         log = self._logs.log(name)
-        offset = log.start_offset
+        offset, cuts = log.start_offset, self.repairer.cut_count(name)
         while offset < log.flushed_offset:
             self.position = name, offset
             before = self.repairer.read_bytes
@@ -140,6 +142,7 @@ class Scrub:
                 self._complain(name, error)
                 return
             await trio.sleep(bucket.reserve(self.repairer.read_bytes - before, trio.current_time()))
+            offset, cuts = self.repairer.resume(name, offset, cuts), self.repairer.cut_count(name)
 
     def _complain(self, name: TopicPartition, error: StorageError) -> None:
         self.problem = f"{name} cannot be checked: {error}"

@@ -47,6 +47,23 @@ async def test_what_is_read_of_a_log_while_it_is_cut_is_read_again(monkeypatch: 
     assert log.unreadable == ()
 
 
+async def test_a_search_goes_on_where_the_log_was_cut_since_its_last_look() -> None:
+    repairer, log = make()
+    other = encode_record(b"of another length", 1)
+    offset, _ = await repairer.check(NAME, 0)
+    seen = repairer.cut_count(NAME)
+    assert repairer.resume(NAME, offset, seen) == offset == 8 * len(RECORD)
+    for end in (6 * len(RECORD), 5 * len(RECORD)):
+        repairer.forget(NAME, end)
+        log.truncate(end)
+    log.append([other * 8], 8 * len(other), 8, 1)
+    log.flush()
+    assert repairer.resume(NAME, offset, seen) == 5 * len(RECORD)
+    assert await repairer.check(NAME, 5 * len(RECORD)) == (log.end_offset, [])
+    _, damaged = await repairer.check(NAME, offset)
+    assert damaged, "no record begins where it would have gone on"
+
+
 async def test_damage_behind_a_cut_is_forgotten_while_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
