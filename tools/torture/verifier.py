@@ -200,7 +200,7 @@ class Verifier:
         start = _range(old)[0] if checked is None else checked.end
         old_bytes = logfiles.joined(old, start, logfiles.end_offset(old))
         new_bytes = b"" if new is None else logfiles.joined(new, start, logfiles.end_offset(new))
-        common, acknowledged, message_ids = 0, {}, []
+        common, acknowledged, message_ids, lost = 0, {}, [], []
         awaited, gone = self._awaited.get(name, {}), set()
         for record in iterate_records(old_bytes):
             end = record.position + HEADER_SIZE + len(record.data)
@@ -211,13 +211,18 @@ class Verifier:
             message_ids.append(record.message_id)
             came_from = parse_payload(record.payload)
             if came_from is not None:
-                # It was sent and is not to be expected; should it come back, that is wrong.
-                self._lanes[came_from[0], name].refused.add(came_from[1])
+                lost.append(came_from)
                 is_this = (record.message_id, *came_from)
                 for answers in (overtaken, awaited):
                     if answers.get(offset) == is_this:
                         acknowledged[offset] = answers.pop(offset)
             gone.add((offset, end - record.position, crc32(old_bytes[record.position : end])))
+        # Should one of them come back, that is wrong. But what the old master had written and, being fenced,
+        # refused, its producer may have sent to the new one: that is expected.
+        expected = {(producer, sequence) for _, producer, sequence in awaited.values()}
+        for producer, sequence in lost:
+            if (producer, sequence) not in expected:
+                self._lanes[producer, name].refused.add(sequence)
         self._delivered[name] = [piece for piece in self._delivered.get(name, []) if piece not in gone]
         if overtaken:
             raise BrokenPromiseError(
