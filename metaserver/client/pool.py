@@ -26,6 +26,8 @@ RECONNECT_SECONDS_MAX = 2.0
 HEARTBEAT_SECONDS = 10.0
 """So often a broker is asked for a sign of life; it is given up when nothing at all comes for so long."""
 _FIRST_CONNECT_SECONDS = 10.0
+NOT_YET = "not connected yet"
+"""What is told of a broker that is being connected to for the first time: nothing has failed so far."""
 
 
 @attrs.define(eq=False)
@@ -35,7 +37,7 @@ class BrokerLink:
     address: Address
     connection: BrokerConnection | None = None
     """None while there is none."""
-    problem: str = "not connected yet"
+    problem: str = NOT_YET
     """Why not; the last reason where there is a connection again."""
     _listeners: dict[Callable[[], None], None] = attrs.Factory(dict)
     _change: anyio.Event = attrs.Factory(anyio.Event)

@@ -15,6 +15,7 @@ import attrs
 from metaserver.client.backoff import Backoff
 from metaserver.client.connection import FETCH_BYTES_MAX, expect_text, fetch_result
 from metaserver.client.messages import Fetched, Moved
+from metaserver.client.pool import NOT_YET
 from metaserver.client.received import decode_messages
 from metaserver.epochs import EpochChain, LogHistory, common_end
 from metaserver.errors import BrokerUnreachableError, ClientError, ReplyError
@@ -221,11 +222,12 @@ class PartitionReader:
         if self._replica != replica or self._waited_for is None:
             self._replica, self._waited_for = replica, now
         others = self.around.network.discovery.cluster.replicas(self.partition)
-        if now - self._waited_for > _CONNECT_SECONDS or (len(others) > 1 and problem != "not connected yet"):
+        if now - self._waited_for > _CONNECT_SECONDS or (len(others) > 1 and problem != NOT_YET):
             self._leave(replica, problem)
             self.fetch()
             return
-        self.problem = problem
+        if problem != NOT_YET:
+            self.problem = problem
         self._again_in(_RETRY_SECONDS_MIN)
 
     def _leave(self, replica: Replica, problem: str) -> None:

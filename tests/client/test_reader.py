@@ -417,6 +417,23 @@ async def test_a_replica_that_goes_is_left_at_once_and_returned_to(
     assert (await asked(slave, seconds=1.1)).offset == 210
 
 
+async def test_a_broker_that_is_being_connected_to_is_no_problem(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = wires.broker(is_connected=False)
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    await trio.sleep(2.0)
+    assert reader.problem == ""
+    await trio.sleep(2.0)
+    assert reader.problem in ("not connected yet", "no replica can be reached")
+    broker.connect()
+    await asked(broker, seconds=2.1)
+    assert reader.problem == ""
+    reader.stop()
+
+
 async def test_a_replica_nobody_announces_is_waited_for(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
