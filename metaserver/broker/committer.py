@@ -111,6 +111,25 @@ class Committer:
         partition.jobs.append((job, done))
         self._continue(partition)
 
+    async def borrow(self, partition: Partition, job: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """As :meth:`lend`, and wait: what the job returns. Raises what it raises.
+
+        A job whose waiter is cancelled runs all the same.
+        """
+        finished = trio.Event()
+        outcome: list[Any] = []
+
+        def done(result: object, failure: Exception | None) -> None:
+            outcome.extend((result, failure))
+            finished.set()
+
+        self.lend(partition, job, done)
+        await finished.wait()
+        result, failure = outcome
+        if failure is not None:
+            raise failure
+        return result
+
     async def wait_until_idle(self) -> None:
         """Return when everything handed to the disk has come back."""
         while self._active:

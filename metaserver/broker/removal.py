@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -11,11 +11,9 @@ from metaserver.logs import get_logger
 from metaserver.storage import put_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from metaserver.broker.broker import Broker
-    from metaserver.broker.committer import Committer
     from metaserver.broker.partition import Partition
     from metaserver.storage import FileSystem
 
@@ -32,32 +30,15 @@ async def remove_partition(broker: Broker, partition: Partition, filesystem: Fil
     with trio.CancelScope(shield=True):
         while partition.pending or partition.is_busy or partition.is_flushing:
             # It runs between two groups; what waits is written behind it.
-            await _lend(committer, partition, _nothing)
+            await committer.borrow(partition, _nothing)
         del broker.partitions[name.topic, name.partition]
         broker.acknowledgements.acks.forget((name.topic, name.partition))
         log, chain = broker.store.release(name)
         # Long polls are answered that there is nothing.
         partition.publish(partition.readable_offset)
-        path: Path = await _lend(committer, partition, partial(put_aside, filesystem, name, log, chain))
+        path: Path = await committer.borrow(partition, partial(put_aside, filesystem, name, log, chain))
     _log.warning("Put the log of a deleted topic aside", partition=str(name), path=str(path))
     return path
-
-
-async def _lend(committer: Committer, partition: Partition, job: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """Run it in a worker that owns the log; what it returns. Raises what it raises."""
-    finished = trio.Event()
-    outcome: list[Any] = []
-
-    def done(result: object, failure: Exception | None) -> None:
-        outcome.extend((result, failure))
-        finished.set()
-
-    committer.lend(partition, job, done)
-    await finished.wait()
-    result, failure = outcome
-    if failure is not None:
-        raise failure
-    return result
 
 
 def _nothing() -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import trio
-
+from metaserver.broker.java_transactions import FOLDER_NAME, carry_over
+from metaserver.errors import StorageError
 from metaserver.logs import get_logger
 from metaserver.metrics import TransactionsSnapshot
+from metaserver.storage import RealFileSystem
 from metaserver.transactions import State
-from metaserver.transactions.java_journal import prepared_keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from metaserver.broker import Broker
 
@@ -68,31 +67,23 @@ def transaction_handlers(broker: Broker) -> dict[str, Handler]:
 
 
 async def load_transactions(broker: Broker) -> None:
-    """Recover this broker's own; and take none while what a Java broker has prepared lies there undecided."""
-    if broker.transactions.is_unsupported:
-        broker.transactions.problem = ""
+    """Recover this broker's own, and what a Java broker has left; take none where that cannot be done."""
+    handler = broker.transactions
+    if handler.is_unsupported:
+        handler.problem = ""
         return
-    await broker.transactions.load()
-    folder = broker.config.data_log_path / "transactions"
-    keys = await trio.to_thread.run_sync(_left_by_java, folder)
-    if keys:
-        broker.transactions.problem = (
-            f"A Java broker has left {len(keys)} prepared transactions in {folder}: {', '.join(keys[:10])}"
-            f"{', …' if len(keys) > 10 else ''}. They are not carried over: start the Java "
-            "broker again and decide them, or move the folder away and give them up"
-        )
-        _log.error("Transactions are not available", reason=broker.transactions.problem)
-
-
-def _left_by_java(folder: Path) -> list[str]:
-    """In a worker thread. An unreadable file is told as a key, so that nothing passes unseen."""
-    found = [path for path in folder.glob("redo.*") if path.suffix[1:].isdigit()]
+    problem = ""
     try:
-        return prepared_keys(
-            path.read_bytes() for path in sorted(found, key=lambda path: int(path.suffix[1:]))
+        await carry_over(broker, RealFileSystem())
+    except StorageError as error:
+        problem = (
+            f"A Java broker has left transactions in {broker.config.data_log_path / FOLDER_NAME} that are "
+            f"not carried over: {error}. Start the Java broker again and decide them there, or move the "
+            "folder away and give them up"
         )
-    except OSError as error:
-        return [f"(unreadable: {error})"]
+        _log.error("Transactions are not available", reason=problem)
+    await handler.load()
+    handler.problem = problem or handler.problem
 
 
 def transactions_status(broker: Broker) -> dict[str, object]:

@@ -1,61 +1,186 @@
-"""What a Java broker has left prepared in its redo files. Source: reference transactions section 5.
+"""The redo files of a Java broker: which transactions they hold. Source: reference transactions section 5.
 
 A record is a length of 4 bytes, big-endian, and a protocol-buffer message of it; behind a commit follows
-an attachment that the length does not count. Only what is prepared matters: it is told, not carried over.
+an attachment that the length does not count: where each partition got the transaction's records. All records
+of a transaction lie in one file.
 """
 
 from __future__ import annotations
 
+import re
+import struct
+from struct import Struct
 from typing import TYPE_CHECKING
 
+import attrs
+
+from metaserver.errors import CorruptLogError
+from metaserver.message import checksum
+from metaserver.names import PartitionId, Topic, TopicPartition
+from metaserver.protocol import CommandDecoder, Limits, TransactionalPut, TransactionKey, XaKey, parse_key
+from metaserver.transactions.transaction import Batch
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
+    from pathlib import Path
 
-_OPERATION = 2
-_PREPARE = 1
-_DECISIONS = (2, 3)
-"""Commit and rollback of a prepared transaction."""
+_LENGTH_BYTES = 4
 _VARINT_BITS_MAX = 70
+_SIGN = 1 << 63
+_PUT, _OPERATION = 1, 2
+_PREPARE, _COMMITS, _ROLLBACKS = 1, (2, 4), (3, 5)
+_PLACE = Struct(">qiii")
+_BEGIN = re.compile(rb"\x08[\x01\x02]\x12")
+"""How the message of every record begins."""
+_TRIES_MAX = 10_000
+"""So many places behind a torn record are looked at for whole ones."""
+_WIRE = Limits(body_bytes_max=2**31 - 1, record_bytes_max=2**31)
+"""What the Java broker has taken is taken."""
 
 
-def prepared_keys(files: Iterable[bytes]) -> list[str]:
-    """The keys that are prepared and not decided, of redo files in their order.
+@attrs.frozen
+class Place:
+    """Where a commit has appended what it had for one partition."""
 
-    What a crash has torn ends a file, as it does for the Java broker.
-    """
-    prepared: dict[str, None] = {}
-    for data in files:
-        position = 0
-        while position + 4 <= len(data):
-            length = int.from_bytes(data[position : position + 4], "big")
-            end = position + 4 + length
-            if not length or end > len(data):
-                break
+    offset: int
+    size_bytes: int
+    checksum: int
+    """Of all of it, as of a message's data."""
+
+
+@attrs.define(eq=False)
+class JavaTransaction:
+    """What was put in one transaction, and where it went."""
+
+    key: TransactionKey
+    batches: dict[TopicPartition, Batch] = attrs.Factory(dict)
+    is_prepared: bool = False
+    places: dict[TopicPartition, Place] | None = None
+    """None: it is not committed."""
+
+
+@attrs.define(eq=False)
+class JavaJournal:
+    """Takes redo files one after the other, in their order."""
+
+    highest_message_id: int = -_SIGN
+    _open: dict[str, JavaTransaction] = attrs.Factory(dict)
+    """By key: begun, and neither committed nor rolled back."""
+
+    def read(self, path: Path, data: bytes, position: int = 0) -> Iterator[JavaTransaction]:
+        """Follow a file from a position on; yields each transaction that is committed there.
+
+        What a crash has torn ends the file, as it does for the Java broker. Raises CorruptLogError where
+        whole records lie behind what cannot be read: one of them may be a decision.
+        """
+        while position < len(data):
             try:
-                attachment_bytes = _follow(data[position + 4 : end], prepared)
-            except (ValueError, IndexError):
-                break
-            position = end + attachment_bytes
-    return list(prepared)
+                end, committed = self._take(data, position)
+            except (ValueError, IndexError, struct.error) as error:
+                _check_torn(path, data, position, str(error))
+                return
+            if committed is not None:
+                yield committed
+            position = end
+
+    def prepared(self) -> list[JavaTransaction]:
+        """What waits for a decision behind the last file; all else that is open was never promised."""
+        return [transaction for transaction in self._open.values() if transaction.is_prepared]
+
+    def _take(self, data: bytes, position: int) -> tuple[int, JavaTransaction | None]:
+        message, end = _framed(data, position)
+        kind, content = _number(message, 1), _bytes(message, 2)
+        if kind == _PUT:
+            self._put(_fields(content))
+            return end, None
+        if kind != _OPERATION:
+            raise ValueError(f"a record of kind {kind}")
+        operation = _fields(content)
+        key, size_bytes = parse_key(_bytes(operation, 3).decode()), _number(operation, 4, default=0)
+        attachment = data[end : end + size_bytes]
+        if len(attachment) != size_bytes:
+            raise ValueError("the places of a commit are cut short")
+        return end + size_bytes, self._operate(_number(operation, 1), key, attachment)
+
+    def _put(self, content: dict[int, int | bytes]) -> None:
+        # What is signed has 64 bits, and the Java broker counts from before its own beginning.
+        message_id = (_number(content, 1) ^ _SIGN) - _SIGN
+        match CommandDecoder(_WIRE).feed(_bytes(content, 2)):
+            case [TransactionalPut() as put]:
+                if put.checksum not in (None, -1, checksum(put.body)):
+                    raise ValueError("a message does not match its checksum")
+                name = TopicPartition(Topic(put.topic), PartitionId(put.partition))
+                transaction = self._open.setdefault(str(put.key), JavaTransaction(put.key))
+                transaction.batches.setdefault(name, Batch()).add(put.body, message_id, put.flag)
+                self.highest_message_id = max(self.highest_message_id, message_id)
+            case _:
+                raise ValueError("a message that is no put of a transaction")
+
+    def _operate(self, kind: int, key: TransactionKey, attachment: bytes) -> JavaTransaction | None:
+        if kind == _PREPARE:
+            if not isinstance(key, XaKey):
+                raise ValueError(f"{key} is local, and such a transaction is never prepared")
+            self._open.setdefault(str(key), JavaTransaction(key)).is_prepared = True
+            return None
+        if kind not in _COMMITS + _ROLLBACKS:
+            raise ValueError(f"an operation of kind {kind}")
+        places = dict(_places(attachment))
+        transaction = self._open.pop(str(key), None)
+        if transaction is None or kind in _ROLLBACKS:
+            return None
+        transaction.places = places
+        return transaction
 
 
-def _follow(message: bytes, prepared: dict[str, None]) -> int:
-    """Take one record; returns how long its attachment is."""
-    command = _fields(message)
-    if command.get(1) != _OPERATION:
-        return 0
-    content = command.get(2)
-    if not isinstance(content, bytes):
-        raise ValueError("an operation without content")  # noqa: TRY004 - the bytes are wrong, not our types
-    operation = _fields(content)
-    key, attachment_bytes = operation.get(3, b""), operation.get(4, 0)
-    if not isinstance(key, bytes) or not isinstance(attachment_bytes, int):
-        raise ValueError("an operation whose fields have other types")  # noqa: TRY004 - as above
-    if operation.get(1) == _PREPARE:
-        prepared[key.decode()] = None
-    elif operation.get(1) in _DECISIONS:
-        prepared.pop(key.decode(), None)
-    return attachment_bytes
+def _places(attachment: bytes) -> Iterator[tuple[TopicPartition, Place]]:
+    position = 0
+    while position < len(attachment):
+        offset, size_bytes, crc, length = _PLACE.unpack_from(attachment, position)
+        name_at = position + _PLACE.size
+        position = name_at + length
+        if min(offset, size_bytes, length) < 0 or position > len(attachment):
+            raise ValueError("a place that cannot be")
+        topic, _, number = attachment[name_at:position].decode().rpartition("-")
+        yield TopicPartition(Topic(topic), PartitionId(int(number))), Place(offset, size_bytes, crc)
+
+
+def _framed(data: bytes, position: int) -> tuple[dict[int, int | bytes], int]:
+    """The message of a record, and where the record ends."""
+    begin = position + _LENGTH_BYTES
+    length = int.from_bytes(data[position:begin], "big", signed=True)
+    if length <= 0 or begin + length > len(data):
+        raise ValueError(f"a record of {length} bytes, and {max(0, len(data) - begin)} are there")
+    return _fields(data[begin : begin + length]), begin + length
+
+
+def _check_torn(path: Path, data: bytes, position: int, reason: str) -> None:
+    """Raises CorruptLogError where whole records follow behind what cannot be read."""
+    for tries, found in enumerate(_BEGIN.finditer(data, position + _LENGTH_BYTES + 1)):
+        if tries == _TRIES_MAX:
+            break
+        behind = found.start() - _LENGTH_BYTES
+        try:
+            message, _ = _framed(data, behind)
+            _fields(_bytes(message, 2))
+        except (ValueError, IndexError):
+            continue
+        raise CorruptLogError(path, position, f"{reason}, and whole records follow from {behind} on")
+
+
+def _number(fields: dict[int, int | bytes], name: int, default: int | None = None) -> int:
+    match fields.get(name, default):
+        case int(value):
+            return value
+        case _:
+            raise ValueError(f"a message without its number {name}")
+
+
+def _bytes(fields: dict[int, int | bytes], name: int) -> bytes:
+    match fields.get(name):
+        case bytes(value):
+            return value
+        case _:
+            raise ValueError(f"a message without its bytes {name}")
 
 
 def _fields(message: bytes) -> dict[int, int | bytes]:

@@ -36,13 +36,15 @@ from metaserver.storage.patch import Patch
 from metaserver.storage.quarantine import QuarantineReport
 from metaserver.storage.segment import OffsetRange
 from metaserver.transactions import decode_entry, encode_entry
-from metaserver.transactions.java_journal import prepared_keys
+from metaserver.transactions.java_journal import JavaJournal
+from metaserver.transactions.java_outcomes import read_outcomes
 from metaserver.transactions.replay import Replay
 from tests.fuzzing.target import DEEP, EDGES, Target, joined, pieces, refusing
 from tests.storage.faulty_filesystem import FaultyFileSystem
 from tests.storage.support import DATA, DIRECTORY, NAME, append, open_store, records, segment_path
+from tests.transactions.java_redo import PREPARE, XA_COMMIT, JavaPut, operation, places, put
 from tests.transactions.test_entries import GOLDEN
-from tests.transactions.test_java_journal import APPEND, ONE, TWO, operation
+from tests.transactions.test_java_journal import ONE, TESTDATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -218,7 +220,16 @@ def _journal(data: bytes) -> None:
 
 
 def _java_journal(data: bytes) -> None:
-    prepared_keys(pieces(data))
+    journal = JavaJournal()
+    for piece in pieces(data):
+        for transaction in journal.read(DATA, piece):
+            assert transaction.places is not None
+    assert all(transaction.places is None for transaction in journal.prepared())
+
+
+def _java_outcomes(data: bytes) -> None:
+    for key, has_committed in read_outcomes(data).items():
+        assert (str(key)[:4], type(has_committed)) == ("XID:", bool)
 
 
 _REPORT = QuarantineReport(
@@ -236,6 +247,9 @@ _REPORT = QuarantineReport(
     master_epochs="1 b2 0\n",
     master="127.0.0.1:8123",
 )
+_PUTS = [JavaPut("test", 0, b"a body", 5), JavaPut("test", 1, b"another", -6, 1)]
+_REDO = b"".join(put(ONE, message) for message in _PUTS) + operation(PREPARE, ONE)
+_REDO += operation(XA_COMMIT, ONE, places(_PUTS, {"test-0": 0, "test-1": 90}))
 _REPLAYED = b'{"complete": false, "messages": [{"offset": 100, "new_id": 7, "new_offset": 900}]}'
 
 TARGETS = (
@@ -307,8 +321,14 @@ TARGETS = (
     ),
     Target(
         "java-journal",
-        _java_journal,
-        [joined([APPEND + operation(1, ONE), operation(1, TWO) + operation(2, ONE, b"a" * 40)])],
+        refusing(_java_journal),
+        [joined([(TESTDATA / "redo.1").read_bytes()[:900]]), joined([_REDO, _REDO[:-1]])],
         [b"\xff" * 9, b"\x80" * 10 + b"\1", b"\x0a", b"\x12"],
+    ),
+    Target(
+        "java-outcomes",
+        refusing(_java_outcomes, ValueError),
+        [(TESTDATA / name).read_bytes() for name in ("heuristic.log", "heuristic.log.none")],
+        [b"\x71\0\x7e\0\0", b"sr", b"ur", b"xp", b"w\x08", *EDGES],
     ),
 )
