@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.interop.test_java_client import session_of
-from tests.support import eventually, put
+from tests.support import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,37 +59,6 @@ def test_local_and_distributed_transactions(
     assert ours.stop() == 0
     assert of_ours == of_java
     assert "prepare | 0" in of_ours
-
-
-def test_what_a_java_broker_has_prepared_is_told_and_not_passed_over(
-    java_classpath: str,
-    zookeeper: ZooKeeperProcess,
-    start_java: StartBroker,
-    start_ours: StartBroker,
-    tmp_path: Path,
-) -> None:
-    java = start_java("left", topics=TOPICS, **SETTINGS)
-    (root,) = re.findall(r"^zk\.zkRoot=(.*)$", java.server_file.read_text(encoding="utf-8"), re.MULTILINE)
-    arguments = (zookeeper.address, root, str(java.port), "prepare")
-    said = session_of("TransactionSession", java_classpath, tmp_path, *arguments)
-    assert "prepare | 0" in said
-    assert java.stop() == 0
-    folder = java.data / "transactions"
-    assert list(folder.glob("redo.*"))
-
-    ours = start_ours("next", topics=TOPICS, **SETTINGS)
-    assert ours.stop() == 0
-    shutil.copytree(folder, ours.data / "transactions")
-    ours.start()
-    reply = ours.ask(b"transaction TX:s:1 s BEGIN 1\r\n")
-    assert reply.status == 500
-    assert "A Java broker has left 1 prepared transactions in" in reply.text
-    assert "XID:7:00:09ff:books" in reply.text
-    assert ours.ask(put("orders", b"hello", 1)).status == 200
-    assert ours.stop() == 0
-    (ours.data / "transactions").rename(ours.base / "put away")
-    ours.start()
-    assert ours.ask(b"transaction TX:s:1 s BEGIN 1\r\n").status == 200
 
 
 def test_a_transaction_manager_decides_over_a_database_and_the_broker(

@@ -20,8 +20,8 @@ import org.I0Itec.zkclient.ZkClient;
 /**
  * Transactions of the Java client with one broker, printed line by line for a test to compare.
  *
- * <p>Arguments: ZooKeeper's address, the root node, the broker's port, what to do ("all", or "prepare": leave one
- * prepared), and "register" to stand in for a broker that does not register itself.
+ * <p>Arguments: ZooKeeper's address, the root node, the broker's port, what to do ("all"; "prepare": leave one
+ * prepared; "decide": commit that one), and "register" to stand in for a broker that does not register itself.
  */
 public final class TransactionSession {
     private static final String TOPIC = "orders";
@@ -48,8 +48,10 @@ public final class TransactionSession {
             if (arguments[3].equals("all")) {
                 local(factory);
                 distributed(factory);
-            } else {
+            } else if (arguments[3].equals("prepare")) {
                 prepareOne(factory);
+            } else {
+                decide(factory);
             }
         } finally {
             factory.shutdown();
@@ -159,6 +161,20 @@ public final class TransactionSession {
         final XAResource resource = producer.getXAResource();
         begin(producer, resource, xid(9), "left prepared");
         attempt("prepare", () -> resource.prepare(xid(9)));
+    }
+
+    private static void decide(final XAMessageSessionFactory factory) throws Exception {
+        final XAMessageProducer producer = factory.createXAProducer();
+        producer.setUniqueQualifier("books");
+        producer.publish(TOPIC);
+        final XAResource resource = producer.getXAResource();
+        attempt("recover", () -> names(resource.recover(XAResource.TMSTARTRSCAN)));
+        attempt("commit", () -> {
+            resource.commit(xid(9), false);
+            return null;
+        });
+        attempt("recover", () -> names(resource.recover(XAResource.TMSTARTRSCAN)));
+        producer.shutdown();
     }
 
     private static void begin(
