@@ -119,16 +119,24 @@ def alter(
 
 @topics.command()
 @click.argument("topic")
+@node_arguments
 @execute_option
-@server_file_option
 @json_option
-def delete(topic: str, *, executes: bool, server_file: Path | None, as_json: bool) -> None:
+def delete(
+    topic: str,
+    *,
+    role: str,
+    server_file: Path | None,
+    plug_ins: tuple[str, ...],
+    executes: bool,
+    as_json: bool,
+) -> None:
     """Take TOPIC out of server.ini and out of service.
 
     Its messages are kept aside in the data directory until `topics purge` removes them. Slaves keep their
-    copies.
+    copies; at a slave this puts aside what its master has deleted.
     """
-    installation = chosen_node("", server_file, ())
+    installation = chosen_node(role, server_file, plug_ins)
     done = ask(installation, "delete-topic", topic=topic, executes=executes)
     say(json.dumps(done, indent=2) if as_json else _describe_deletion(done))
     problems = [one["problem"] for one in done["partitions"] if "problem" in one]

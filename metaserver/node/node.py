@@ -287,6 +287,10 @@ class _Node:
             cluster,
         )
 
+    def _topic_changes(self, broker: Broker, following: Following | None) -> TopicChanges:
+        is_orphan = None if following is None else following.slave.is_orphan
+        return TopicChanges(broker, partial(self._reload, broker), self._is_lenient, is_orphan)
+
     async def _serve(self, ground: _Ground, parts: _Parts) -> None:
         config = self._config
         broker, embedded, reporter, following = parts.broker, parts.embedded, parts.reporter, parts.following
@@ -305,7 +309,7 @@ class _Node:
             handover = Handover(broker, parts.committer, parts.timers, embedded)
             handlers = self._control_handlers(stop, broker, reporter) | handover.handlers()
             handlers |= transaction_handlers(broker)
-            handlers |= TopicChanges(broker, partial(self._reload, broker), self._is_lenient).handlers()
+            handlers |= self._topic_changes(broker, following).handlers()
             handlers |= parts.checking.handlers()
             await nursery.start(serve_control, self._paths.control_socket, handlers)
             metrics = BrokerMetrics(CollectorRegistry(), reporter.metrics)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from metaserver.broker import Broker, Partition
     from metaserver.config import TopicConfig
+    from metaserver.names import TopicPartition
     from metaserver.storage import FileSystem
 
     Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -55,6 +56,8 @@ class TopicChanges:
     _broker: Broker
     _reload: Callable[[], Awaitable[dict[str, list[str]]]]
     _is_lenient: bool
+    _is_orphan: Callable[[TopicPartition], bool | None] | None = None
+    """Of a slave: whether its master does not have a partition; None where that is not known now."""
     _filesystem: FileSystem = attrs.Factory(RealFileSystem)
     _one_at_a_time: trio.Lock = attrs.Factory(trio.Lock)
 
@@ -90,11 +93,14 @@ class TopicChanges:
             return await self._change(partial(change_topic, topic=topic, entries=entries), topic)
 
     async def delete(self, request: dict[str, Any]) -> dict[str, Any]:
-        """``topic``: takes its section away, and puts its partitions aside. Only with ``executes``."""
+        """``topic``: takes its section away, and puts its partitions aside. Only with ``executes``.
+
+        At a slave no section changes: what its master does not have any more is put aside.
+        """
         topic = _name_of(request)
         async with self._one_at_a_time:
-            section = self._section(topic)
-            doomed = self._uncovered(topic, section)
+            section = None if self._broker.is_slave else self._section(topic)
+            doomed = self._orphans(topic) if self._broker.is_slave else self._uncovered(topic, section)
             if section is None and not doomed:
                 raise self._no_section(topic)
             executes = bool(request.get("executes"))
@@ -102,8 +108,6 @@ class TopicChanges:
             if section is not None:
                 edit = partial(remove_topic, topic=topic)
                 report |= await self._change(edit, executes=executes)
-            else:
-                self._refuse_slave()
             found = [_describe(partition) for partition in doomed]
             if executes:
                 for partition, one in zip(doomed, found, strict=True):
@@ -173,6 +177,19 @@ class TopicChanges:
             return is_its_own and not any(other.matches(name) for other in others)
 
         return [p for p in self._partitions() if not p.is_internal and is_doomed(p.name.topic)]
+
+    def _orphans(self, topic: str) -> list[Partition]:
+        """Of a slave: the copies of a topic that its master has deleted."""
+        found = [one for one in self._partitions() if one.name.topic == topic and not one.is_internal]
+        states = [None if self._is_orphan is None else self._is_orphan(one.name) for one in found]
+        if found and None in states:
+            raise TopicChangeError(
+                f"this slave has not heard from its master ({self._broker.master_address}) which partitions "
+                "it has; try again when `metaServer slave-status` shows that it is connected"
+            )
+        if False in states:
+            self._refuse_slave()
+        return found
 
     def _check_places(self, before: TopicConfig, entries: Mapping[str, str | None]) -> None:
         """What a running broker cannot follow. That the value can be read is checked with the file."""

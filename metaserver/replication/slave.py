@@ -101,6 +101,8 @@ class Slave:
     _look: trio.Event = attrs.Factory(trio.Event)
     """Set when there may be something to do at once: a new master, new partitions, a broken connection."""
     _heard_wall_seconds: float | None = None
+    _at_master: frozenset[TopicPartition] | None = None
+    """The partitions that the master has; None before it has told over this connection."""
     _facts: MasterFacts | None = None
     """What the master said of itself last."""
     _catch_up: CatchUp = attrs.field(init=False)
@@ -145,7 +147,7 @@ class Slave:
                     _log.warning("problem occured in start subscribe message from master", reason=str(error))
                 self._problem = str(error)
             finally:
-                self._link = None
+                self._link = self._at_master = None
                 self._catch_up.interrupted()
                 self._pulls.disconnected()
                 self._reports.disconnected()
@@ -161,6 +163,11 @@ class Slave:
     def is_connected(self) -> bool:
         """Whether there is a connection to the master."""
         return self._link is not None
+
+    def is_orphan(self, name: TopicPartition) -> bool | None:
+        """Whether the master does not have a partition, and nothing is under way here; None: nobody knows."""
+        there = self._at_master
+        return None if there is None else name not in there and name not in self._replicas
 
     def wake(self) -> None:
         """Look at once where the master is, and for its partitions."""
@@ -230,6 +237,7 @@ class Slave:
         """
         self._heard_wall_seconds = asked_wall_seconds
         ranges = parse_ranges(offsets)
+        self._at_master = frozenset(ranges)
         self._forget(self._replicas.keys() - ranges.keys())
         for name, span in ranges.items():
             start, end = span.start, span.end

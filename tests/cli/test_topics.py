@@ -186,3 +186,49 @@ def test_a_slave_follows_and_a_topic_that_comes_again_is_copied_on(home: Home) -
         assert status["quarantine"]["folders"] == 0
     finally:
         home.run("stop", "slave", "-f", str(slave_ini), "--force")
+
+
+def test_a_slave_puts_aside_what_its_master_has_deleted(pair: Home) -> None:
+    assert pair.run("topics", "create", "brief").code == 0
+    assert produce(pair, "brief", "one", "two").code == 0
+    end = topic_partitions(pair, "brief")[0]["end_offset"]
+
+    def copied() -> int:
+        return int(topic_partitions(pair, "brief", "slave").get(0, {"end_offset": -1})["end_offset"])
+
+    def delete_copy(*words: str) -> Ran:
+        return pair.run("topics", "delete", "brief", "slave", *words)
+
+    eventually(lambda: copied() == end, "the copy")
+    ran = delete_copy("--execute")
+    assert (ran.code, "its topics are those of its master" in ran.err) == (1, True)
+    assert pair.run("topics", "delete", "brief", "--execute").code == 0
+    eventually(lambda: delete_copy().code == 0, "the slave hears of it")
+    assert copied() == end, "what is only told changes nothing"
+    ran = delete_copy("--execute")
+    assert (ran.code, "with 1 partition" in ran.out) == (0, True)
+    assert topic_partitions(pair, "brief", "slave") == {}
+    (kept,) = json.loads(pair.run("topics", "deleted", "slave", "--json").out)
+    assert (kept["topic"], kept["end_offset"]) == ("brief", end)
+    assert "there is no topic brief" in delete_copy("--execute").err
+
+    # The name again: both go on behind the old end.
+    assert pair.run("topics", "create", "brief").code == 0
+    assert produce(pair, "brief", "three").code == 0
+    again = topic_partitions(pair, "brief")[0]
+    assert again["start_offset"] == end
+    eventually(lambda: copied() == again["end_offset"], "the copy of what came later")
+    assert topic_partitions(pair, "brief", "slave")[0]["start_offset"] == end
+    assert pair.run("topics", "delete", "brief", "--execute").code == 0
+    eventually(lambda: delete_copy("--execute").code == 0, "the end of the test")
+
+
+def test_a_slave_without_its_master_puts_nothing_aside(home: Home) -> None:
+    home.start()
+    home.start_slave()
+    assert produce(home, "test", "one").code == 0
+    eventually(lambda: bool(topic_partitions(home, "test", "slave")), "the copy")
+    assert home.run("stop").code == 0
+    ran = home.run("topics", "delete", "test", "slave", "--execute")
+    assert (ran.code, "has not heard from its master" in ran.err) == (1, True)
+    assert topic_partitions(home, "test", "slave")
