@@ -407,8 +407,14 @@ def list_calls() -> list[tuple[Point, int]]:
 
 
 CALLS = list_calls()
-NOT_IN_THE_SCRIPT = {Point.DELETED_RENAME, Point.DELETED_SYNC_DIRECTORY}
-"""See test_deleted.py."""
+NOT_IN_THE_SCRIPT = {
+    Point.DELETED_RENAME,
+    Point.DELETED_SYNC_DIRECTORY,
+    Point.CARRY_OVER_OPEN,
+    Point.CARRY_OVER_RENAME,
+    Point.CARRY_OVER_SYNC_DIRECTORY,
+}
+"""See test_deleted.py, and test_carry_over.py of the transactions."""
 ONLY_AFTER_A_FAILURE = {
     Point.APPEND_UNDO,
     Point.APPEND_UNDO_SYNC,
