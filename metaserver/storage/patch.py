@@ -11,9 +11,11 @@ from zlib import crc32
 
 import attrs
 
+from metaserver.storage.checkpoint import load_checkpoint, save_checkpoint
 from metaserver.storage.documents import ReplaceSteps, load_document, save_document
 from metaserver.storage.filenames import REPAIR_NAME, segment_name
 from metaserver.storage.filesystem import Point
+from metaserver.storage.layout import subtract_range
 from metaserver.storage.segment import OffsetRange
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ def finish_repair(filesystem: FileSystem, directory: Path) -> OffsetRange | None
             return None
         patch = Patch.decode(data)
         done = patch is not None and _resume(filesystem, directory, patch)
+        if done and patch is not None:
+            _forget_damage(filesystem, directory, patch.range)
         remove_patch(filesystem, journal)
     except OSError:
         return None
@@ -108,6 +112,15 @@ def _resume(filesystem: FileSystem, directory: Path, patch: Patch) -> bool:
         return False
     write_patch(filesystem, path, patch)
     return True
+
+
+def _forget_damage(filesystem: FileSystem, directory: Path, repaired: OffsetRange) -> None:
+    """Have no checkpoint call the range unreadable: without its journal nothing else would say what it is."""
+    checkpoint = load_checkpoint(filesystem, directory)
+    if checkpoint is not None:
+        unreadable = tuple(subtract_range(checkpoint.unreadable, repaired))
+        if unreadable != checkpoint.unreadable:
+            save_checkpoint(filesystem, directory, attrs.evolve(checkpoint, unreadable=unreadable))
 
 
 def write_patch(filesystem: FileSystem, path: Path, patch: Patch) -> None:

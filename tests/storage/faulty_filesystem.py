@@ -26,7 +26,7 @@ import attrs
 from metaserver.errors import DirectoryLockedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from metaserver.message import Buffer
@@ -272,6 +272,10 @@ class FaultyFileSystem:
     def used_bytes(self) -> int:
         return _used_bytes(self._root)
 
+    def files(self) -> Iterator[tuple[str, bytearray]]:
+        """Each file's path and content, in an order that is always the same."""
+        yield from _files(self._root, "")
+
     def read_bytes(self, path: Path) -> bytes:
         return bytes(self._inode(path).content)
 
@@ -493,6 +497,14 @@ def _mix_sectors(inode: _Inode, choose: Callable[[int], int]) -> bytearray:
             before = durable[start : start + len(piece)]
             mixed += before + bytes(len(piece) - len(before))
     return mixed
+
+
+def _files(directory: _Directory, path: str) -> Iterator[tuple[str, bytearray]]:
+    for name, target in sorted(directory.names.items()):
+        if isinstance(target, _Directory):
+            yield from _files(target, f"{path}/{name}")
+        else:
+            yield f"{path}/{name}", target.content
 
 
 def _used_bytes(directory: _Directory) -> int:

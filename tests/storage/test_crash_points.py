@@ -57,6 +57,7 @@ class Script:
     is_torn: bool = False
     """Whether a torn tail was left: wherever it is, it must not be lost."""
     segment_bytes_max: int = 400
+    checkpoint_bytes: int = 300
 
     def run(self) -> None:
         """Errors of storage are met as a broker meets them: the next step goes on."""
@@ -122,7 +123,7 @@ class Script:
             lambda: open_store(
                 self.filesystem,
                 self.filesystem.clock,
-                options(self.segment_bytes_max, checkpoint_bytes=300, epoch_origin=7),
+                options(self.segment_bytes_max, checkpoint_bytes=self.checkpoint_bytes, epoch_origin=7),
             )
         )
 

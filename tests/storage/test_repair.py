@@ -152,3 +152,21 @@ def test_a_journal_about_bytes_that_were_written_since_means_nothing() -> None:
     reopened = open_store(filesystem, filesystem.clock).partitions[NAME]
     assert read_all(reopened) == b"".join(RECORDS)
     assert JOURNAL.name not in filesystem.list_directory(DIRECTORY)
+
+
+def test_what_an_opening_has_repaired_stays_repaired() -> None:
+    """Found by the disks of tools/torture/run states: the checkpoint went on calling the record damaged."""
+    filesystem = FaultyFileSystem()
+    store, log = filled(filesystem)
+    filesystem.flip(segment_path(1000), 60)
+    damaged = OffsetRange(1050, 1050 + SIZE)
+    log.set_unreadable(damaged)
+    patch = Patch(1000, 1050, filesystem.read_bytes(segment_path(1000))[50 : 50 + SIZE], RECORDS[21])
+    filesystem.write_bytes(JOURNAL, patch.encode())
+    filesystem.cut_power("nothing")
+    for _ in range(2):
+        store = open_store(filesystem, filesystem.clock)
+        log = store.partitions[NAME]
+        assert (log.unreadable, scrubbed(log)) == ((), [])
+        assert read_all(log) == b"".join(RECORDS)
+        filesystem.cut_power("nothing")

@@ -27,6 +27,7 @@ from tools.torture.links import FAULTS, run_link
 from tools.torture.nodes import NodeError, place_at
 from tools.torture.powercut import run_power_cuts
 from tools.torture.rows import KNOWN, UNAVAILABLE, run_rows, run_tests
+from tools.torture.states import run_states
 from tools.torture.steps import run_steps
 from tools.torture.verifier import BrokenPromiseError
 
@@ -115,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     steps = commands.add_parser("steps", help="SIGKILL at each system call of a script (strace)")
     steps.add_argument("--points", type=int, default=300, help="at most, evenly over all")
     steps.set_defaults(run=lambda options, base: run_steps(base, options.points, say))
+
+    states = commands.add_parser("states", help="every disk that a power cut may leave, in one process")
+    states.add_argument("--count", type=int, default=10_000)
+    states.add_argument("--seed", type=int, default=1)
+    states.set_defaults(run=lambda options, _base: run_states(options.count, options.seed, say))
 
     failover = commands.add_parser(
         "failover", help="master and slave die, lose data and change places, with producers and groups"
