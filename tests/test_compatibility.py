@@ -156,6 +156,23 @@ def test_there_are_no_other_documents() -> None:
     assert {path.stem for path in DOCUMENTS.iterdir()} == {*TABLES, "scenarios"}
 
 
+def anchors(path: Path) -> set[str]:
+    """What a link may name in a document, made of its headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS.iterdir(), DOCUMENTS.with_suffix(".md")], ids=lambda path: path.stem
+)
+def test_links_lead_somewhere(document: Path) -> None:
+    found = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf-8"))
+    for target, anchor in found:
+        path = (document.parent / target).resolve() if target else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
 @pytest.mark.parametrize("document", TABLES)
 def test_nothing_that_metaq_has_is_forgotten(document: str) -> None:
     named = {word for span in spans(document) for word in re.split(r"[ \[\]]+", span)}
