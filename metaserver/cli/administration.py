@@ -116,12 +116,21 @@ def reload(role: str, server_file: Path | None, plug_ins: tuple[str, ...], *, as
 )
 @click.option("-host", "--host", "host", help="Another broker.")
 @click.option("-port", "--port", "port", type=click.IntRange(1, 65535), help="Another port.")
+@click.option(
+    "-config",
+    "old_server_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The same as -f, as MetaQ has it.",
+)
 @server_file_option
 def stats(
+    *,
     words: tuple[str, ...],
     item_option: str | None,
     host: str | None,
     port: int | None,
+    old_server_file: Path | None,
     server_file: Path | None,
 ) -> None:
     """Print statistics of a broker, over its port: of everything, of a topic, or an ITEM of `stats help`."""
@@ -132,7 +141,7 @@ def stats(
     if host is not None and port is not None:
         address = Address(host, port)
     else:
-        own = address_of(find_installation(server_file, is_slave=is_slave))
+        own = address_of(find_installation(server_file or old_server_file, is_slave=is_slave))
         address = Address(host or own.host, port or own.port)
     say(query_stats(address, items[0] if items else "").replace("\r\n", "\n").rstrip("\n"))
 

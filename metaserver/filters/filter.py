@@ -114,12 +114,20 @@ class Filter:
         """Whether a message passes; never raises."""
         return self._condition(_Message(attribute, payload)) is True
 
+    def __str__(self) -> str:
+        """As it would stand in a file."""
+        return self.text
+
 
 @attrs.frozen
 class UnknownFilter:
     """The name of a filter that there is not: a class of Java, in a file of MetaQ."""
 
     name: str
+
+    def __str__(self) -> str:
+        """As it stands in the file."""
+        return self.name
 
     @property
     def reason(self) -> str:

@@ -126,10 +126,12 @@ def _routes_of_parts(parts: Parts, waiting: WaitingRoom, groups: GroupsApi) -> l
         Route("/api/v1/groups/{group}/topics/{topic}/messages", groups.consume),
         Route("/api/v1/groups/{group}/positions", groups.commit, methods=["POST"]),
         Route("/api/v1/groups/{group}/reset", groups.reset, methods=["POST"]),
-        # MetaQ's: any method, and what stands behind the first word does not matter.
-        Route("/get/{rest:path}", original.get, methods=["GET", "POST", "PUT"]),
-        Route("/put/{rest:path}", original.put, methods=["GET", "POST", "PUT"]),
-        Route("/offset/{rest:path}", original.offset, methods=["GET", "POST", "PUT"]),
+        # MetaQ's: what stands behind the first word does not matter, and the method as little.
+        *(
+            Route(path, page, methods=["GET", "POST", "PUT"])
+            for word, page in (("get", original.get), ("put", original.put), ("offset", original.offset))
+            for path in (f"/{word}", f"/{word}/{{rest:path}}")
+        ),
     ]
 
 
@@ -158,7 +160,7 @@ class _BodyRefusal:
 
 
 def _may_have_body(scope: Scope) -> bool:
-    return scope["method"] in _BODIES or scope["path"].startswith("/put/")
+    return scope["method"] in _BODIES or f"{scope['path']}/".startswith("/put/")
 
 
 def _announces_body(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -55,6 +55,7 @@ class Dashboard:
     def routes(self) -> list[Route]:
         """Where MetaQ has them."""
         pages: list[tuple[str, str, Callable[[Request], Awaitable[dict[str, Any]]]]] = [
+            ("/", "/console/", self._index),
             ("/dashboard", "/console/", self._dashboard),
             ("/logging", "/console/log", self._logging),
             ("/cluster", "/console/replicas", self._cluster),
@@ -103,6 +104,9 @@ class Dashboard:
         (move,) = await self._groups.move(group_of(request), reset)
         text = "success" if move["written"] else "somebody else has committed meanwhile; look again"
         return PlainTextResponse(text, headers=HEADERS)
+
+    async def _index(self, _request: Request) -> dict[str, Any]:
+        return {"broker_id": self._door.config.broker_id, "version": __version__}
 
     async def _dashboard(self, _request: Request) -> dict[str, Any]:
         process, status = self._door.process(), self._status()
@@ -185,10 +189,10 @@ class Dashboard:
         members: dict[str, Any] = {"topic": await self._topic_members(topic_content(self._door, topic))}
         if group is not None:
             section = self._door.config.topic_config(topic)
-            filters = dict(() if section is None else section.group_filters)
+            found = None if section is None else dict(section.group_filters).get(group)
             members |= {
                 "group": group,
-                "group-filter": filters.get(group, "null"),
+                "group-filter": "null" if found is None else str(found),
                 "pending-stats": await self._pending(group, topic),
             }
         return members

@@ -107,6 +107,8 @@ def test_stats_over_the_port_as_metaq_has_it(pair: Home, topic: str, call: Call)
     assert plain.splitlines()[:2] == ["STATS", topic]
     assert "message_count 1" in plain
     assert call("stats", "-item", topic).out.splitlines()[1] == topic
+    assert call("stats", "-config", pair.server_file, "-item", topic).out.splitlines()[1] == topic
+    assert "none.ini" in call("stats", "-config", pair.base / "none.ini").err
     assert call("stats", "-host", "127.0.0.1", "-port", pair.slave_port).out.splitlines()[3] == (
         f"port {pair.slave_port}"
     )

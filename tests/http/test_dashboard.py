@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from metaserver import __version__
 from tests.http.http_client import ADMIN, USERS, HttpClient
 from tests.support import BrokerProcess, put, serving
 
@@ -19,7 +20,7 @@ JSON = {"content-type": "application/json"}
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     process = BrokerProcess(
         tmp_path_factory.mktemp("dashboard"),
-        topics="[topic=test]\nnumPartitions=2\n[topic=empty]\n",
+        topics="[topic=test]\nnumPartitions=2\ngroup.few=size > 10\n[topic=empty]\n",
         settings={"httpUsersFile": "conf/users.toml"},
     )
     users = process.base / "conf" / "users.toml"
@@ -42,6 +43,7 @@ def page(client: HttpClient, path: str, **query: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "place"),
     [
+        ("/", "/console/"),
         ("/dashboard", "/console/"),
         ("/logging", "/console/log"),
         ("/cluster", "/console/replicas"),
@@ -56,6 +58,7 @@ def test_people_are_led_to_the_console(client: HttpClient, path: str, place: str
 
 
 def test_the_members_are_those_of_metaq(broker: BrokerProcess, client: HttpClient) -> None:
+    assert page(client, "/") == {"broker_id": 0, "version": __version__}
     found = page(client, "/dashboard")
     assert {name: set(members) for name, members in found.items()} == {
         "instance": {"start", "host", "data", "data_log", "cwd"},
@@ -122,6 +125,7 @@ def test_topics_and_what_a_group_has_before_it(client: HttpClient) -> None:
         "consumed-messages": "N/A",
     }
     assert "error" in page(client, "/topics/test", group="nobody")["pending-stats"][0]
+    assert page(client, "/topics/test", group="few")["group-filter"] == "size > 10"
     assert client.request("GET", "/topics/unknown", None, JSON).status == 404
 
 

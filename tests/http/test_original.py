@@ -29,9 +29,11 @@ def test_a_put_is_answered_as_over_the_wire(broker: BrokerProcess, client: HttpC
     assert stored.data == b"hello"
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_any_method_puts(broker: BrokerProcess, client: HttpClient, topic: str, method: str) -> None:
-    answer = client.request(method, "/put/7/x", b"\0", topic=topic, partition=1, flag=0, length=1)
+@pytest.mark.parametrize(("method", "path"), [("GET", "/put/7/x"), ("PUT", "/put/"), ("GET", "/put")])
+def test_any_method_puts_and_what_follows_the_word_does_not_matter(
+    broker: BrokerProcess, client: HttpClient, topic: str, method: str, path: str
+) -> None:
+    answer = client.request(method, path, b"\0", topic=topic, partition=1, flag=0, length=1)
     assert answer.status == 200
     assert len(broker.read_all(topic, 1)) == 1
 
@@ -95,6 +97,6 @@ def test_a_body_longer_than_announced_is_refused(client: HttpClient, topic: str)
     assert answer.status == 413
 
 
-@pytest.mark.parametrize("path", ["/get", "/g", "/put", "/getx/0"])
+@pytest.mark.parametrize("path", ["/g", "/getx/0", "/gets", "/GET/0"])
 def test_other_paths_are_not_found(client: HttpClient, path: str) -> None:
     assert client.get(path).status == 404

@@ -200,7 +200,7 @@ class JavaMember:
         root: str | None = None,
         layout: Mapping[str, str] | None = None,
     ) -> None:
-        """A session factory: ``plain``, ``ordered`` (with a layout by topic) or ``extended``."""
+        """A session factory: ``plain``, ``ordered`` (with a layout by topic), ``extended`` or ``oneway``."""
         topics = {f"topic.num.{topic}": value for topic, value in (layout or {}).items()}
         self.ask(
             "factory", name, kind=kind, connect=connect or self.connect, root=root or self.root, **topics
@@ -228,6 +228,10 @@ class JavaMember:
         if kind == "refused":
             raise RefusedError(" ".join(map(unquote_plus, words)))
         return Sent(int(words[0]), words[1], int(words[2]))
+
+    def send_one_way(self, name: str, topic: str, data: str) -> None:
+        """One message of a producer of a factory ``oneway``; nobody learns what becomes of it."""
+        self.ask("oneway", name, topic=topic, body=data)
 
     def produce(
         self,
@@ -287,8 +291,8 @@ class JavaMember:
         Options: ``id`` of the consumer, ``size`` of a fetch, ``delay`` at most between fetches, ``commit`` period,
         fetch ``threads``, ``retries``, ``max`` = ``once`` or ``always``; the listener's ``fail`` = ``throw`` or
         ``rollback`` for the first ``times`` deliveries of a message whose body begins with ``only``, ``hold`` until
-        :meth:`release`, ``rollbackAt`` and ``ackAt`` in deliveries, ``filter`` by the body's beginning, ``reject``
-        to tell of rejected messages, ``broadcast``.
+        :meth:`release`, ``rollbackAt`` and ``ackAt`` in deliveries, ``filter`` by the body's beginning, and
+        ``filterFails`` by it, ``reject`` to tell of rejected messages, ``broadcast``.
         """
         self.ask(
             "consume", name, factory=factory, group=group, topics=",".join(map(quote, topics)), **options

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.java_member import RefusedError, in_time
+from tests.interop.java_member import JavaError, RefusedError, in_time
 from tests.interop.place import Place, RegisteredBroker, Registry
 from tests.registry.ensembles import Embedded, free_port
 
@@ -230,6 +230,42 @@ def test_a_restart_of_the_broker_under_load_loses_nothing(place: Place, end: sig
     assert {stored.message_id for n in range(4) for stored in broker.read_all("orders", n)} >= {
         one.message_id for one in sent
     }
+
+
+@pytest.mark.scenario(65, 66)
+def test_one_way_messages_arrive_and_wait_for_their_broker(place: Place) -> None:
+    broker = place.broker("[topic=orders]\nnumPartitions=2\n")
+    # Its own process, because what is not sent lies in its home directory.
+    member = place.member()
+    member.factory("oneway", kind="oneway")
+    member.producer("producer", "oneway", "orders")
+    member.consume("consumer", "factory", "group", "orders")
+
+    def send(first: int, count: int) -> set[str]:
+        for number in range(first, first + count):
+            member.send_one_way("producer", "orders", f"message {number}")
+        return {f"message {number}" for number in range(first, first + count)}
+
+    expected = send(0, 50)
+
+    def received() -> set[str]:
+        return {one.body for one in member.received("consumer")} - {"probe"}
+
+    def has_heard() -> bool:
+        # Before it has, the client loses what it sends one way, with any broker.
+        try:
+            member.send("producer", "orders", "probe")
+        except JavaError as error:
+            assert "no aviable partition" in error.text  # noqa: PT017 - any other is a fault
+            return True
+        return False
+
+    in_time(lambda: received() == expected, "all have come")
+    assert broker.stop() == 0
+    in_time(has_heard, "the producer knows that the broker is away")
+    expected |= send(50, 10)
+    broker.start()
+    in_time(lambda: received() == expected, "what was kept has come")
 
 
 @pytest.mark.scenario(61, 62, 63)

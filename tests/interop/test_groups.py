@@ -279,6 +279,8 @@ def test_a_filter_of_the_client_passes_over_the_rest(place: Place) -> None:
     kept = place.java.produce(producer, "orders", 3, prefix="even")
     consumer = place.consumer("group", "orders", filter="even")
     assert ids(place.java.wait_received(consumer, 3)) == ids(kept)
+    failing = place.consumer("another", "orders", filterFails="odd")
+    assert ids(place.java.wait_received(failing, 3)) == ids(kept)
 
 
 @pytest.mark.scenario(80, 81)

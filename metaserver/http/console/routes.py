@@ -49,7 +49,6 @@ class Console:
         actions = ConsoleActions(self._pages, self._door, self._access, self._groups, self._limits)
         group = "/console/groups/{group}"
         return [
-            Route("/", pages.root),
             Route("/console", pages.root),
             Route("/console/static/{name}", pages.static),
             Route("/console/", pages.overview),

@@ -9,10 +9,12 @@ import com.taobao.metamorphosis.client.consumer.MessageConsumer;
 import com.taobao.metamorphosis.client.consumer.MessageListener;
 import com.taobao.metamorphosis.client.consumer.RejectConsumptionHandler;
 import com.taobao.metamorphosis.client.consumer.SimpleFetchManager;
+import com.taobao.metamorphosis.client.extension.AsyncMetaMessageSessionFactory;
 import com.taobao.metamorphosis.client.extension.ExtMetaMessageSessionFactory;
 import com.taobao.metamorphosis.client.extension.OrderedMetaMessageSessionFactory;
 import com.taobao.metamorphosis.client.extension.consumer.ConsumerRecoverType;
 import com.taobao.metamorphosis.client.extension.producer.OrderedMessagePartitionSelector;
+import com.taobao.metamorphosis.client.extension.producer.AsyncMessageProducer;
 import com.taobao.metamorphosis.client.producer.MessageProducer;
 import com.taobao.metamorphosis.client.producer.RoundRobinPartitionSelector;
 import com.taobao.metamorphosis.client.producer.SendMessageCallback;
@@ -116,6 +118,10 @@ public final class GroupMember {
                 return "";
             case "send":
                 return this.send(words);
+            case "oneway":
+                final byte[] body = words.get("body", "").getBytes(StandardCharsets.UTF_8);
+                ((AsyncMessageProducer) this.producer(words.name)).asyncSendMessage(message(words, body));
+                return "";
             case "produce":
                 return this.produce(words);
             case "halt":
@@ -183,6 +189,8 @@ public final class GroupMember {
                 return new OrderedMetaMessageSessionFactory(config);
             case "extended":
                 return new ExtMetaMessageSessionFactory(config);
+            case "oneway":
+                return new AsyncMetaMessageSessionFactory(config);
             default:
                 return new MetaMessageSessionFactory(config);
         }
@@ -190,6 +198,9 @@ public final class GroupMember {
 
     private MessageProducer producer(final Words words) {
         final MessageSessionFactory factory = this.factory(words.get("factory"));
+        if (factory instanceof AsyncMetaMessageSessionFactory) {
+            return ((AsyncMetaMessageSessionFactory) factory).createAsyncProducer();
+        }
         return factory instanceof OrderedMetaMessageSessionFactory
                 ? factory.createProducer(new ByAttribute())
                 : factory.createProducer(new RoundRobinPartitionSelector());
@@ -323,6 +334,9 @@ public final class GroupMember {
 
         @Override
         public boolean accept(final String group, final Message message) {
+            if (this.words.has("filterFails") && text(message).startsWith(this.words.get("filterFails"))) {
+                throw new IllegalStateException("the filter fails");
+            }
             return !this.words.has("filter") || text(message).startsWith(this.words.get("filter"));
         }
 
