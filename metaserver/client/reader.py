@@ -34,6 +34,7 @@ from metaserver.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from metaserver.client.cluster import Address
     from metaserver.client.connection import BrokerConnection, Reply
     from metaserver.client.network import Network
     from metaserver.client.partition import Partition
@@ -108,6 +109,8 @@ class PartitionReader:
     served_by: Replica | None = None
     """Who gave the last messages."""
     _replica: Replica | None = None
+    _address: Address | None = None
+    """Where that is asked, or connected to."""
     _is_open: bool = True
     _ticket: int = 0
     """Of the request under way, or of the pause before the next; what belongs to an older one is dropped."""
@@ -136,6 +139,7 @@ class PartitionReader:
     def start(self) -> None:
         """Begin to fetch."""
         self._size_max = self.around.options.fetch_bytes
+        self.around.network.discovery.listen(self._follow)
         self.fetch()
 
     def behind(self, offset: int) -> int:
@@ -148,6 +152,7 @@ class PartitionReader:
         """Fetch no more, and hand nothing out any more."""
         self._is_open = False
         self._ticket += 1
+        self.around.network.discovery.ignore(self._follow)
         self.messages.clear()
         self.held_bytes = 0
         self.around.choice.forget(self.partition)
@@ -192,7 +197,8 @@ class PartitionReader:
             self.problem = "no replica can be reached" if replicas else "no broker announces it"
             self._again_in(self._backoff.next_seconds())
             return
-        link = around.network.pool.link(around.network.discovery.cluster.brokers[replica])
+        self._address = around.network.discovery.cluster.brokers[replica]
+        link = around.network.pool.link(self._address)
         connection = link.usable
         if connection is None:
             self._wait_for_connection(replica, link.problem, now)
@@ -204,6 +210,20 @@ class PartitionReader:
             self._compare(connection, replica)
             return
         self._get(connection, replica)
+
+    def _follow(self) -> None:
+        """Another broker may have the place of the one asked: what that one still says is not waited for.
+
+        A master that is one no more and does not know it gives what is nobody's but its own.
+        """
+        if self._replica is None:
+            return
+        address = self.around.network.discovery.cluster.brokers.get(self._replica)
+        if address is not None and address != self._address:
+            self._waited_for = None
+            self._ticket += 1
+            self._is_busy = False
+            self.fetch()
 
     def _get(self, connection: BrokerConnection, replica: Replica) -> None:
         options = self.around.options

@@ -447,6 +447,23 @@ async def test_a_replica_nobody_announces_is_waited_for(
     assert reader.problem == ""
 
 
+async def test_who_has_the_place_of_the_one_asked_is_asked_at_once(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    """What a master that is one no more still says is nobody's but its own."""
+    before = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    request = before.one()
+    wires.announce("t")
+    assert not before.is_asked(), "nothing has changed for this reader"
+    following = wires.succeed(MASTER)
+    assert following.one().offset == 0
+    request.value(place.log)
+    assert not reader.messages
+
+
 async def test_paused_it_asks_for_nothing_and_goes_on_where_it_was(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
