@@ -18,7 +18,8 @@ import attrs
 from metaserver.client.assignment import Strategy, assign_blocks
 from metaserver.client.filters import ByCondition, Filter
 from metaserver.client.held_partition import HeldPartition, Lag
-from metaserver.client.reader import PartitionReader, ReadOptions, Surroundings
+from metaserver.client.read_options import ReadOptions
+from metaserver.client.reader import PartitionReader, Surroundings
 from metaserver.client.replica_choice import ReplicaChoice
 from metaserver.errors import (
     ClientError,
@@ -287,10 +288,10 @@ class Consumer:
         for partition in partitions:
             offset = stored.get(partition)
             if offset is not None:
-                position = offset.offset
+                reader = PartitionReader(partition, self._around, offset.offset, offset.message_id)
             else:
                 position = 0 if self.options.start == "earliest" else MAX_OFFSET
-            reader = PartitionReader(partition, self._around, position)
+                reader = PartitionReader(partition, self._around, position)
             self._held[partition] = HeldPartition(reader, committed=offset)
             reader.start()
 

@@ -13,14 +13,15 @@ import anyio
 import attrs
 
 from metaserver.client.backoff import Backoff
-from metaserver.client.connection import FETCH_BYTES_MAX, expect_text, fetch_result
+from metaserver.client.connection import DEFAULT_GROUP, FETCH_BYTES_MAX, expect_text, fetch_result
+from metaserver.client.headers import found_id
 from metaserver.client.messages import Fetched, Moved
 from metaserver.client.pool import NOT_YET
 from metaserver.client.received import decode_messages
-from metaserver.epochs import EpochChain, LogHistory, common_end
+from metaserver.epochs import EpochChain, LogHistory, UnreadEpochs, common_end
 from metaserver.errors import BrokerUnreachableError, ClientError, ReplyError
 from metaserver.logs import get_logger
-from metaserver.message import scan
+from metaserver.message import HEADER_SIZE, scan
 from metaserver.names import MAX_OFFSET
 from metaserver.protocol import (
     Result,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from metaserver.client.connection import BrokerConnection, Reply
     from metaserver.client.network import Network
     from metaserver.client.partition import Partition
+    from metaserver.client.read_options import ReadOptions
     from metaserver.client.received import ReceivedMessage
     from metaserver.client.replica_choice import ReplicaChoice
     from metaserver.registry.paths import Replica
@@ -54,22 +56,6 @@ _CONNECT_SECONDS = 3.0
 _CONTRADICTIONS_MAX = 6
 _MISREADS_MAX = 5
 """So often a broker is asked for what it must give, find damaged, or pass over."""
-
-
-@attrs.frozen(kw_only=True)
-class ReadOptions:
-    """How partitions are read."""
-
-    fetch_bytes: int = 1024 * 1024
-    """Of one answer; it grows by itself for a message that is larger."""
-    prefetch_bytes: int = 1024 * 1024
-    """Of one partition: no more is fetched while so much waits for the application."""
-    wait_ms: int = 10_000
-    """How long a broker may hold an answer back at the end of the log."""
-    slave_wait_ms: int = 1_000
-    """The same of a slave: after it the master is asked whether there is really nothing."""
-    poll_seconds_max: float = 1.0
-    """Longest pause between questions to a broker that does not know the long poll."""
 
 
 @attrs.define(eq=False)
@@ -98,6 +84,8 @@ class PartitionReader:
     around: Surroundings
     position: int
     """Of the next fetch."""
+    stored_id: int | None = None
+    """Of the last message before it, where both were stored; None, and below 0: not known."""
     messages: deque[ReceivedMessage] = attrs.Factory(deque)
     """Fetched and not handed out."""
     held_bytes: int = 0
@@ -162,7 +150,7 @@ class PartitionReader:
         self.messages.clear()
         self._jumps.clear()
         self.held_bytes = 0
-        self.position = offset
+        self.position, self.stored_id = offset, None
         self._ticket += 1
         self._is_busy = False
         self.fetch()
@@ -261,42 +249,87 @@ class PartitionReader:
 
     def _compare(self, connection: BrokerConnection, replica: Replica) -> None:
         """Ask whose bytes a replica holds, before anything is read there."""
+        partition = self.partition
+
+        def told(reply: Reply) -> None:
+            if not isinstance(reply, Result) or reply.status != Status.NOT_FOUND:
+                chain = EpochChain.parse(expect_text(reply))
+                if self._take_history(replica, chain):
+                    self._prove(connection, replica, chain)
+            elif replica.slave_id is None:
+                # Nobody has sent to it yet, and once somebody has there is a history to be asked for.
+                self._get(connection, replica)
+            else:
+                self._lags(replica)
+
+        encode = partial(encode_epochs_query, partition.topic, partition.number, 0)
+        self._inquire(connection, replica, encode, told)
+
+    def _prove(self, connection: BrokerConnection, replica: Replica, chain: EpochChain) -> None:
+        """Ask whether an offset that was stored is of this log, and go back to what the group has not read.
+
+        Whoever has stored it may have read the log of a master that was one no more.
+        """
+        partition = self.partition
+        search = UnreadEpochs(chain, self.position, -1 if self.stored_id is None else self.stored_id)
+
+        def ask() -> None:
+            begin = None if self._history is not None else search.asked
+            if begin is None:
+                if search.found is not None:
+                    self._lost(search.found)
+                self._compared[replica] = connection
+                self.fetch()
+                return
+            # Not as the group, for which the broker may leave messages out.
+            encode = partial(encode_get, partition.topic, DEFAULT_GROUP, partition.number, begin, HEADER_SIZE)
+            self._inquire(connection, replica, encode, told)
+
+        def told(reply: Reply) -> None:
+            first_id = found_id(reply)
+            if first_id is None and replica.slave_id is not None:
+                self._lags(replica)
+                return
+            search.answer(first_id)
+            ask()
+
+        ask()
+
+    def _inquire(
+        self,
+        connection: BrokerConnection,
+        replica: Replica,
+        encode: Callable[[int], bytes],
+        told: Callable[[Reply], None],
+    ) -> None:
+        """Ask something beside the messages; ``told`` may raise what it raises for a reply to a fetch."""
         self._is_busy = True
         self._ticket += 1
-        around, partition, ticket = self.around, self.partition, self._ticket
+        timers, ticket = self.around.network.timers, self._ticket
         silent = partial(connection.break_off, f"no answer within {_ANSWER_SECONDS:g} s")
-        timer = around.network.timers.schedule(_ANSWER_SECONDS, silent)
+        timer = timers.schedule(_ANSWER_SECONDS, silent)
 
         def answered(reply: Reply | ClientError) -> None:
-            around.network.timers.cancel(timer)
+            timers.cancel(timer)
             if ticket != self._ticket or not self._is_open:
                 return
             self._is_busy = False
             try:
                 if isinstance(reply, ClientError):
                     raise reply
-                told = EpochChain.parse(expect_text(reply))
+                told(reply)
             except BrokerUnreachableError as error:
                 self._leave(replica, error.reason)
                 self._again_in(0.0)
-                return
             except (ClientError, ValueError) as error:
-                if not isinstance(error, ReplyError) or error.status != Status.NOT_FOUND:
-                    self._cannot_read(replica, str(error) or "the answer cannot be read")
-                elif replica.slave_id is None:
-                    # Nobody has sent to it yet, and once somebody has there is a history to be asked for.
-                    self._get(connection, replica)
-                else:
-                    around.choice.lags(replica, partition, anyio.current_time())
-                    self._again_in(0.0)
-                return
-            if self._take_history(replica, told):
-                self._compared[replica] = connection
-                self.fetch()
+                self._cannot_read(replica, str(error) or "the answer cannot be read")
 
-        connection.submit(
-            lambda opaque: encode_epochs_query(partition.topic, partition.number, 0, opaque), answered
-        )
+        connection.submit(encode, answered)
+
+    def _lags(self, replica: Replica) -> None:
+        """It does not have what others have: they are asked."""
+        self.around.choice.lags(replica, self.partition, anyio.current_time())
+        self._again_in(0.0)
 
     def _take_history(self, replica: Replica, told: EpochChain) -> bool:
         """Compare with what was read, and go back where that is gone; False: do not ask this replica."""
@@ -335,7 +368,7 @@ class PartitionReader:
         while self.messages and self.messages[-1].next_offset > offset:
             message = self.messages.pop()
             self.held_bytes -= message.next_offset - message.offset
-        self.position = offset
+        self.position, self.stored_id = offset, None
         self.end_offset = None
         self._jumps.clear()
         self.around.on_lost(self, offset)
@@ -448,8 +481,7 @@ class PartitionReader:
         is_slave = asked.replica.slave_id is not None
         if is_slave and asked.offset != MAX_OFFSET and (offset < asked.offset or self._master() is not None):
             # It lost its tail, or begins later than the master: the master decides.
-            self.around.choice.lags(asked.replica, self.partition, anyio.current_time())
-            self._again_in(0.0)
+            self._lags(asked.replica)
             return
         if offset == asked.offset:
             self._again_in(self._backoff.next_seconds())

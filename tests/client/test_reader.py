@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from metaserver.client.partition import Partition
-from metaserver.client.reader import PartitionReader, ReadOptions, Surroundings
+from metaserver.client.read_options import ReadOptions
+from metaserver.client.reader import PartitionReader, Surroundings
 from metaserver.client.replica_choice import ReplicaChoice
 from metaserver.epochs import EpochChain, LogHistory, common_end
 from metaserver.message import encode_record
@@ -38,7 +39,13 @@ class Place:
     moves: list[int] = attrs.Factory(list)
     losses: list[int] = attrs.Factory(list)
 
-    def reader(self, position: int = 0, read_from: ReadFrom = "any", **options: int) -> PartitionReader:
+    def reader(
+        self,
+        position: int = 0,
+        read_from: ReadFrom = "any",
+        stored_id: int | None = None,
+        **options: int,
+    ) -> PartitionReader:
         around = Surroundings(
             "g",
             ReadOptions(**options),
@@ -48,7 +55,7 @@ class Place:
             lambda _reader, offset: self.moves.append(offset),
             lambda _reader, offset: self.losses.append(offset),
         )
-        return PartitionReader(PARTITION, around, position)
+        return PartitionReader(PARTITION, around, position, stored_id)
 
     def answer(self, request: Request, end: int | None = None) -> None:
         """From the log, where it ends there."""
@@ -672,6 +679,86 @@ async def test_a_replica_is_compared_anew_with_what_is_known_since(
     slave.one().result(404, "nothing yet")
     (await asked(master)).result(200, FIRST + "2 00000000000000bb 84\n")
     assert (await asked(slave)).verb == "epochs", "over the same connection as before"
+
+
+async def test_a_stored_offset_of_another_log_leads_back_to_what_the_group_has_not_read(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    """Ids of the log: 5 at 84, 8 at 147. The group had 3, and what a master wrote that was none any more."""
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=189, stored_id=3)
+    reader.start()
+    broker.one().result(200, FIRST + SECOND + THIRD)
+    for offset in (147, 84):
+        request = broker.one()
+        assert (request.offset, request.size_max, request.words[1]) == (offset, 20, "meta-client")
+        place.answer(request)
+    assert place.losses == [84]
+    assert broker.one().offset == 84
+
+
+async def test_a_stored_offset_of_this_log_is_read_on_from(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=189, stored_id=9)
+    reader.start()
+    broker.one().result(200, FIRST + SECOND + THIRD)
+    place.answer(broker.one())
+    request = broker.one()
+    assert request.offset == 189
+    place.answer(request)
+    broker.disconnect()
+    broker.connect()
+    # What was read is known from here on, and the id is of no use any more.
+    (await asked(broker)).result(200, FIRST + SECOND + THIRD)
+    assert broker.one().offset == 210
+    assert place.losses == []
+
+
+async def test_a_stored_offset_is_no_offset_of_a_log_that_ends_where_its_master_begins(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=231, stored_id=11)
+    reader.start()
+    broker.one().result(200, FIRST + "2 00000000000000bb 210\n")
+    place.answer(broker.one())
+    assert place.losses == [210]
+    assert broker.one().offset == 210
+
+
+async def test_a_slave_without_what_its_master_began_with_decides_nothing(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = knows_epochs(wires.broker()), knows_epochs(wires.broker(0, 0))
+    wires.announce("t")
+    reader = place.reader(position=189, read_from="slave", stored_id=9)
+    reader.start()
+    slave.one().result(200, FIRST + SECOND)
+    place.answer(slave.one(), end=84)
+    (await asked(master)).result(200, FIRST + SECOND)
+    place.answer(master.one())
+    assert master.one().offset == 189
+    assert place.losses == []
+
+
+async def test_an_epoch_whose_begin_is_gone_or_cannot_be_read_may_have_been_read(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    for status, text in ((301, "105"), (500, "damaged")):
+        broker = knows_epochs(wires.broker())
+        wires.announce("t")
+        reader = place.reader(position=189, stored_id=3)
+        reader.start()
+        broker.one().result(200, FIRST + SECOND)
+        broker.one().result(status, text)
+        assert broker.one().offset == 189
+        reader.stop()
+    assert place.losses == []
 
 
 async def test_an_offset_where_no_record_begins_leads_back_to_the_masters_begin(
