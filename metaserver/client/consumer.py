@@ -106,6 +106,7 @@ class Consumer:
             self._has_messages,
             self._has_moved,
             self._has_lost,
+            self._has_new_history,
             message_filter.condition.text if isinstance(message_filter, ByCondition) else "",
         )
         self._held: dict[Partition, HeldPartition] = {}
@@ -342,6 +343,11 @@ class Consumer:
         held = self._held.get(reader.partition)
         if held is not None and held.reader is reader:
             held.lost(offset)
+
+    def _has_new_history(self, reader: PartitionReader) -> None:
+        held = self._held.get(reader.partition)
+        if held is not None and held.reader is reader:
+            held.store_again()
 
     def _finish_current(self) -> None:
         if self._current is not None:

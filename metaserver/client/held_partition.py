@@ -84,6 +84,10 @@ class HeldPartition:
         if self.first_offset is not None and self.first_offset > offset:
             self.first_offset = offset
 
+    def store_again(self) -> None:
+        """Somebody may have set back what the storage holds, and nothing need come that would be stored."""
+        self.done, self.committed = self.done or self.committed, None
+
     def finish(self, message: ReceivedMessage, *, is_done: bool) -> None:
         """The application is through with the message; done, it counts as dealt with.
 

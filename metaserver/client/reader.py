@@ -72,6 +72,8 @@ class Surroundings:
     """Told when a broker has said that the reader must go on at another offset."""
     on_lost: Callable[[PartitionReader, int], None]
     """Told when what was read from there on is not in the log any more: the reader begins there again."""
+    on_history: Callable[[PartitionReader], None]
+    """Told when the log is another master's now, which may have set back what groups have stored."""
     condition: str = ""
     """Which messages are wanted; a broker may leave others out, and need not."""
 
@@ -349,6 +351,7 @@ class PartitionReader:
         self._told[replica] = told
         if known is not None and told != known:
             self._know(told, replica)
+            self.around.on_history(self)
         return True
 
     def _know(self, told: EpochChain, by: Replica) -> None:
@@ -417,14 +420,14 @@ class PartitionReader:
                 self._is_refused = True
                 self.fetch()
                 return
-            self._failed(asked, str(error))
+            self._cannot_read(asked.replica, str(error))
             return
         except BrokerUnreachableError as error:
             self._leave(asked.replica, error.reason)
             self._again_in(0.0)
             return
         except (ClientError, ValueError) as error:
-            self._failed(asked, str(error) or "the answer cannot be read")
+            self._cannot_read(asked.replica, str(error) or "the answer cannot be read")
             return
         if isinstance(got, Fetched):
             self._received(asked, got)
@@ -475,7 +478,8 @@ class PartitionReader:
             self._lost(begin)
             self.fetch()
             return
-        self._failed(asked, f"no whole, valid record in {len(got.data)} bytes at offset {got.offset}")
+        reason = f"no whole, valid record in {len(got.data)} bytes at offset {got.offset}"
+        self._cannot_read(asked.replica, reason)
 
     def _moved(self, asked: _Question, offset: int) -> None:
         is_slave = asked.replica.slave_id is not None
@@ -496,9 +500,8 @@ class PartitionReader:
     def _skipped(self, asked: _Question, start: int, offset: int) -> None:
         """The broker has looked at everything from there to there, and nothing of it is wanted."""
         if not start == asked.offset < offset:
-            self._failed(
-                asked, f"the range {start} to {offset} was skipped where {asked.offset} was asked for"
-            )
+            reason = f"the range {start} to {offset} was skipped where {asked.offset} was asked for"
+            self._cannot_read(asked.replica, reason)
             return
         self.problem = ""
         self._idle_seconds = 0.0
@@ -564,9 +567,6 @@ class PartitionReader:
             self._idle(has_waited=has_waited)
 
         self._ask(connection, attrs.evolve(slave, slave_id=None), 0, answered)
-
-    def _failed(self, asked: _Question, reason: str) -> None:
-        self._cannot_read(asked.replica, reason)
 
     def _cannot_read(self, replica: Replica, reason: str) -> None:
         if reason != self.problem:

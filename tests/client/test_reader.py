@@ -38,6 +38,8 @@ class Place:
     told: list[int] = attrs.Factory(list)
     moves: list[int] = attrs.Factory(list)
     losses: list[int] = attrs.Factory(list)
+    histories: int = 0
+    """How often it was told of a new one."""
 
     def reader(
         self,
@@ -54,8 +56,12 @@ class Place:
             lambda reader: self.told.append(len(reader.messages)),
             lambda _reader, offset: self.moves.append(offset),
             lambda _reader, offset: self.losses.append(offset),
+            self.know,
         )
         return PartitionReader(PARTITION, around, position, stored_id)
+
+    def know(self, _reader: PartitionReader) -> None:
+        self.histories += 1
 
     def answer(self, request: Request, end: int | None = None) -> None:
         """From the log, where it ends there."""
@@ -583,12 +589,16 @@ async def test_a_restart_of_the_master_takes_nothing_back(
     reader = place.reader(position=147)
     reader.start()
     broker.one().result(200, FIRST + SECOND)
-    assert broker.one().offset == 147
-    for told in (FIRST + SECOND + THIRD, FIRST + SECOND + THIRD + "4 00000000000000dd 210\n"):
+    broker.one().value(place.log[147:])
+    assert broker.one().offset == 210
+    assert place.histories == 0
+    third = FIRST + SECOND + "3 00000000000000cc 210\n"
+    for count, told in enumerate((third, third, third + "4 00000000000000dd 231\n")):
         broker.disconnect()
         broker.connect()
         (await asked(broker)).result(200, told)
-        assert broker.one().offset == 147
+        assert broker.one().offset == 210
+        assert place.histories == (1, 1, 2)[count]
     assert place.losses == []
 
 
