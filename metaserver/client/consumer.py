@@ -336,7 +336,7 @@ class Consumer:
             return
         known = held.done or held.committed
         if not held.is_open and (known is None or offset > known.offset):
-            held.done = StoredOffset(offset, -1 if known is None else known.message_id)
+            held.done = StoredOffset(offset, -1)
 
     def _has_lost(self, reader: PartitionReader, offset: int) -> None:
         """What was read from there on is not in the log any more: the group has come no further than that."""
