@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from metaserver.client.producer import Producer
     from metaserver.client.producer_options import ProducerOptions
     from metaserver.client.profile import Profile, load_profile
-    from metaserver.client.reader import ReadOptions
+    from metaserver.client.read_options import ReadOptions
     from metaserver.client.received import ReceivedMessage
     from metaserver.client.selectors import ConfiguredOrder, KeyHash, RandomChoice, RoundRobin, Selector
     from metaserver.client.session import Session, SessionOptions, open_session
@@ -126,7 +126,7 @@ _HOMES = {
     "Profile": "metaserver.client.profile",
     "PutResult": "metaserver.client.messages",
     "RandomChoice": "metaserver.client.selectors",
-    "ReadOptions": "metaserver.client.reader",
+    "ReadOptions": "metaserver.client.read_options",
     "ReceivedMessage": "metaserver.client.received",
     "RoundRobin": "metaserver.client.selectors",
     "Selector": "metaserver.client.selectors",

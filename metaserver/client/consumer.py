@@ -18,7 +18,8 @@ import attrs
 from metaserver.client.assignment import Strategy, assign_blocks
 from metaserver.client.filters import ByCondition, Filter
 from metaserver.client.held_partition import HeldPartition, Lag
-from metaserver.client.reader import PartitionReader, ReadOptions, Surroundings
+from metaserver.client.read_options import ReadOptions
+from metaserver.client.reader import PartitionReader, Surroundings
 from metaserver.client.replica_choice import ReplicaChoice
 from metaserver.errors import (
     ClientError,
@@ -105,6 +106,7 @@ class Consumer:
             self._has_messages,
             self._has_moved,
             self._has_lost,
+            self._has_new_history,
             message_filter.condition.text if isinstance(message_filter, ByCondition) else "",
         )
         self._held: dict[Partition, HeldPartition] = {}
@@ -287,10 +289,10 @@ class Consumer:
         for partition in partitions:
             offset = stored.get(partition)
             if offset is not None:
-                position = offset.offset
+                reader = PartitionReader(partition, self._around, offset.offset, offset.message_id)
             else:
                 position = 0 if self.options.start == "earliest" else MAX_OFFSET
-            reader = PartitionReader(partition, self._around, position)
+                reader = PartitionReader(partition, self._around, position)
             self._held[partition] = HeldPartition(reader, committed=offset)
             reader.start()
 
@@ -334,13 +336,18 @@ class Consumer:
             return
         known = held.done or held.committed
         if not held.is_open and (known is None or offset > known.offset):
-            held.done = StoredOffset(offset, -1 if known is None else known.message_id)
+            held.done = StoredOffset(offset, -1)
 
     def _has_lost(self, reader: PartitionReader, offset: int) -> None:
         """What was read from there on is not in the log any more: the group has come no further than that."""
         held = self._held.get(reader.partition)
         if held is not None and held.reader is reader:
             held.lost(offset)
+
+    def _has_new_history(self, reader: PartitionReader) -> None:
+        held = self._held.get(reader.partition)
+        if held is not None and held.reader is reader:
+            held.store_again()
 
     def _finish_current(self) -> None:
         if self._current is not None:

@@ -9,9 +9,10 @@ import attrs
 from metaserver.client.messages import Fetched, Moved
 from metaserver.errors import ReplyError
 from metaserver.message import HEADER, HEADER_SIZE, checksum, message_id_to_seconds
-from metaserver.protocol import Status
+from metaserver.protocol import Status, Value
 
 if TYPE_CHECKING:
+    from metaserver.client.connection import Reply
     from metaserver.client.log_reader import LogReader
 
 SCAN_BYTES_MAX = 16 * 1024 * 1024
@@ -91,6 +92,13 @@ async def read_headers(connection: LogReader, topic: str, partition: int, offset
         entries.append((offset + position, message_id))
         position += HEADER_SIZE + length
     return Headers(tuple(entries), offset + position) if entries else None
+
+
+def found_id(reply: Reply) -> int | None:
+    """Of the record at the offset of a get; -1: it is gone, or cannot be read; None: there is none."""
+    if isinstance(reply, Value):
+        return int(HEADER.unpack_from(reply.data)[2]) if len(reply.data) >= HEADER_SIZE else -1
+    return None if reply.status == Status.NOT_FOUND else -1
 
 
 async def is_record(connection: LogReader, topic: str, partition: int, offset: int, end: int) -> bool:

@@ -84,6 +84,10 @@ class HeldPartition:
         if self.first_offset is not None and self.first_offset > offset:
             self.first_offset = offset
 
+    def store_again(self) -> None:
+        """Somebody may have set back what the storage holds, and nothing need come that would be stored."""
+        self.done, self.committed = self.done or self.committed, None
+
     def finish(self, message: ReceivedMessage, *, is_done: bool) -> None:
         """The application is through with the message; done, it counts as dealt with.
 
@@ -96,7 +100,12 @@ class HeldPartition:
         if last is None or message.offset > last.offset:
             return
         if is_done and (self.done is None or message.next_offset > self.done.offset):
-            self.done = StoredOffset(self.reader.behind(message.next_offset), message.message_id)
+            self.done = _behind(message, self.reader.behind(message.next_offset))
+
+
+def _behind(message: ReceivedMessage, offset: int) -> StoredOffset:
+    """Where what follows the message was left out, the last one there has another id, which is not known."""
+    return StoredOffset(offset, message.message_id if offset == message.next_offset else -1)
 
 
 @attrs.frozen

@@ -24,7 +24,7 @@ import attrs
 from metaserver.client.assignment import assign_blocks, assign_consistently
 from metaserver.client.consumer import ConsumerOptions, check_group
 from metaserver.client.producer_options import ProducerOptions
-from metaserver.client.reader import ReadOptions
+from metaserver.client.read_options import ReadOptions
 from metaserver.client.servers import Servers
 from metaserver.client.session import SessionOptions
 from metaserver.errors import ConfigError

@@ -13,14 +13,15 @@ import anyio
 import attrs
 
 from metaserver.client.backoff import Backoff
-from metaserver.client.connection import FETCH_BYTES_MAX, expect_text, fetch_result
+from metaserver.client.connection import DEFAULT_GROUP, FETCH_BYTES_MAX, expect_text, fetch_result
+from metaserver.client.headers import found_id
 from metaserver.client.messages import Fetched, Moved
 from metaserver.client.pool import NOT_YET
 from metaserver.client.received import decode_messages
-from metaserver.epochs import EpochChain, LogHistory, common_end
+from metaserver.epochs import EpochChain, LogHistory, UnreadEpochs, common_end
 from metaserver.errors import BrokerUnreachableError, ClientError, ReplyError
 from metaserver.logs import get_logger
-from metaserver.message import scan
+from metaserver.message import HEADER_SIZE, scan
 from metaserver.names import MAX_OFFSET
 from metaserver.protocol import (
     Result,
@@ -34,9 +35,11 @@ from metaserver.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from metaserver.client.cluster import Address
     from metaserver.client.connection import BrokerConnection, Reply
     from metaserver.client.network import Network
     from metaserver.client.partition import Partition
+    from metaserver.client.read_options import ReadOptions
     from metaserver.client.received import ReceivedMessage
     from metaserver.client.replica_choice import ReplicaChoice
     from metaserver.registry.paths import Replica
@@ -55,22 +58,6 @@ _MISREADS_MAX = 5
 """So often a broker is asked for what it must give, find damaged, or pass over."""
 
 
-@attrs.frozen(kw_only=True)
-class ReadOptions:
-    """How partitions are read."""
-
-    fetch_bytes: int = 1024 * 1024
-    """Of one answer; it grows by itself for a message that is larger."""
-    prefetch_bytes: int = 1024 * 1024
-    """Of one partition: no more is fetched while so much waits for the application."""
-    wait_ms: int = 10_000
-    """How long a broker may hold an answer back at the end of the log."""
-    slave_wait_ms: int = 1_000
-    """The same of a slave: after it the master is asked whether there is really nothing."""
-    poll_seconds_max: float = 1.0
-    """Longest pause between questions to a broker that does not know the long poll."""
-
-
 @attrs.define(eq=False)
 class Surroundings:
     """What all readers of a consumer share."""
@@ -85,6 +72,8 @@ class Surroundings:
     """Told when a broker has said that the reader must go on at another offset."""
     on_lost: Callable[[PartitionReader, int], None]
     """Told when what was read from there on is not in the log any more: the reader begins there again."""
+    on_history: Callable[[PartitionReader], None]
+    """Told when the log is another master's now, which may have set back what groups have stored."""
     condition: str = ""
     """Which messages are wanted; a broker may leave others out, and need not."""
 
@@ -97,6 +86,8 @@ class PartitionReader:
     around: Surroundings
     position: int
     """Of the next fetch."""
+    stored_id: int | None = None
+    """Of the last message before it, where both were stored; None, and below 0: not known."""
     messages: deque[ReceivedMessage] = attrs.Factory(deque)
     """Fetched and not handed out."""
     held_bytes: int = 0
@@ -108,6 +99,8 @@ class PartitionReader:
     served_by: Replica | None = None
     """Who gave the last messages."""
     _replica: Replica | None = None
+    _address: Address | None = None
+    """Where that is asked, or connected to."""
     _is_open: bool = True
     _ticket: int = 0
     """Of the request under way, or of the pause before the next; what belongs to an older one is dropped."""
@@ -136,6 +129,7 @@ class PartitionReader:
     def start(self) -> None:
         """Begin to fetch."""
         self._size_max = self.around.options.fetch_bytes
+        self.around.network.discovery.listen(self._follow)
         self.fetch()
 
     def behind(self, offset: int) -> int:
@@ -148,6 +142,7 @@ class PartitionReader:
         """Fetch no more, and hand nothing out any more."""
         self._is_open = False
         self._ticket += 1
+        self.around.network.discovery.ignore(self._follow)
         self.messages.clear()
         self.held_bytes = 0
         self.around.choice.forget(self.partition)
@@ -157,7 +152,7 @@ class PartitionReader:
         self.messages.clear()
         self._jumps.clear()
         self.held_bytes = 0
-        self.position = offset
+        self.position, self.stored_id = offset, None
         self._ticket += 1
         self._is_busy = False
         self.fetch()
@@ -192,7 +187,8 @@ class PartitionReader:
             self.problem = "no replica can be reached" if replicas else "no broker announces it"
             self._again_in(self._backoff.next_seconds())
             return
-        link = around.network.pool.link(around.network.discovery.cluster.brokers[replica])
+        self._address = around.network.discovery.cluster.brokers[replica]
+        link = around.network.pool.link(self._address)
         connection = link.usable
         if connection is None:
             self._wait_for_connection(replica, link.problem, now)
@@ -204,6 +200,20 @@ class PartitionReader:
             self._compare(connection, replica)
             return
         self._get(connection, replica)
+
+    def _follow(self) -> None:
+        """Another broker may have the place of the one asked: what that one still says is not waited for.
+
+        A master that is one no more and does not know it gives what is nobody's but its own.
+        """
+        if self._replica is None:
+            return
+        address = self.around.network.discovery.cluster.brokers.get(self._replica)
+        if address is not None and address != self._address:
+            self._waited_for = None
+            self._ticket += 1
+            self._is_busy = False
+            self.fetch()
 
     def _get(self, connection: BrokerConnection, replica: Replica) -> None:
         options = self.around.options
@@ -241,42 +251,87 @@ class PartitionReader:
 
     def _compare(self, connection: BrokerConnection, replica: Replica) -> None:
         """Ask whose bytes a replica holds, before anything is read there."""
+        partition = self.partition
+
+        def told(reply: Reply) -> None:
+            if not isinstance(reply, Result) or reply.status != Status.NOT_FOUND:
+                chain = EpochChain.parse(expect_text(reply))
+                if self._take_history(replica, chain):
+                    self._prove(connection, replica, chain)
+            elif replica.slave_id is None:
+                # Nobody has sent to it yet, and once somebody has there is a history to be asked for.
+                self._get(connection, replica)
+            else:
+                self._lags(replica)
+
+        encode = partial(encode_epochs_query, partition.topic, partition.number, 0)
+        self._inquire(connection, replica, encode, told)
+
+    def _prove(self, connection: BrokerConnection, replica: Replica, chain: EpochChain) -> None:
+        """Ask whether an offset that was stored is of this log, and go back to what the group has not read.
+
+        Whoever has stored it may have read the log of a master that was one no more.
+        """
+        partition = self.partition
+        search = UnreadEpochs(chain, self.position, -1 if self.stored_id is None else self.stored_id)
+
+        def ask() -> None:
+            begin = None if self._history is not None else search.asked
+            if begin is None:
+                if search.found is not None:
+                    self._lost(search.found)
+                self._compared[replica] = connection
+                self.fetch()
+                return
+            # Not as the group, for which the broker may leave messages out.
+            encode = partial(encode_get, partition.topic, DEFAULT_GROUP, partition.number, begin, HEADER_SIZE)
+            self._inquire(connection, replica, encode, told)
+
+        def told(reply: Reply) -> None:
+            first_id = found_id(reply)
+            if first_id is None and replica.slave_id is not None:
+                self._lags(replica)
+                return
+            search.answer(first_id)
+            ask()
+
+        ask()
+
+    def _inquire(
+        self,
+        connection: BrokerConnection,
+        replica: Replica,
+        encode: Callable[[int], bytes],
+        told: Callable[[Reply], None],
+    ) -> None:
+        """Ask something beside the messages; ``told`` may raise what it raises for a reply to a fetch."""
         self._is_busy = True
         self._ticket += 1
-        around, partition, ticket = self.around, self.partition, self._ticket
+        timers, ticket = self.around.network.timers, self._ticket
         silent = partial(connection.break_off, f"no answer within {_ANSWER_SECONDS:g} s")
-        timer = around.network.timers.schedule(_ANSWER_SECONDS, silent)
+        timer = timers.schedule(_ANSWER_SECONDS, silent)
 
         def answered(reply: Reply | ClientError) -> None:
-            around.network.timers.cancel(timer)
+            timers.cancel(timer)
             if ticket != self._ticket or not self._is_open:
                 return
             self._is_busy = False
             try:
                 if isinstance(reply, ClientError):
                     raise reply
-                told = EpochChain.parse(expect_text(reply))
+                told(reply)
             except BrokerUnreachableError as error:
                 self._leave(replica, error.reason)
                 self._again_in(0.0)
-                return
             except (ClientError, ValueError) as error:
-                if not isinstance(error, ReplyError) or error.status != Status.NOT_FOUND:
-                    self._cannot_read(replica, str(error) or "the answer cannot be read")
-                elif replica.slave_id is None:
-                    # Nobody has sent to it yet, and once somebody has there is a history to be asked for.
-                    self._get(connection, replica)
-                else:
-                    around.choice.lags(replica, partition, anyio.current_time())
-                    self._again_in(0.0)
-                return
-            if self._take_history(replica, told):
-                self._compared[replica] = connection
-                self.fetch()
+                self._cannot_read(replica, str(error) or "the answer cannot be read")
 
-        connection.submit(
-            lambda opaque: encode_epochs_query(partition.topic, partition.number, 0, opaque), answered
-        )
+        connection.submit(encode, answered)
+
+    def _lags(self, replica: Replica) -> None:
+        """It does not have what others have: they are asked."""
+        self.around.choice.lags(replica, self.partition, anyio.current_time())
+        self._again_in(0.0)
 
     def _take_history(self, replica: Replica, told: EpochChain) -> bool:
         """Compare with what was read, and go back where that is gone; False: do not ask this replica."""
@@ -296,6 +351,7 @@ class PartitionReader:
         self._told[replica] = told
         if known is not None and told != known:
             self._know(told, replica)
+            self.around.on_history(self)
         return True
 
     def _know(self, told: EpochChain, by: Replica) -> None:
@@ -315,7 +371,7 @@ class PartitionReader:
         while self.messages and self.messages[-1].next_offset > offset:
             message = self.messages.pop()
             self.held_bytes -= message.next_offset - message.offset
-        self.position = offset
+        self.position, self.stored_id = offset, None
         self.end_offset = None
         self._jumps.clear()
         self.around.on_lost(self, offset)
@@ -364,14 +420,14 @@ class PartitionReader:
                 self._is_refused = True
                 self.fetch()
                 return
-            self._failed(asked, str(error))
+            self._cannot_read(asked.replica, str(error))
             return
         except BrokerUnreachableError as error:
             self._leave(asked.replica, error.reason)
             self._again_in(0.0)
             return
         except (ClientError, ValueError) as error:
-            self._failed(asked, str(error) or "the answer cannot be read")
+            self._cannot_read(asked.replica, str(error) or "the answer cannot be read")
             return
         if isinstance(got, Fetched):
             self._received(asked, got)
@@ -422,14 +478,14 @@ class PartitionReader:
             self._lost(begin)
             self.fetch()
             return
-        self._failed(asked, f"no whole, valid record in {len(got.data)} bytes at offset {got.offset}")
+        reason = f"no whole, valid record in {len(got.data)} bytes at offset {got.offset}"
+        self._cannot_read(asked.replica, reason)
 
     def _moved(self, asked: _Question, offset: int) -> None:
         is_slave = asked.replica.slave_id is not None
         if is_slave and asked.offset != MAX_OFFSET and (offset < asked.offset or self._master() is not None):
             # It lost its tail, or begins later than the master: the master decides.
-            self.around.choice.lags(asked.replica, self.partition, anyio.current_time())
-            self._again_in(0.0)
+            self._lags(asked.replica)
             return
         if offset == asked.offset:
             self._again_in(self._backoff.next_seconds())
@@ -444,9 +500,8 @@ class PartitionReader:
     def _skipped(self, asked: _Question, start: int, offset: int) -> None:
         """The broker has looked at everything from there to there, and nothing of it is wanted."""
         if not start == asked.offset < offset:
-            self._failed(
-                asked, f"the range {start} to {offset} was skipped where {asked.offset} was asked for"
-            )
+            reason = f"the range {start} to {offset} was skipped where {asked.offset} was asked for"
+            self._cannot_read(asked.replica, reason)
             return
         self.problem = ""
         self._idle_seconds = 0.0
@@ -512,9 +567,6 @@ class PartitionReader:
             self._idle(has_waited=has_waited)
 
         self._ask(connection, attrs.evolve(slave, slave_id=None), 0, answered)
-
-    def _failed(self, asked: _Question, reason: str) -> None:
-        self._cannot_read(asked.replica, reason)
 
     def _cannot_read(self, replica: Replica, reason: str) -> None:
         if reason != self.problem:

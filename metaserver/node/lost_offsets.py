@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING
 
+from metaserver.epochs import UnreadEpochs
 from metaserver.errors import StorageError
 from metaserver.message import HEADER, HEADER_SIZE
 
@@ -15,33 +15,28 @@ if TYPE_CHECKING:
 
 
 def lost_offset(broker: Broker, topic: str, number: int, stored: StoredOffset) -> int | None:
-    """Where the group has to go on: where what it cannot have read begins. None: what it says is right.
-
-    Ids go up in a log, over the epochs as well, so the id of the last message that the group has had tells
-    which epochs it has read nothing of; there may have been several since.
-    """
+    """Where the group has to go on: where what it cannot have read begins. None: what it says is right."""
     partition = broker.partitions.get((topic, number))
     if partition is None:
         return None
-    epochs = broker.store.epochs[partition.name].chain.epochs
-    if not epochs or stored.offset <= epochs[0].start_offset:
+    chain = broker.store.epochs[partition.name].chain
+    if not chain.epochs or stored.offset <= chain.epochs[0].start_offset:
         return None
-    # What an earlier log held may part from this one where a later epoch begins.
-    begins = [epoch.start_offset for epoch in epochs[1:] if epoch.start_offset < stored.offset]
-    message_id = -1 if stored.message_id is None else stored.message_id
-    if message_id >= 0:
-        first_unread = bisect_right(begins, message_id, key=lambda begin: _id_at(partition, begin))
-        if first_unread < len(begins):
-            return begins[first_unread]
-    if stored.offset > partition.readable_offset:
-        return begins[-1] if begins else epochs[0].start_offset
-    return None
+    search = UnreadEpochs(chain, stored.offset, -1 if stored.message_id is None else stored.message_id)
+    while search.asked is not None:
+        search.answer(_first_id(partition, search.asked))
+    if search.found is None and stored.offset > partition.readable_offset:
+        begin = chain.begin_before(stored.offset)
+        return chain.epochs[0].start_offset if begin is None else begin
+    return search.found
 
 
-def _id_at(partition: Partition, offset: int) -> int:
-    """Of the record at an offset; below all where there is none: what is gone, everybody may have read."""
+def _first_id(partition: Partition, begin: int) -> int | None:
+    """As UnreadEpochs wants it."""
+    if begin >= partition.readable_offset:
+        return None
     try:
-        log_slice = partition.log.read(offset, HEADER_SIZE, partition.readable_offset)
+        log_slice = partition.log.read(begin, HEADER_SIZE, partition.readable_offset)
     except StorageError:
         return -1
     try:

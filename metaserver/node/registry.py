@@ -142,6 +142,8 @@ class Membership:
     """Of a slave: what it announces of its configuration."""
     on_rival: Callable[[str], None] | None = None
     """Told of another broker in the place of this one, which it has held."""
+    on_holder: Callable[[str], object] | None = None
+    """Told who has the place that this one waits for, ``HOST:PORT``."""
     _servers: str | None = None
     """``HOST:PORT,HOST:PORT/PATH``; None: not known, or there is none."""
     _registrar: Registrar | None = None
@@ -232,7 +234,7 @@ class Membership:
         make = await trio.to_thread.run_sync(_registrar_factory)
         config = attrs.evolve(self._broker.config.zookeeper, connect=servers)
         registrar = make(config, self._wanted, SystemRandom(), self._is_noticed)
-        registrar.on_rival = self.on_rival
+        registrar.on_rival, registrar.on_holder = self.on_rival, self.on_holder
         if self._replica.slave_id is None:
             registrar.judge = partial(lost_offset, self._broker)
         return registrar

@@ -33,4 +33,6 @@ def make_succession(
         predecessor = (promotion.master_host, promotion.master_port) if promotion.master_host else None
     succession = Succession(broker, predecessor, give_way)
     broker.on_successor = succession.call
+    # Promoted while another was promoted after it: that one may not know in whose place it is.
+    membership.on_holder = succession.call
     return succession

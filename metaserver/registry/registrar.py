@@ -112,6 +112,8 @@ class Registrar:
     on_rival: Callable[[str], None] | None = None
     """Where set, a broker that was registered and finds another in its place says so here, and never
     registers again: that other one is what clients have been told of since."""
+    on_holder: Callable[[str], object] | None = None
+    """Where set, told at each look who has the name that is waited for, ``HOST:PORT``."""
     judge: Judge | None = None
     """Of a master: which offsets of groups are beyond what it has. Asked once, when it has its name."""
     _lost_to: _RivalError | None = None
@@ -278,7 +280,10 @@ class Registrar:
         now = trio.current_time()
         is_news = str(error) != self._problem
         if isinstance(error, _RivalError):
-            if self.on_rival is not None and self._first_registered.is_set():
+            if not self._first_registered.is_set():
+                if self.on_holder is not None:
+                    self.on_holder(error.who)
+            elif self.on_rival is not None:
                 self._lost_to = error
                 self.on_rival(f"{error.who} is registered as {_role(error.replica)}")
             if is_news or now >= self._reminder_time:

@@ -1,7 +1,8 @@
 """Two masters of one name, where no registry is above both: the one that was promoted later remains.
 
 A promoted broker knows in whose place it is. It looks there as long as it lives, and where a broker answers
-that is a master still, or again, tells it so (the extension ``successor``, docs/protocol.md). Nobody is
+that is a master still, or again, tells it so (the extension ``successor``, docs/protocol.md). It may have
+found no master before it was promoted; then a registry tells the one that waits there for the name. Nobody is
 believed who only says so: a master that is told goes and asks. It gives way to a broker of its name that was
 promoted, later than it was itself if it was, and whose log has an epoch in common with its own: the other
 was its replica once.
@@ -68,10 +69,12 @@ class Succession:
     """What an operator must do about a second master; blank: there is none, as far as is known."""
     _caller: Address | None = None
     """Who said so last, and was not asked yet."""
+    _refused: tuple[Address, str] | None = None
+    """Who was asked last and has not this broker's place, and why."""
     _wake: trio.Event = attrs.Factory(trio.Event)
 
     def call(self, text: str) -> str | None:
-        """Somebody says that it has this broker's place; why it is not looked at, or None."""
+        """Somebody is said to have this broker's place, ``HOST:PORT``; why it is not looked at, or None."""
         try:
             self._caller = host_and_port(text)
         except ConfigError as error:
@@ -139,26 +142,27 @@ class Succession:
                 async with connect(*caller) as link:
                     successor = await self._judge(link, caller)
             except ClientError as error:
-                _log.warning(
-                    "Who says to be the new master cannot be asked",
-                    address=format_address(*caller),
-                    reason=str(error),
-                )
+                self._refuse(caller, f"it cannot be asked: {error}")
                 continue
             if successor is not None:
                 self._on_successor(successor)
                 await trio.sleep_forever()
 
     async def _judge(self, link: BrokerConnection, caller: Address) -> Successor | None:
-        name = format_address(*caller)
         facts = await ask_facts(link, _ANSWER_SECONDS)
         refusal = self._refusal(facts)
         if not refusal and not await self._was_a_replica(link):
             refusal = "its log has nothing of this broker's"
         if refusal:
-            _log.warning("Not succeeded", address=name, reason=refusal)
+            self._refuse(caller, refusal)
             return None
-        return Successor(name, facts.promoted, announced_registry(link.version, caller[0]))
+        return Successor(format_address(*caller), facts.promoted, announced_registry(link.version, caller[0]))
+
+    def _refuse(self, caller: Address, reason: str) -> None:
+        """Say so once: it may be told of again and again."""
+        if (caller, reason) != self._refused:
+            _log.warning("Not succeeded", address=format_address(*caller), reason=reason)
+        self._refused = caller, reason
 
     def _refusal(self, facts: MasterFacts) -> str:
         broker = self._broker

@@ -19,6 +19,7 @@ from metaserver.client import (
 from metaserver.client.consumer import Consumer
 from metaserver.errors import ConfigError
 from metaserver.message import FLAG_HAS_ATTRIBUTE, encode_record, join_attribute
+from metaserver.registry.paths import StoredOffset
 from tests.client.brokers import Brokers, sent_bytes
 from tests.client.wires import EXTENSIONS, Wires
 from tests.support import eventually, put
@@ -134,6 +135,33 @@ async def test_nothing_wanted_is_progress_too(wires: Wires, autojump_clock: Mock
     place.asked().result(301, f"{5 * SIZE} 0")
     await place.nothing_comes()
     assert await place.committed() == 5 * SIZE
+
+
+async def test_an_offset_behind_what_was_skipped_is_stored_with_no_older_id(
+    wires: Wires, autojump_clock: MockClock
+) -> None:
+    """Whoever begins there would take the epochs in between for unread, and have all of it looked at again."""
+
+    async def stored() -> StoredOffset:
+        await place.committed()
+        return (await place.offsets.load("g", [PARTITION]))[PARTITION]
+
+    place = Place(wires, EXTENSIONS | {"filter"})
+    await place.begin()
+    place.asked().value(b"".join(LOG[:2]))
+    assert await place.payload() == b"0"
+    assert await place.payload() == b"1"
+    assert await stored() == StoredOffset(SIZE, 1)
+    await place.nothing_comes()
+    assert await stored() == StoredOffset(2 * SIZE, 2)
+    place.asked().result(301, f"{6 * SIZE} {2 * SIZE}")
+    await place.nothing_comes()
+    assert await stored() == StoredOffset(6 * SIZE, -1)
+    place.asked().value(LOG[6])
+    assert await place.payload() == b"6"
+    place.asked().result(301, f"{8 * SIZE} {7 * SIZE}")
+    await place.nothing_comes()
+    assert await stored() == StoredOffset(8 * SIZE, -1)
 
 
 async def test_another_broker_sends_everything_and_the_rest_is_left_out_here(

@@ -308,6 +308,34 @@ async def test_a_group_goes_back_where_the_log_has_lost_its_end(
     assert await place.committed() == 5 * SIZE
 
 
+async def test_a_new_master_may_have_set_back_what_was_stored(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    """And in a quiet partition no message comes behind which it would be stored again."""
+    place.broker.extensions |= {"epochs"}
+    place.broker.connect()
+    await place.offsets.inner.store("g", {ZERO: StoredOffset(2 * SIZE, 2)})
+    consumer = place.consumer()
+    await consumer.take([ZERO])
+    place.broker.one().result(200, "1 00000000000000aa 0\n")
+    place.give(2, 3)
+    for _ in range(3):
+        await anext(consumer)
+    consumer._finish_current()
+    for told in ("2 00000000000000bb", "3 00000000000000cc"):
+        await consumer._commit(consumer._held.values())
+        assert await place.committed() == 5 * SIZE
+        await place.offsets.inner.store("g", {ZERO: StoredOffset(4 * SIZE, -1)})
+        await consumer._commit(consumer._held.values())
+        assert await place.committed() == 4 * SIZE, "nothing has changed for it"
+        place.broker.disconnect()
+        place.broker.connect()
+        with trio.fail_after(30):
+            while not place.broker.is_asked():
+                await trio.sleep(0.01)
+        place.broker.one().result(200, f"1 00000000000000aa 0\n{told} {5 * SIZE}\n")
+
+
 async def test_offsets_that_others_have_moved_are_gone_on_from(
     place: Place, autojump_clock: MockClock
 ) -> None:

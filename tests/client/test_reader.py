@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from metaserver.client.partition import Partition
-from metaserver.client.reader import PartitionReader, ReadOptions, Surroundings
+from metaserver.client.read_options import ReadOptions
+from metaserver.client.reader import PartitionReader, Surroundings
 from metaserver.client.replica_choice import ReplicaChoice
 from metaserver.epochs import EpochChain, LogHistory, common_end
 from metaserver.message import encode_record
@@ -37,8 +38,16 @@ class Place:
     told: list[int] = attrs.Factory(list)
     moves: list[int] = attrs.Factory(list)
     losses: list[int] = attrs.Factory(list)
+    histories: int = 0
+    """How often it was told of a new one."""
 
-    def reader(self, position: int = 0, read_from: ReadFrom = "any", **options: int) -> PartitionReader:
+    def reader(
+        self,
+        position: int = 0,
+        read_from: ReadFrom = "any",
+        stored_id: int | None = None,
+        **options: int,
+    ) -> PartitionReader:
         around = Surroundings(
             "g",
             ReadOptions(**options),
@@ -47,8 +56,12 @@ class Place:
             lambda reader: self.told.append(len(reader.messages)),
             lambda _reader, offset: self.moves.append(offset),
             lambda _reader, offset: self.losses.append(offset),
+            self.know,
         )
-        return PartitionReader(PARTITION, around, position)
+        return PartitionReader(PARTITION, around, position, stored_id)
+
+    def know(self, _reader: PartitionReader) -> None:
+        self.histories += 1
 
     def answer(self, request: Request, end: int | None = None) -> None:
         """From the log, where it ends there."""
@@ -447,6 +460,23 @@ async def test_a_replica_nobody_announces_is_waited_for(
     assert reader.problem == ""
 
 
+async def test_who_has_the_place_of_the_one_asked_is_asked_at_once(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    """What a master that is one no more still says is nobody's but its own."""
+    before = wires.broker()
+    wires.announce("t")
+    reader = place.reader()
+    reader.start()
+    request = before.one()
+    wires.announce("t")
+    assert not before.is_asked(), "nothing has changed for this reader"
+    following = wires.succeed(MASTER)
+    assert following.one().offset == 0
+    request.value(place.log)
+    assert not reader.messages
+
+
 async def test_paused_it_asks_for_nothing_and_goes_on_where_it_was(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
@@ -559,12 +589,16 @@ async def test_a_restart_of_the_master_takes_nothing_back(
     reader = place.reader(position=147)
     reader.start()
     broker.one().result(200, FIRST + SECOND)
-    assert broker.one().offset == 147
-    for told in (FIRST + SECOND + THIRD, FIRST + SECOND + THIRD + "4 00000000000000dd 210\n"):
+    broker.one().value(place.log[147:])
+    assert broker.one().offset == 210
+    assert place.histories == 0
+    third = FIRST + SECOND + "3 00000000000000cc 210\n"
+    for count, told in enumerate((third, third, third + "4 00000000000000dd 231\n")):
         broker.disconnect()
         broker.connect()
         (await asked(broker)).result(200, told)
-        assert broker.one().offset == 147
+        assert broker.one().offset == 210
+        assert place.histories == (1, 1, 2)[count]
     assert place.losses == []
 
 
@@ -655,6 +689,86 @@ async def test_a_replica_is_compared_anew_with_what_is_known_since(
     slave.one().result(404, "nothing yet")
     (await asked(master)).result(200, FIRST + "2 00000000000000bb 84\n")
     assert (await asked(slave)).verb == "epochs", "over the same connection as before"
+
+
+async def test_a_stored_offset_of_another_log_leads_back_to_what_the_group_has_not_read(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    """Ids of the log: 5 at 84, 8 at 147. The group had 3, and what a master wrote that was none any more."""
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=189, stored_id=3)
+    reader.start()
+    broker.one().result(200, FIRST + SECOND + THIRD)
+    for offset in (147, 84):
+        request = broker.one()
+        assert (request.offset, request.size_max, request.words[1]) == (offset, 20, "meta-client")
+        place.answer(request)
+    assert place.losses == [84]
+    assert broker.one().offset == 84
+
+
+async def test_a_stored_offset_of_this_log_is_read_on_from(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=189, stored_id=9)
+    reader.start()
+    broker.one().result(200, FIRST + SECOND + THIRD)
+    place.answer(broker.one())
+    request = broker.one()
+    assert request.offset == 189
+    place.answer(request)
+    broker.disconnect()
+    broker.connect()
+    # What was read is known from here on, and the id is of no use any more.
+    (await asked(broker)).result(200, FIRST + SECOND + THIRD)
+    assert broker.one().offset == 210
+    assert place.losses == []
+
+
+async def test_a_stored_offset_is_no_offset_of_a_log_that_ends_where_its_master_begins(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=231, stored_id=11)
+    reader.start()
+    broker.one().result(200, FIRST + "2 00000000000000bb 210\n")
+    place.answer(broker.one())
+    assert place.losses == [210]
+    assert broker.one().offset == 210
+
+
+async def test_a_slave_without_what_its_master_began_with_decides_nothing(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    master, slave = knows_epochs(wires.broker()), knows_epochs(wires.broker(0, 0))
+    wires.announce("t")
+    reader = place.reader(position=189, read_from="slave", stored_id=9)
+    reader.start()
+    slave.one().result(200, FIRST + SECOND)
+    place.answer(slave.one(), end=84)
+    (await asked(master)).result(200, FIRST + SECOND)
+    place.answer(master.one())
+    assert master.one().offset == 189
+    assert place.losses == []
+
+
+async def test_an_epoch_whose_begin_is_gone_or_cannot_be_read_may_have_been_read(
+    wires: Wires, place: Place, autojump_clock: MockClock
+) -> None:
+    for status, text in ((301, "105"), (500, "damaged")):
+        broker = knows_epochs(wires.broker())
+        wires.announce("t")
+        reader = place.reader(position=189, stored_id=3)
+        reader.start()
+        broker.one().result(200, FIRST + SECOND)
+        broker.one().result(status, text)
+        assert broker.one().offset == 189
+        reader.stop()
+    assert place.losses == []
 
 
 async def test_an_offset_where_no_record_begins_leads_back_to_the_masters_begin(

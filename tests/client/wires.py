@@ -174,6 +174,17 @@ class Wires:
             found.connect()
         return found
 
+    def succeed(self, replica: Replica) -> Broker:
+        """Another broker has its place, at another address; the registry says so."""
+        found = self.brokers[replica] = Broker(self.pool.link((f"next {replica}", 8123)))
+        found.connect()
+        cluster = self.discovery.cluster
+        self.discovery.cluster = attrs.evolve(
+            cluster, brokers={**cluster.brokers, replica: found.link.address}
+        )
+        self._changed()
+        return found
+
     def announce(
         self,
         topic: str,
@@ -196,6 +207,9 @@ class Wires:
         if is_known:
             self.discovery._topics[topic] = None
             self.discovery._known.add(topic)
+        self._changed()
+
+    def _changed(self) -> None:
         for on_change in list(self.discovery._listeners):
             on_change()
 

@@ -388,6 +388,35 @@ def test_another_broker_of_the_same_name_is_left_alone_and_waited_for(address: s
     in_virtual_time(world, test)
 
 
+def test_who_has_the_name_is_told_while_it_is_waited_for_and_is_a_rival_afterwards() -> None:
+    world = World()
+    first, second = world.zookeeper.new_session(), world.zookeeper.new_session()
+    world.zookeeper.put(CLAIM, RIVAL, first)
+    holders, rivals = list[str](), list[str]()
+    world.registrar.on_holder, world.registrar.on_rival = holders.append, rivals.append
+
+    async def test(world: World) -> None:
+        await world.settle()
+        assert set(holders) == {"10.0.0.2:8123"}
+        holders.clear()
+        world.zookeeper.expire(first)
+        world.zookeeper.put(CLAIM, b"meta://10.0.0.3:8123", second)
+        await world.settle()
+        assert holders[-1] == "10.0.0.3:8123"
+        assert rivals == []
+        world.zookeeper.expire(second)
+        await world.settle()
+        assert world.registrar.report().is_registered
+        holders.clear()
+        world.zookeeper.put(CLAIM, RIVAL, world.zookeeper.new_session())
+        world.registrar.wake()
+        await world.settle()
+        assert holders == []
+        assert set(rivals) == {"10.0.0.2:8123 is registered as master of broker 0"}
+
+    in_virtual_time(world, test)
+
+
 def test_a_persistent_node_in_the_place_of_the_claim_is_reported() -> None:
     world = World()
     world.zookeeper.put(CLAIM, RIVAL, 0)

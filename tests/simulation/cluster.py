@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
@@ -18,7 +19,7 @@ from tests.simulation.clients import GROUPS, consume, produce
 from tests.simulation.disk import SimDisk
 from tests.simulation.history import History, SentMessage
 from tests.simulation.network import Network
-from tests.simulation.node import BROKER_ID, PORT, Machine, Node
+from tests.simulation.node import BROKER_ID, PORT, Machine, Node, Promotion
 from tests.simulation.registry import REGISTRY_ADDRESS, SimRegistry
 from tests.simulation.world import Process, SimClock, current_process
 from tests.storage.faulty_filesystem import CrashedError
@@ -61,6 +62,8 @@ class Cluster:
     """Those that live."""
     master: str = NAMES[0]
     """Who is to be it, by the operator's last decision."""
+    promotions: dict[str, Promotion] = attrs.Factory(dict)
+    """As they stand in the data directories: of who was promoted, and not told to follow since."""
     consumers: dict[str, Process] = attrs.Factory(dict)
     is_over: bool = False
     """Whether consumers that end are let go."""
@@ -92,6 +95,8 @@ class Cluster:
             return
         machine = self.machines[name]
         machine.disk.restart()
+        if name != self.master:
+            self.promotions.pop(name, None)
         self._lives += 1
         process = Process(name, machine.address)
         node = Node(
@@ -103,6 +108,7 @@ class Cluster:
             self.world.random(f"life {self._lives} of {name}"),
             self.scenario.config(),
             is_slave=name != self.master,
+            promotion=self.promotions.get(name),
         )
         self.nodes[name] = node
         self.network.powered[machine.address] = True
@@ -334,8 +340,11 @@ class Cluster:
         if not candidates:
             return
         chosen = self._random.choice(candidates)
+        predecessor = self.nodes[chosen].followed
         await self._stop_node(chosen)
         self.master = chosen
+        now = datetime.fromtimestamp(self.machines[chosen].clock.wall_seconds(), UTC)
+        self.promotions[chosen] = Promotion(now.isoformat(timespec="milliseconds"), predecessor)
         self.history.promotions += 1
         self.start(chosen)
 

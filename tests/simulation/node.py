@@ -21,7 +21,7 @@ from metaserver.node.lost_offsets import lost_offset
 from metaserver.registry.paths import Layout, Replica
 from metaserver.registry.registrar import Registrar
 from metaserver.registry.registration import Registration, topics_to_register
-from metaserver.replication import RegisteredPlace, Slave
+from metaserver.replication import RegisteredPlace, Slave, Succession
 from metaserver.storage import MessageStore, StoreOptions
 from metaserver.timers import Timers
 from tests.simulation.disk import SimExecutor, SimPageCache, SimSyncer
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from metaserver.config import ServerConfig
+    from metaserver.replication import Successor
+    from metaserver.replication.master import Address
     from tests.simulation.disk import SimDisk
     from tests.simulation.network import Network
     from tests.simulation.registry import SimRegistry
@@ -74,6 +76,16 @@ class Machine:
     clock: SimClock
 
 
+@attrs.frozen
+class Promotion:
+    """What the operator has decided of a machine's data: it is the master's."""
+
+    time: str
+    """ISO 8601."""
+    predecessor: Address | None
+    """In whose place; None: in that of a master it had not found."""
+
+
 def server_config(topics: str) -> ServerConfig:
     """Of every node, as read from a file."""
     config = parse_server_config(_SERVER_INI + topics, source="/conf/server.ini", base_directory=Path("/"))
@@ -92,12 +104,17 @@ class Node:
     random: Random
     topics: str
     is_slave: bool
+    promotion: Promotion | None
+    """Of a master that has another's place."""
     broker: Broker = attrs.field(init=False)
     slave: Slave | None = None
+    followed: Address | None = None
+    """Of a slave: where its master was last."""
     committer: Committer = attrs.field(init=False)
     is_ready: bool = False
     _server: Server = attrs.field(init=False)
     _registrar: Registrar = attrs.field(init=False)
+    _registering: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _stopping: trio.Event = attrs.Factory(trio.Event)
     _taken_before_fence: int | None = None
     """Messages, when it learnt that it is master no more."""
@@ -151,7 +168,7 @@ class Node:
         )
         broker.on_new_partition = self._registrar.wake
         async with trio.open_nursery() as nursery:
-            for run in (poller.run, timers.run, guard.run, self._registrar.run):
+            for run in (poller.run, timers.run, guard.run, self._register):
                 nursery.start_soon(run)
             if slave_config is not None:
                 place = RegisteredPlace(
@@ -164,6 +181,7 @@ class Node:
             else:
                 self._registrar.on_rival = self._fence
                 self._registrar.judge = partial(lost_offset, broker)
+                nursery.start_soon(self._make_succession(broker).run)
             nursery.start_soon(self._stop_when_asked)
             self.is_ready = True
             await self._server.serve()
@@ -176,6 +194,24 @@ class Node:
         await self._stopping.wait()
         await self._registrar.stop()
         self._server.stop()
+
+    async def _register(self) -> None:
+        with self._registering:
+            await self._registrar.run()
+
+    def _make_succession(self, broker: Broker) -> Succession:
+        """As metaserver.node.succeeding does."""
+        predecessor = None
+        if self.promotion is not None:
+            broker.promoted = self.promotion.time
+            predecessor = self.promotion.predecessor
+        succession = Succession(broker, predecessor, self._give_way)
+        broker.on_successor = self._registrar.on_holder = succession.call
+        return succession
+
+    def _give_way(self, successor: Successor) -> None:
+        self._fence(str(successor))
+        self._registering.cancel()
 
     def _fence(self, rival: str) -> None:
         if self._taken_before_fence is None:
@@ -194,6 +230,7 @@ class Node:
 
     def _look(self, place: RegisteredPlace) -> None:
         if place.address is not None:
+            self.followed = place.address
             self.broker.master_address = format_address(*place.address)
         if self.slave is not None:
             self.slave.wake()

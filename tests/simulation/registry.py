@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from metaserver.errors import NodeFailedError
 from metaserver.registry.nodes import Node
 from metaserver.registry.paths import StoredOffset
 from metaserver.registry.registration import Create, Delete, ExistingNode, Retire, Store, Write
@@ -146,15 +147,16 @@ class SimNodes(FakeNodes):
 
     async def apply(self, actions: Sequence[Action]) -> None:
         await self._begin("apply")
+        failed = ""
         for action in actions:
+            known = self.home.nodes.get(action.path)
             match action:
-                case Create():
-                    if action.path not in self.home.nodes:
-                        self.home.put(action.path, action.data, self._own)
-                case Write():
-                    known = self.home.nodes.get(action.path)
-                    if known is not None:
-                        self.home.put(action.path, action.data, known.owner)
+                case Create() if known is None:
+                    self.home.put(action.path, action.data, self._own)
+                case Write() if known is not None:
+                    self.home.put(action.path, action.data, known.owner)
+                case Create() | Write():
+                    failed = action.path
                 case Store():
                     self.home.put(action.path, action.data)
                 case Delete() | Retire():
@@ -162,6 +164,8 @@ class SimNodes(FakeNodes):
                         self.home.put(action.path, b"")
                     elif self.home.nodes.pop(action.path, None) is not None:
                         self.home.changed()
+        if failed:
+            raise NodeFailedError(failed, "it is there already, or not there")
 
 
 @attrs.define(eq=False)
