@@ -277,7 +277,8 @@ class PairConfig:
     failures_max: int = 100
     """After so many in a row the master leaves the registry, until the slave is well again."""
     recover_offset: bool = False
-    """Offsets are the same in a pair of ours: there is nothing to recover."""
+    """Whether a start moves the groups' offsets to where their messages are here. In a pair of ours they are
+    where they were."""
     callback_thread_count: int = 10
     """Read and not needed, like the next two: nothing here waits in a thread."""
     recover_parallel: bool = True

@@ -252,6 +252,7 @@ class _Node:
         pair = None
         if pair_config is not None and broker.pair_master is not None:
             leave, join = partial(membership.follow, None), partial(membership.follow, registry)
+            membership.recovers_offsets = pair_config.recover_offset
             pair = PairLink(broker, broker.pair_master, pair_config, leave, join)
         slave, sync = (None, None) if following is None else (following.slave, following.config_sync)
         checking = Checking.of(broker, membership, following)

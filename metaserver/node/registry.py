@@ -14,6 +14,7 @@ from metaserver.errors import MetaServerError
 from metaserver.logs import get_logger
 from metaserver.names import REGISTRY_LOG
 from metaserver.node.lost_offsets import lost_offset
+from metaserver.node.recovered_offsets import recovered_offset
 from metaserver.registry.embedded import LogJournal, RegistryServer, ServerOptions
 from metaserver.registry.paths import Layout, Replica, format_uri
 from metaserver.registry.registration import Registration, RegistrationReport, topics_to_register
@@ -140,6 +141,8 @@ class Membership:
     """Whether there is somebody to notice that the node leaves."""
     merged_checksum: Callable[[], int | None] = lambda: None
     """Of a slave: what it announces of its configuration."""
+    recovers_offsets: bool = False
+    """Whether groups are moved to where their messages are, as ``recoverOffset`` says."""
     on_rival: Callable[[str], None] | None = None
     """Told of another broker in the place of this one, which it has held."""
     on_holder: Callable[[str], object] | None = None
@@ -237,6 +240,8 @@ class Membership:
         registrar.on_rival, registrar.on_holder = self.on_rival, self.on_holder
         if self._replica.slave_id is None:
             registrar.judge = partial(lost_offset, self._broker)
+        if self.recovers_offsets:
+            registrar.relocate = partial(recovered_offset, self._broker)
         return registrar
 
     def _wanted(self) -> Registration:

@@ -17,7 +17,7 @@ import trio
 
 from metaserver.errors import ConnectionLostError, NodeFailedError, ZooKeeperError
 from metaserver.logs import get_logger
-from metaserver.registry.group_offsets import bring_back
+from metaserver.registry.group_offsets import bring_back, relocate
 from metaserver.registry.link import TreeSettings
 from metaserver.registry.paths import Layout, Replica, parse_number, parse_uri, split_connect
 from metaserver.registry.registration import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from metaserver.config import ZooKeeperConfig
-    from metaserver.registry.group_offsets import Judge
+    from metaserver.registry.group_offsets import Judge, Relocate
     from metaserver.registry.registration import (
         DesiredNode,
         ExistingNode,
@@ -114,6 +114,8 @@ class Registrar:
     registers again: that other one is what clients have been told of since."""
     on_holder: Callable[[str], object] | None = None
     """Where set, told at each look who has the name that is waited for, ``HOST:PORT``."""
+    relocate: Relocate | None = None
+    """Of a pair's master: where in its log what a group has had ends. Asked once, before ``judge``."""
     judge: Judge | None = None
     """Of a master: which offsets of groups are beyond what it has. Asked once, when it has its name."""
     _lost_to: _RivalError | None = None
@@ -311,8 +313,11 @@ class Registrar:
             seconds = max(_AUDIT_SECONDS_MIN, _AUDIT_SECONDS_PER_TOPIC * len(wanted.topics))
             self._audit_time = trio.current_time() + seconds * (1 - _JITTER * self._random.random())
         await self._claim_name(tree, wanted, session)
+        # Before clients are told of its topics.
+        if self.relocate is not None:
+            await relocate(tree, self._layout, wanted.replica.broker_id, self.relocate)
+            self.relocate = None
         if self.judge is not None:
-            # Before clients are told of its topics.
             await bring_back(tree, self._layout, wanted.replica.broker_id, self.judge)
             self.judge = None
         await self._register_topics(tree, wanted, session)

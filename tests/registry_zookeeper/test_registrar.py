@@ -690,6 +690,27 @@ async def test_a_new_master_brings_back_groups_that_had_come_further(
     assert world.zookeeper.nodes[f"{GROUP}/0-0"].data == b"78-200"
 
 
+async def behind_the_same_message(topic: str, partition: int, stored: StoredOffset) -> StoredOffset | None:
+    await trio.sleep(1)
+    return StoredOffset(stored.offset + 30, stored.message_id) if (topic, partition) == ("t", 0) else None
+
+
+async def test_a_master_of_a_pair_moves_groups_to_where_their_messages_are(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World()
+    world.registrar.relocate = behind_the_same_message
+    world.registrar.judge = is_beyond_100
+    world.zookeeper.put(f"{GROUP}/0-0", b"-77-60", 0)
+    world.zookeeper.put("/meta/consumers/h/offsets/t/0-0", b"78-90", 0)
+    nursery.start_soon(world.registrar.run)
+    await world.registrar.wait_registered()
+    assert world.zookeeper.nodes[f"{GROUP}/0-0"].data == b"-77-90"
+    assert world.zookeeper.nodes["/meta/consumers/h/offsets/t/0-0"].data == b"-1-100"
+    paths = [action.path for action in world.zookeeper.done]
+    assert paths.index(CLAIM) < paths.index(f"{GROUP}/0-0") < paths.index("/meta/brokers/topics/t/0-m")
+
+
 async def test_who_has_not_the_name_leaves_the_groups_alone(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from kazoo.client import KazooClient
 
 from metaserver.control.client import call
 from tests.registry.ensembles import free_port
@@ -208,3 +209,32 @@ def test_our_slave_stores_what_a_master_of_metaq_sends(pair: Pair) -> None:
     assert [one.data for one in stored] == [b"message %d" % number for number in range(20)]
     assert [reply.text for reply in replies] == [f"{one.message_id} 0 {one.offset}" for one in stored]
     assert stored[0].message_id == -1000
+
+
+def test_a_start_moves_groups_to_where_their_messages_are(pair: Pair) -> None:
+    samsa_file = pair.master.base.parent / "samsa_master.properties"
+    pair.master.start()
+    eventually(pair.is_taken, "the master has called")
+    with pair.master.connect() as wire:
+        answers = [wire.ask(put("orders", b"message", number)).text.split(" ") for number in range(5)]
+    stored, right = f"{answers[2][0]}-7", f"{answers[2][0]}-{answers[3][2]}"
+    path = "/meta/consumers/g/offsets/orders/0-0"
+
+    def node() -> str:
+        client = KazooClient(f"127.0.0.1:{pair.master.registry_port}", timeout=10.0)
+        client.start(10)
+        try:
+            if not client.exists(path):
+                client.create(path, stored.encode(), makepath=True)
+            return str(client.get(path)[0].decode())
+        finally:
+            client.stop()
+            client.close()
+
+    assert node() == stored
+    for line, expected in (("", stored), ("recoverOffset=true\n", right)):
+        assert pair.master.stop() == 0
+        samsa_file.write_text(samsa_file.read_text() + line, encoding="utf-8")
+        pair.master.start()
+        pair.master.wait_registered()
+        assert node() == expected
