@@ -15,11 +15,13 @@ go on meanwhile (``Partition.is_flushing``).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
+from metaserver.broker.executor import wait_done
 from metaserver.errors import DiskFullError, DivergedLogError, LogFailedError, StorageError
 from metaserver.logs import get_logger
 
@@ -112,23 +114,8 @@ class Committer:
         self._continue(partition)
 
     async def borrow(self, partition: Partition, job: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """As :meth:`lend`, and wait: what the job returns. Raises what it raises.
-
-        A job whose waiter is cancelled runs all the same.
-        """
-        finished = trio.Event()
-        outcome: list[Any] = []
-
-        def done(result: object, failure: Exception | None) -> None:
-            outcome.extend((result, failure))
-            finished.set()
-
-        self.lend(partition, job, done)
-        await finished.wait()
-        result, failure = outcome
-        if failure is not None:
-            raise failure
-        return result
+        """As :meth:`lend`, and wait; see :func:`~metaserver.broker.executor.wait_done`."""
+        return await wait_done(partial(self.lend, partition, job))
 
     async def wait_until_idle(self) -> None:
         """Return when everything handed to the disk has come back."""

@@ -12,6 +12,8 @@ from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import trio
+
 from metaserver.broker.poller import READABLE, Poller
 
 if TYPE_CHECKING:
@@ -27,6 +29,26 @@ class Executor(Protocol):
     def submit(self, job: Job, done: Done) -> None:
         """Run ``job``; then, on the loop, ``done(result, None)`` or ``done(None, exception)``."""
         ...
+
+
+async def wait_done(begin: Callable[[Done], None]) -> Any:  # noqa: ANN401 - whatever the job returns
+    """Begin a job and wait: what it returns. Raises what it raises.
+
+    A job whose waiter is cancelled runs all the same.
+    """
+    finished = trio.Event()
+    outcome: list[Any] = []
+
+    def done(result: object, failure: Exception | None) -> None:
+        outcome.extend((result, failure))
+        finished.set()
+
+    begin(done)
+    await finished.wait()
+    result, failure = outcome
+    if failure is not None:
+        raise failure
+    return result
 
 
 class ThreadExecutor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from metaserver.broker.executor import wait_done
 from metaserver.logs import get_logger
 from metaserver.transactions import State, drop_present, replay
 
@@ -29,9 +31,10 @@ async def recover(
     partition = journal.partition
     if partition is None:
         return
-    found = await trio.to_thread.run_sync(replay, partition.log)
+    submit = broker.executor.submit
+    found: list[Transaction] = await wait_done(partial(submit, partial(replay, partition.log)))
     for transaction in found:
-        await trio.to_thread.run_sync(_drop_present, broker.store, transaction)
+        await wait_done(partial(submit, partial(_drop_present, broker.store, transaction)))
         transaction.began_seconds = broker.clock.wall_seconds()
         transaction.journal_offset = partition.log.start_offset
         table.restore(transaction)

@@ -119,13 +119,20 @@ class Skip:
 
 
 @attrs.frozen
+class BeginAnew:
+    """Put all of the local log aside, and copy the master's from its start, with another progress."""
+
+    reason: str
+
+
+@attrs.frozen
 class Stop:
     """Copy nothing more."""
 
     reason: str
 
 
-Action: TypeAlias = Fetch | Append | Locate | Compare | AskEpochs | Reconcile | Skip | Stop
+Action: TypeAlias = Fetch | Append | Locate | Compare | AskEpochs | Reconcile | Skip | BeginAnew | Stop
 
 
 @attrs.define
@@ -159,6 +166,8 @@ class ReplicaProgress:
     """Whether the master does."""
     run_start: int = 0
     """From here on the local log has every byte; what is before it is not compared."""
+    is_internal: bool = False
+    """Whether the master drops what is over by itself, so that its log, whatever it begins with, is whole."""
     master_is_slave: bool = False
     """Whether the master follows another: then what it lacks is still to come, and no proof of anything."""
     _checked_to: int = 0
@@ -208,11 +217,16 @@ class ReplicaProgress:
             )
             return None
         if common is None or common <= self.local_start:
-            return self._stop(
+            facts = (
                 f"this slave holds {self.local_start} to {self.local_end} and its master {self.master_start} "
-                f"to {self.master_end}, and no message is common to both: the master is another one, or has "
-                "lost its disk. Promote this slave if it holds the messages you want; else move this "
-                "partition's directory away and start it again"
+                f"to {self.master_end}, and no message is common to both"
+            )
+            if self.is_internal and common is not None:
+                # They were the same once. A master that has lost its disk is no reason to give this one up.
+                return BeginAnew(f"{facts} any more")
+            return self._stop(
+                f"{facts}: the master is another one, or has lost its disk. Promote this slave if it holds "
+                "the messages you want; else move this partition's directory away and start it again"
             )
         if common < self.local_end:
             return Reconcile(

@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from metaserver.storage import OffsetRange
 
 
-@attrs.frozen
-class Trim:
-    """The range of the master at one moment."""
-
-    master_start: int
-    master_end: int
-
-
 @attrs.define(eq=False)
 class Replica(Pulled):
     """One partition, and what becomes of what has come."""
@@ -42,8 +34,6 @@ class Replica(Pulled):
     failure: Exception | None = None
     """The local log refused something: nothing is done until what was handed to it has come back."""
     idle_seconds: float = 0.0
-    trim: Trim | None = None
-    """Of an internal log: what the master has dropped, and is to be dropped here."""
     copied_bytes: int = 0
     copied_messages: int = 0
     last_id: int | None = None

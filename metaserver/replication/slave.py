@@ -25,11 +25,13 @@ from metaserver.protocol import encode_epochs_query, encode_offset_query
 from metaserver.replication.acknowledging import ProgressReports
 from metaserver.replication.catch_up import CatchUp
 from metaserver.replication.chain import Hop, check_circle
+from metaserver.replication.internal_logs import InternalLogs
 from metaserver.replication.master import ask_facts, format_place, meet
 from metaserver.replication.progress import (
     Action,
     Append,
     AskEpochs,
+    BeginAnew,
     Compare,
     Fetch,
     Locate,
@@ -40,7 +42,7 @@ from metaserver.replication.progress import (
     Stop,
 )
 from metaserver.replication.pulling import Pulls
-from metaserver.replication.replica import Replica, Trim
+from metaserver.replication.replica import Replica
 from metaserver.replication.reports import ReplicaReport, SlaveReport, left_bytes
 from metaserver.storage import Divergence, RealFileSystem
 from metaserver.storage.filesystem import is_no_room
@@ -107,6 +109,7 @@ class Slave:
     """What the master said of itself last."""
     _catch_up: CatchUp = attrs.field(init=False)
     _pulls: Pulls[Replica] = attrs.field(init=False)
+    _internal: InternalLogs = attrs.field(init=False)
     _reports: ProgressReports = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -116,6 +119,7 @@ class Slave:
             self._config, self._timers, self._catch_up, self._give_out, self._answered, self._wait_ms
         )
         self._reports = ProgressReports(self._broker, self._config, self._timers)
+        self._internal = InternalLogs(self._broker, self._filesystem, self._unfollow)
 
     async def run(self) -> None:
         """Connect, copy, and connect again, for ever."""
@@ -215,7 +219,7 @@ class Slave:
             asked_wall_seconds = self._clock.wall_seconds()
             self._refresh(await link.stats("offsets", _SILENCE_SECONDS), asked_wall_seconds)
             self._catch_up.look(left_bytes(map(self._report, self._replicas.values())), trio.current_time())
-            await self._trim()
+            await self._internal.tend()
             self._reports.give_sign_of_life()
             with trio.move_on_after(_REFRESH_SECONDS):
                 await self._look.wait()
@@ -250,12 +254,7 @@ class Slave:
             layout = self._broker.store.partitions[name].layout
             replica.progress.local_start = layout.starts[0]
             replica.progress.run_start = layout.last_run_start
-            if (
-                name.topic in INTERNAL_TOPICS
-                and start > replica.progress.local_start
-                and replica.trim is None
-            ):
-                replica.trim = Trim(start, end)
+            self._internal.look(replica, start, end)
             replica.progress.knows_epochs = self._knows_epochs
             replica.progress.master_is_slave = self._facts is not None and self._facts.is_slave
             action = replica.progress.master_range(start, end)
@@ -269,10 +268,12 @@ class Slave:
             is_reconciling = replica.progress.state is ReplicaState.RECONCILING
             if replica.unwritten_bytes or replica.is_lent or is_reconciling:
                 continue  # Something is under way to its log; the next look finds it at rest.
-            replica.ticket += 1
-            self._reports.unfollow(name)
-            del self._replicas[name]
+            self._unfollow(name)
             _log.info("The master has a partition no longer; its copy stays", partition=str(name))
+
+    def _unfollow(self, name: TopicPartition) -> None:
+        self._replicas.pop(name).ticket += 1
+        self._reports.unfollow(name)
 
     def _open(self, name: TopicPartition, master_start: int) -> Replica | None:
         config = self._broker.config.topic_config(name.topic) or self._broker.config.defaults
@@ -293,24 +294,11 @@ class Slave:
                 log.last_segment_start,
                 segment_bytes_max,
                 chain=self._broker.store.epochs[name].chain,
+                is_internal=is_internal,
             ),
         )
         self._replicas[name] = replica
         return replica
-
-    async def _trim(self) -> None:
-        """Drop what the master has dropped of internal logs, once what replaces it is on disk."""
-        for replica in list(self._replicas.values()):
-            if (trim := replica.trim) is None:
-                continue
-            log = self._broker.store.partitions[replica.name]
-            if log.flushed_offset < trim.master_end:
-                continue
-            replica.trim = None
-            try:
-                await trio.to_thread.run_sync(log.delete_before, trim.master_start)
-            except StorageError as error:
-                _log.warning("Old segments stay", partition=str(replica.name), reason=str(error))
 
     # One partition.
 
@@ -338,6 +326,9 @@ class Slave:
                 self._act(
                     replica, replica.progress.compared(action.offset, len(action.data), is_equal=is_equal)
                 )
+            case BeginAnew():
+                self._internal.begin_anew(replica.name, action.reason)
+                self.wake()
             case Stop():
                 if action.reason != replica.told:  # It may be tried again and again.
                     _log.error("Replication stopped", partition=str(replica.name), reason=action.reason)

@@ -13,12 +13,17 @@ from metaserver.client.scope import background_tasks
 from metaserver.client.selectors import RoundRobin
 from metaserver.client.servers import Servers
 from metaserver.client.session import Session, SessionOptions
-from metaserver.errors import ClientError
+from metaserver.errors import (
+    ClientError,
+    SendFailedError,
+    SendUnknownError,
+    TransactionUnknownError,
+)
 from tests.simulation.history import History, SentMessage
 from tests.simulation.registry import REGISTRY_ADDRESS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from random import Random
 
     from metaserver.client import Producer
@@ -34,6 +39,9 @@ _RETRY_SECONDS = 0.5
 _BURST_MAX = 6
 _PAUSE_SECONDS = (0.02, 0.4)
 _BODY_BYTES_MAX = 400
+_TRANSACTION_MAX = 5
+"""Messages in one."""
+_GIVE_UP = 0.15
 
 
 @asynccontextmanager
@@ -95,6 +103,61 @@ def _send(world: World, history: History, producer: Producer, message: SentMessa
     except BaseException:
         del history.sent[message.payload]
         raise
+
+
+async def transact(
+    world: World,
+    registry: SimRegistry,
+    history: History,
+    name: str,
+    topics: Sequence[Topic],
+    until_seconds: float,
+) -> None:
+    """Send transactions, one after the other, until the time is over; some are given up."""
+    random = world.random(name)
+    sequence = number = 0
+    async with open_sim_session(registry) as session, session.producer(selector=RoundRobin()) as producer:
+        while trio.current_time() < until_seconds:
+            number += 1
+            messages: list[SentMessage] = []
+            for _ in range(random.randint(1, _TRANSACTION_MAX)):
+                sequence += 1
+                payload = _payload(random, name, sequence)
+                messages.append(SentMessage(name, sequence, random.choice(topics).name, payload, number))
+            is_given_up = random.random() < _GIVE_UP
+            fate = await _transact(history, producer, messages, is_given_up=is_given_up)
+            world.log(name, f"transaction {number}: {fate}", is_detail=True)
+            await trio.sleep(random.uniform(*_PAUSE_SECONDS))
+
+
+async def _transact(
+    history: History, producer: Producer, messages: Sequence[SentMessage], *, is_given_up: bool
+) -> str:
+    history.sent |= {message.payload: message for message in messages}
+    outcomes: list[Sent] = []
+    try:
+        async with producer.transaction() as transaction:
+            outcomes += [await transaction.send(one.topic, one.payload) for one in messages]
+            if is_given_up:
+                await transaction.roll_back()
+        fate = "given up" if is_given_up else ""
+    except TransactionUnknownError as error:
+        reason = str(error)
+        _settle(messages, lambda one: SendUnknownError(one.topic, "", reason, 1))
+        return f"unknown: {reason}"
+    except ClientError as error:
+        fate = f"failed: {error}"
+    if fate:
+        _settle(messages, lambda one: SendFailedError(one.topic, "", fate, 1))
+        return fate
+    found = dict(zip((one.payload for one in messages), outcomes, strict=True))
+    _settle(messages, lambda one: found[one.payload])
+    return "committed"
+
+
+def _settle(messages: Sequence[SentMessage], outcome: Callable[[SentMessage], Sent | SendError]) -> None:
+    for message in messages:
+        message.outcome, message.settled_seconds = outcome(message), trio.current_time()
 
 
 def _payload(random: Random, name: str, sequence: int) -> bytes:

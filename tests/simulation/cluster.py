@@ -12,10 +12,10 @@ from metaserver.client import connect
 from metaserver.client.lane import Sent
 from metaserver.client.partition import Partition
 from metaserver.errors import ClientError, MetaServerError, SendUnknownError
-from metaserver.names import AckLevel
+from metaserver.names import INTERNAL_TOPICS, AckLevel
 from metaserver.replication import ReplicaState
 from metaserver.storage import Point
-from tests.simulation.clients import GROUPS, consume, produce
+from tests.simulation.clients import GROUPS, consume, produce, transact
 from tests.simulation.disk import SimDisk
 from tests.simulation.history import History, SentMessage
 from tests.simulation.network import Network
@@ -27,9 +27,13 @@ from tests.storage.faulty_filesystem import CrashedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
+    from typing import TypeAlias
 
     from tests.simulation.scenario import Action, Scenario
     from tests.simulation.world import World
+
+    Load: TypeAlias = Callable[..., Awaitable[None]]
+    """produce, or transact."""
 
 NAMES = ("alpha", "beta", "gamma", "delta")
 _CONSUMER_AWAY_SECONDS = 1.0
@@ -37,6 +41,8 @@ _LOOK_SECONDS = 0.25
 _HEAL_SECONDS_MAX = 90.0
 """In virtual time: longer than every time-out, session and pause that may have to pass."""
 _SLOW_FACTOR = 100.0
+_PRODUCERS_MAX = _CONSUMERS_MAX = 9
+"""As many addresses as there are for them."""
 
 _FAILURES = {
     "fail sync": Point.APPEND_SYNC,
@@ -173,18 +179,21 @@ class Cluster:
         for number in range(scenario.producer_count):
             name = f"producer{number + 1}"
             process = Process(name, f"10.0.1.{number + 1}")
-            self.nursery.start_soon(self._produce, process)
+            self.nursery.start_soon(self._produce, process, produce)
+        for number in range(scenario.transactor_count):
+            process = Process(f"transactor{number + 1}", f"10.0.1.{_PRODUCERS_MAX - number}")
+            self.nursery.start_soon(self._produce, process, transact)
         for number in range(scenario.consumer_count):
             name, group = f"consumer{number + 1}", GROUPS[number % len(GROUPS)]
             self.nursery.start_soon(self._keep_consuming, name, f"10.0.2.{number + 1}", group)
         world.log("operator", "the clients start")
 
-    async def _produce(self, process: Process) -> None:
+    async def _produce(self, process: Process, send: Load) -> None:
         scenario = self.scenario
         until = trio.current_time() + scenario.seconds
 
         async def run() -> None:
-            await produce(self.world, self.registry, self.history, process.name, scenario.topics, until)
+            await send(self.world, self.registry, self.history, process.name, scenario.topics, until)
 
         self._producing += 1
         await self._live(process, run)
@@ -304,7 +313,8 @@ class Cluster:
     def _cut(self, ways: str) -> None:
         master = self.machines[self.master].address
         slaves = [machine.address for name, machine in self.machines.items() if name != self.master]
-        clients = [f"10.0.1.{number + 1}" for number in range(9)] + [f"10.0.2.{n + 1}" for n in range(9)]
+        clients = [f"10.0.1.{number + 1}" for number in range(_PRODUCERS_MAX)]
+        clients += [f"10.0.2.{number + 1}" for number in range(_CONSUMERS_MAX)]
         slave = slaves[:1]
         both: dict[str, list[tuple[str, str]]] = {
             "master to slaves": [(master, other) for other in slaves],
@@ -466,6 +476,8 @@ class Cluster:
         used = {GROUPS[number % len(GROUPS)] for number in range(self.scenario.consumer_count)}
         for group in sorted(used):
             for partition, log in logs.items():
+                if partition.topic in INTERNAL_TOPICS:
+                    continue
                 path = f"/meta/consumers/{group}/offsets/{partition.topic}/0-{partition.partition}"
                 stored = self.registry.nodes.get(path)
                 position = 0 if stored is None else int(stored.data.rpartition(b"-")[2])

@@ -25,6 +25,8 @@ class SentMessage:
     sequence: int
     topic: str
     payload: bytes
+    transaction: int = 0
+    """Of its producer, counted from 1; 0: it was sent alone."""
     outcome: Sent | SendError | None = None
     settled_seconds: float = 0.0
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _QUIET_SECONDS = 1.5
 """Before the first fault."""
+TRANSACTIONS_FROM = 10_000
+"""Seeds below it are as they were before there were transactions: some are tests of repairs."""
 
 
 @attrs.frozen
@@ -57,6 +59,8 @@ class Scenario:
     topics: tuple[Topic, ...]
     producer_count: int
     consumer_count: int
+    transactor_count: int
+    """Producers that send in transactions."""
     seconds: float
     """How long there are producers."""
     actions: tuple[Action, ...]
@@ -68,7 +72,8 @@ class Scenario:
         topics = ", ".join(f"{t.name} ({t.partition_count}, {t.level})" for t in self.topics)
         return (
             f"seed {self.seed}: a master, {self.slave_count} slaves, {self.producer_count} producers, "
-            f"{self.consumer_count} consumers, {self.seconds:.0f} s; topics {topics}"
+            f"{self.transactor_count} with transactions, {self.consumer_count} consumers, "
+            f"{self.seconds:.0f} s; topics {topics}"
         )
 
 
@@ -98,6 +103,7 @@ def scenario_of(seed: int) -> Scenario:
         topics=tuple(topics),
         producer_count=random.choice((1, 2, 2, 3)),
         consumer_count=random.choice((1, 1, 2)),
+        transactor_count=random.choice((1, 1, 2)) if seed >= TRANSACTIONS_FROM else 0,
         seconds=round(seconds, 3),
         actions=tuple(sorted(actions, key=lambda action: action.at_seconds)),
     )

@@ -12,7 +12,7 @@ import attrs
 
 from metaserver.client.lane import Sent
 from metaserver.message import HEADER_SIZE, iterate_records, scan
-from metaserver.names import AckLevel
+from metaserver.names import INTERNAL_TOPICS, AckLevel
 from tests.simulation.node import DATA
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class Verifier:
     def check(self) -> list[str]:
         """What does not hold, in words."""
         machines = self._cluster.machines
-        own = read_logs(machines[self._cluster.master].disk, self._problems)
-        self._logs = own
+        own = self._logs = read_logs(machines[self._cluster.master].disk, self._problems)
         for name, log in own.items():
             self._read_records(name, log)
         for machine in machines.values():
@@ -65,6 +64,7 @@ class Verifier:
                 self._compare(machine.name, read_logs(machine.disk, self._problems))
         topics = {topic.name: topic for topic in self._cluster.scenario.topics}
         self._check_sent(topics)
+        self._check_transactions(topics)
         self._check_deliveries(topics)
         self._check_groups()
         self._check_commits()
@@ -80,19 +80,25 @@ class Verifier:
             offset = log.start + position
             payload = bytes(record.payload)
             records[offset] = (record.message_id, payload)
-            if record.message_id <= last_id:
-                self._say(f"{_text(name)}: id {record.message_id} at {offset} is not above the one before")
-            last_id = record.message_id
             sent = self._cluster.history.sent.get(payload)
+            if sent is None or not sent.transaction:  # Those have their ids from before the commit.
+                if record.message_id <= last_id:
+                    self._say(
+                        f"{_text(name)}: id {record.message_id} at {offset} is not above the one before"
+                    )
+                last_id = record.message_id
             if sent is None or sent.topic != name[0]:
                 self._say(f"{_text(name)}: {offset} holds what nobody sent: {payload[:30]!r}")
                 continue
             if payload in seen:
                 self._say(f"{_text(name)}: {_who(sent)} is there twice, at {seen[payload]} and {offset}")
             seen[payload] = offset
-            if sent.sequence <= last_of.get(sent.producer, 0):
+            # A commit of unknown fate may come late, and what a power cut took of one comes again.
+            order = f"{sent.producer} {sent.transaction}"
+            is_free = sent.transaction and self._cluster.may_have_been_rewritten(name[0])
+            if not is_free and sent.sequence <= last_of.get(order, 0):
                 self._say(f"{_text(name)}: {_who(sent)} at {offset} is behind a later one of its producer")
-            last_of[sent.producer] = sent.sequence
+            last_of[order] = sent.sequence
             if sent.is_refused:
                 self._say(f"{_text(name)}: {_who(sent)} is there, though refused: {sent.outcome}")
 
@@ -177,6 +183,29 @@ class Verifier:
                 f"{sent.outcome.offset}, is not there"
             )
 
+    # All of a transaction, or nothing.
+
+    def _check_transactions(self, topics: dict[str, Topic]) -> None:
+        transactions: dict[tuple[str, int], list[SentMessage]] = {}
+        for sent in self._cluster.history.sent.values():
+            if sent.transaction:
+                transactions.setdefault((sent.producer, sent.transaction), []).append(sent)
+        there = {payload for records in self._records.values() for _id, payload in records.values()}
+        for (producer, number), messages in transactions.items():
+            present = [message for message in messages if message.payload in there]
+            levels = {topics[message.topic].level for message in messages}
+            if self._cluster.history.power_cuts and AckLevel.MEMORY in levels:
+                continue
+            if self._cluster.history.promotions and not all(map(self._survives_master, levels)):
+                # What of it the slave had may be a part.
+                continue
+            is_committed = isinstance(messages[0].outcome, Sent)
+            if len(present) not in (0, len(messages)) or (is_committed and not present):
+                self._say(
+                    f"transaction {number} of {producer}: {len(present)} of its {len(messages)} messages are "
+                    f"there; it was {'committed' if is_committed else messages[0].outcome}"
+                )
+
     def _survives_master(self, level: AckLevel) -> bool:
         """Whether what was acknowledged must be in the log of whoever is master."""
         is_in_memory = level is AckLevel.SLAVE and self._cluster.history.power_cuts_of_slaves > 0
@@ -240,7 +269,7 @@ def read_logs(disk: SimDisk, problems: list[str]) -> dict[Name, _Log]:
     found: dict[Name, _Log] = {}
     for directory in sorted(disk.list_directory(DATA)) if disk.is_directory(DATA) else ():
         topic, _, number = directory.rpartition("-")
-        if not number.isdigit() or not topic:
+        if not number.isdigit() or not topic or topic in INTERNAL_TOPICS:
             continue
         path = DATA / directory
         files = sorted(file for file in disk.list_directory(path) if file.endswith(".meta"))
