@@ -24,6 +24,7 @@ from metaserver.broker.reports import report
 from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraffic
 from metaserver.broker.transactions import TransactionHandler
 from metaserver.broker.version import VERSION_TEXT
+from metaserver.errors import StorageError
 from metaserver.logs import get_logger
 from metaserver.message import MessageIdSource
 from metaserver.names import INTERNAL_TOPICS, BrokerId
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from metaserver.broker.pair_slave import PairSlave
     from metaserver.broker.sink import ReplySink
     from metaserver.config import ServerConfig, TopicConfig
-    from metaserver.errors import StorageError
     from metaserver.message import Buffer
     from metaserver.names import TopicPartition
     from metaserver.storage import Clock, MessageStore
@@ -118,6 +118,8 @@ class Broker:
     """Who is to be resumed when ``inflight_bytes`` is no longer above its limit."""
     all_answered: trio.Event | None = None
     """Somebody waits until no put is in flight."""
+    removing: set[TopicPartition] = attrs.Factory(set)
+    """Partitions whose logs are being put aside: nobody opens them before that is done."""
     waiting_get_count: int = 0
     connection_count: int = 0
     started_monotonic_seconds: float = 0.0
@@ -223,6 +225,8 @@ class Broker:
 
         ``start_offset``: see :meth:`MessageStore.create`.
         """
+        if name in self.removing:
+            raise StorageError(f"{name} is being put aside")
         partition = self.partitions.get((name.topic, name.partition))
         if partition is not None:
             return partition

@@ -27,7 +27,7 @@ from metaserver.transactions import (
     split_parts,
 )
 from metaserver.transactions.entries import KEY_BYTES_MAX
-from metaserver.transactions.java_journal import JavaJournal, JavaTransaction
+from metaserver.transactions.java_journal import JavaJournal, JavaTransaction, is_boundary
 from metaserver.transactions.java_outcomes import read_outcomes
 
 if TYPE_CHECKING:
@@ -47,8 +47,10 @@ _CARRIED_NAME = "transactions.carried"
 """With a number behind a dot where that is taken. A hyphen would make it a partition of a topic."""
 _REDO, _CHECKPOINT, _OUTCOMES = "redo.", "checkpoint.", "heuristic.log"
 _READ_BYTES = 1024 * 1024
+_FILE_BYTES_MAX = 1024 * 1024 * 1024
+"""A file of more than 64 MiB takes no further transactions, and those it has are few."""
 _BatchId: TypeAlias = tuple[TopicPartition, int]
-"""The partition, and the last message id: no other batch there ends with that."""
+"""The partition, and the last message id, which no other batch of the same partition has."""
 
 
 @attrs.define
@@ -118,6 +120,9 @@ def _look(broker: Broker, filesystem: FileSystem, folder: Path) -> _Found | None
     known_keys, known_batches = _known(broker)
     incomplete = [one for one in incomplete if known_batches.isdisjoint(map(_batch_id, one.batches.items()))]
     prepared = [one for one in journal.prepared() if str(one.key) not in known_keys]
+    for one in (*prepared, *incomplete):
+        if one.damage:
+            raise StorageError(f"{folder}: transaction {one.key}: {one.damage}")
     path = folder / _OUTCOMES
     try:
         outcomes = read_outcomes(_load(filesystem, path)) if _OUTCOMES in names else {}
@@ -126,6 +131,8 @@ def _look(broker: Broker, filesystem: FileSystem, folder: Path) -> _Found | None
     for key in [*(one.key for one in prepared), *outcomes]:
         if len(str(key).encode()) > KEY_BYTES_MAX:
             raise StorageError(f"{folder}: the key {key} is longer than {KEY_BYTES_MAX} bytes")
+    # The list is written now and then: what is prepared behind it is newer.
+    known_keys |= {str(one.key) for one in journal.prepared()}
     new = {key: has_committed for key, has_committed in outcomes.items() if str(key) not in known_keys}
     return _Found(prepared, incomplete, new, journal.highest_message_id)
 
@@ -137,7 +144,9 @@ def _numbers(names: list[str], prefix: str) -> list[int]:
 
 def _load(filesystem: FileSystem, path: Path) -> bytes:
     try:
-        return load_document(filesystem, path, Point.CARRY_OVER_OPEN) or b""
+        if filesystem.size(path) > _FILE_BYTES_MAX:
+            raise StorageError(f"{path} is longer than {_FILE_BYTES_MAX} bytes")
+        return load_document(filesystem, path, Point.CARRY_OVER_OPEN, _FILE_BYTES_MAX) or b""
     except OSError as error:
         raise translate_error(filesystem, path, "cannot be read", error) from error
 
@@ -147,8 +156,8 @@ def _checkpoint(
 ) -> tuple[int, int]:
     """The file, and the position in it, before which nothing lives; zeros where nobody knows.
 
-    One that names a file behind all there are is from before the Java broker began to count anew, as it does
-    when it has removed its last file.
+    One that names a file behind all there are, or a place in it where no record begins, is from before the
+    Java broker began to count anew, as it does when it has removed its last file.
     """
     for number in sorted(_numbers(names, _CHECKPOINT), reverse=True):
         try:
@@ -157,7 +166,12 @@ def _checkpoint(
             continue
         match told:
             case {"number": int(file), "offset": int(position)} if position >= 0:
-                return (file, position) if numbers and file <= numbers[-1] else (0, 0)
+                if not numbers or file > numbers[-1]:
+                    return 0, 0
+                is_there = file not in numbers or is_boundary(
+                    _load(filesystem, folder / f"{_REDO}{file}"), position
+                )
+                return (file, position) if is_there else (0, 0)
     return 0, 0
 
 
@@ -246,7 +260,10 @@ def _floor(broker: Broker, transaction: JavaTransaction, name: TopicPartition) -
     if transaction.places is None:
         return log.end_offset
     place = transaction.places.get(name)
-    return log.start_offset if place is None else min(place.offset, log.end_offset)
+    if place is None or place.offset + place.size_bytes <= log.end_offset:
+        # Other bytes lie there: this is no longer the log it was, and what was moved may lie anywhere.
+        return log.start_offset
+    return min(place.offset, log.end_offset)
 
 
 def _outcome(broker: Broker, key: XaKey, has_committed: bool) -> Entry:  # noqa: FBT001 - an item of the map

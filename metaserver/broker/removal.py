@@ -28,15 +28,19 @@ async def remove_partition(broker: Broker, partition: Partition, filesystem: Fil
     """
     name, committer = partition.name, broker.committer
     with trio.CancelScope(shield=True):
-        while partition.pending or partition.is_busy or partition.is_flushing:
-            # It runs between two groups; what waits is written behind it.
-            await committer.borrow(partition, _nothing)
-        del broker.partitions[name.topic, name.partition]
-        broker.acknowledgements.acks.forget((name.topic, name.partition))
-        log, chain = broker.store.release(name)
-        # Long polls are answered that there is nothing.
-        partition.publish(partition.readable_offset)
-        path: Path = await committer.borrow(partition, partial(put_aside, filesystem, name, log, chain))
+        broker.removing.add(name)
+        try:
+            while partition.pending or partition.is_busy or partition.is_flushing:
+                # It runs between two groups; what waits is written behind it.
+                await committer.borrow(partition, _nothing)
+            del broker.partitions[name.topic, name.partition]
+            broker.acknowledgements.acks.forget((name.topic, name.partition))
+            log, chain = broker.store.release(name)
+            # Long polls are answered that there is nothing.
+            partition.publish(partition.readable_offset)
+            path: Path = await committer.borrow(partition, partial(put_aside, filesystem, name, log, chain))
+        finally:
+            broker.removing.discard(name)
     _log.warning("Put the log of a deleted topic aside", partition=str(name), path=str(path))
     return path
 

@@ -111,6 +111,9 @@ class TopicChanges:
             found = [_describe(partition) for partition in doomed]
             if executes:
                 for partition, one in zip(doomed, found, strict=True):
+                    if self._broker.is_slave and not self._may_remove(partition):
+                        one["problem"] = f"{partition.name} stays: its master has it again, or is not there"
+                        continue
                     try:
                         one["kept"] = str(await remove_partition(self._broker, partition, self._filesystem))
                     except StorageError as error:
@@ -190,6 +193,10 @@ class TopicChanges:
         if False in states:
             self._refuse_slave()
         return found
+
+    def _may_remove(self, partition: Partition) -> bool:
+        """Asked again right before: the master may have made a partition anew meanwhile."""
+        return self._is_orphan is not None and self._is_orphan(partition.name) is True
 
     def _check_places(self, before: TopicConfig, entries: Mapping[str, str | None]) -> None:
         """What a running broker cannot follow. That the value can be read is checked with the file."""

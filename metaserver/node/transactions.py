@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from metaserver.broker.java_transactions import FOLDER_NAME, carry_over
 from metaserver.errors import StorageError
 from metaserver.logs import get_logger
@@ -69,7 +71,12 @@ def transaction_handlers(broker: Broker) -> dict[str, Handler]:
 async def load_transactions(broker: Broker) -> None:
     """Recover this broker's own, and what a Java broker has left; take none where that cannot be done."""
     handler = broker.transactions
+    folder = broker.config.data_log_path / FOLDER_NAME
     if handler.is_unsupported:
+        if await trio.to_thread.run_sync(folder.is_dir):
+            _log.warning(
+                "A synchronous pair has no transactions: those of a Java broker stay", path=str(folder)
+            )
         handler.problem = ""
         return
     problem = ""
@@ -77,9 +84,8 @@ async def load_transactions(broker: Broker) -> None:
         await carry_over(broker, RealFileSystem())
     except StorageError as error:
         problem = (
-            f"A Java broker has left transactions in {broker.config.data_log_path / FOLDER_NAME} that are "
-            f"not carried over: {error}. Start the Java broker again and decide them there, or move the "
-            "folder away and give them up"
+            f"A Java broker has left transactions in {folder} that are not carried over: {error}. Start the "
+            "Java broker again and decide them there, or move the folder away and give them up"
         )
         _log.error("Transactions are not available", reason=problem)
     await handler.load()

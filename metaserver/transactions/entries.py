@@ -161,10 +161,10 @@ def decode_entry(data: bytes) -> Entry:
 def _decode_part(serial: int, rest: bytes) -> Part:
     flags, partition, floor, length = _PART.unpack_from(rest)
     data_at = _PART.size + length
-    topic = rest[_PART.size : data_at].decode()
+    topic = rest[_PART.size : data_at]
     if len(topic) != length:
         raise ValueError("an entry of the journal is too short for its topic")
-    name = TopicPartition(Topic(topic), PartitionId(partition))
+    name = TopicPartition(Topic(topic.decode()), PartitionId(partition))
     return Part(serial, _flag(flags), name, floor, rest[data_at:])
 
 

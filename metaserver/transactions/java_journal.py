@@ -30,8 +30,9 @@ _SIGN = 1 << 63
 _PUT, _OPERATION = 1, 2
 _PREPARE, _COMMITS, _ROLLBACKS = 1, (2, 4), (3, 5)
 _PLACE = Struct(">qiii")
-_BEGIN = re.compile(rb"\x08[\x01\x02]\x12")
-"""How the message of every record begins."""
+_OPERATION_BEGIN = re.compile(rb"\x08\x02\x12")
+"""How the message of a prepare, a commit or a rollback begins."""
+_OPERATION_BYTES_MAX = 4096
 _TRIES_MAX = 10_000
 """So many places behind a torn record are looked at for whole ones."""
 _WIRE = Limits(body_bytes_max=2**31 - 1, record_bytes_max=2**31)
@@ -57,6 +58,8 @@ class JavaTransaction:
     is_prepared: bool = False
     places: dict[TopicPartition, Place] | None = None
     """None: it is not committed."""
+    damage: str = ""
+    """What of it cannot be told from changed bytes; blank where all is well."""
 
 
 @attrs.define(eq=False)
@@ -70,8 +73,8 @@ class JavaJournal:
     def read(self, path: Path, data: bytes, position: int = 0) -> Iterator[JavaTransaction]:
         """Follow a file from a position on; yields each transaction that is committed there.
 
-        What a crash has torn ends the file, as it does for the Java broker. Raises CorruptLogError where
-        whole records lie behind what cannot be read: one of them may be a decision.
+        What a crash has torn ends the file, as it does for the Java broker. Raises CorruptLogError where a
+        decision lies behind what cannot be read; messages alone promise nothing.
         """
         while position < len(data):
             try:
@@ -107,10 +110,10 @@ class JavaJournal:
         message_id = (_number(content, 1) ^ _SIGN) - _SIGN
         match CommandDecoder(_WIRE).feed(_bytes(content, 2)):
             case [TransactionalPut() as put]:
-                if put.checksum not in (None, -1, checksum(put.body)):
-                    raise ValueError("a message does not match its checksum")
                 name = TopicPartition(Topic(put.topic), PartitionId(put.partition))
                 transaction = self._open.setdefault(str(put.key), JavaTransaction(put.key))
+                if put.checksum not in (None, -1, checksum(put.body)):
+                    transaction.damage = f"a message for {name} does not match its checksum"
                 transaction.batches.setdefault(name, Batch()).add(put.body, message_id, put.flag)
                 self.highest_message_id = max(self.highest_message_id, message_id)
             case _:
@@ -153,18 +156,33 @@ def _framed(data: bytes, position: int) -> tuple[dict[int, int | bytes], int]:
     return _fields(data[begin : begin + length]), begin + length
 
 
+def is_boundary(data: bytes, position: int) -> bool:
+    """Whether a whole record begins there, or the file ends."""
+    try:
+        return position == len(data) or bool(_framed(data, position))
+    except (ValueError, IndexError):
+        return False
+
+
 def _check_torn(path: Path, data: bytes, position: int, reason: str) -> None:
-    """Raises CorruptLogError where whole records follow behind what cannot be read."""
-    for tries, found in enumerate(_BEGIN.finditer(data, position + _LENGTH_BYTES + 1)):
-        if tries == _TRIES_MAX:
-            break
+    """Raises CorruptLogError where a decision follows behind what cannot be read."""
+    for tries, found in enumerate(_OPERATION_BEGIN.finditer(data, position + _LENGTH_BYTES + 1)):
         behind = found.start() - _LENGTH_BYTES
-        try:
-            message, _ = _framed(data, behind)
-            _fields(_bytes(message, 2))
-        except (ValueError, IndexError):
+        if tries < _TRIES_MAX and not _is_operation(data, behind):
             continue
-        raise CorruptLogError(path, position, f"{reason}, and whole records follow from {behind} on")
+        raise CorruptLogError(path, position, f"{reason}, and what follows from {behind} on may be decisions")
+
+
+def _is_operation(data: bytes, position: int) -> bool:
+    length = int.from_bytes(data[position : position + _LENGTH_BYTES], "big")
+    if length > _OPERATION_BYTES_MAX:
+        return False
+    try:
+        message, _ = _framed(data, position)
+        parse_key(_bytes(_fields(_bytes(message, 2)), 3).decode())
+    except (ValueError, IndexError):
+        return False
+    return True
 
 
 def _number(fields: dict[int, int | bytes], name: int, default: int | None = None) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
+from metaserver.broker import java_transactions
 from metaserver.broker.java_transactions import carry_over
 from metaserver.errors import StorageError
 from metaserver.storage import Point
@@ -19,6 +20,8 @@ from tests.transactions.java_redo import (
     PREPARE,
     XA_COMMIT,
     JavaPut,
+    field,
+    framed,
     operation,
     places,
     put,
@@ -50,6 +53,12 @@ def puts(key: str, written: list[JavaPut]) -> bytes:
 
 def records(written: list[JavaPut], partition: int) -> bytes:
     return b"".join(message.record for message in written if message.partition == partition)
+
+
+def damaged(written: bytes) -> bytes:
+    """A changed bit in the first body."""
+    at = written.index(b"\r\n") + 2
+    return written[:at] + bytes([written[at] ^ 1]) + written[at + 1 :]
 
 
 @attrs.define(eq=False)
@@ -211,6 +220,52 @@ async def test_decisions_of_operators_are_remembered() -> None:
     assert (await started(filesystem)).prepared == [ONE, TWO, rolled_back]
 
 
+async def test_what_is_prepared_is_newer_than_the_list_of_decisions() -> None:
+    filesystem, data, key = FaultyFileSystem(), JavaData(), "XID:7:00:00ff:books"
+    data.prepare(key, messages(key, -60))
+    data.write(filesystem, **{"heuristic.log": (TESTDATA / "heuristic.log").read_bytes()})
+    one = await started(filesystem)
+    assert one.do(Peer(), "COMMIT_TWO_PHASE", key) == (200, "")
+    assert counts(one, key) == [2, 2, 2]
+
+
+async def test_partitions_that_are_not_there_are_made() -> None:
+    filesystem, data = FaultyFileSystem(), JavaData({0: b""})
+    far = [JavaPut(TOPIC, 9, b"far", -30)]
+    data.redo += put(LOCAL, far[0]) + operation(LOCAL_COMMIT, LOCAL, places(far, {f"{TOPIC}-9": 0}))
+    data.prepare(ONE, [JavaPut(TOPIC, 8, b"p", -20), JavaPut(TOPIC, 1, b"q", -19)])
+    data.write(filesystem)
+    one = await started(filesystem)
+    assert one.bodies(9) == [b"far"]
+    assert one.do(Peer(), "COMMIT_TWO_PHASE", ONE) == (200, "")
+    assert (one.bodies(8), one.bodies(1)) == ([b"p"], [b"q"])
+
+
+async def test_topics_may_have_any_characters() -> None:
+    filesystem, data = FaultyFileSystem(), JavaData()
+    data.prepare(ONE, [JavaPut("订单", 0, b"x", -20)])
+    data.prepare(TWO, messages(TWO, -10))
+    data.write(filesystem)
+    one = await started(filesystem)
+    assert one.prepared == [ONE, TWO]
+    assert one.do(Peer(), "COMMIT_TWO_PHASE", TWO) == (200, "")
+
+
+@pytest.mark.parametrize("moved_by", [90 * 30 + 20, 3 * 87 + 60])
+async def test_a_log_that_is_anothers_by_now_gets_nothing_twice(moved_by: int) -> None:
+    """A former master that was a slave for a while: its records may stand anywhere now."""
+    filesystem, data = FaultyFileSystem(), JavaData()
+    written = [JavaPut(TOPIC, 0, b"tx %d " % number + b"." * 80, -80 + number) for number in range(2)]
+    data.put(0, b"only here".ljust(moved_by - 20, b"."), -90)
+    data.commit("XID:1:00::q", written)
+    data.logs[0] = data.logs[0][moved_by:]
+    for number in range(90):
+        data.put(0, b"later %d" % (number % 9) + b"." * 78, -50 + number)
+    data.write(filesystem)
+    one = await started(filesystem)
+    assert sum(body.startswith(b"tx") for body in one.bodies(0)) == 2
+
+
 async def test_only_what_lies_behind_the_checkpoint_is_read() -> None:
     old, new = JavaData(), JavaData()
     old.prepare(ONE, messages(ONE, -60))
@@ -222,6 +277,8 @@ async def test_only_what_lies_behind_the_checkpoint_is_read() -> None:
         ({"checkpoint.2": b'{"offset":0, "number":1}'}, [ONE, TWO]),
         # The Java broker counts anew when it has removed its last file, and its checkpoint stays.
         ({"checkpoint.2": b'{"number":7,"offset":90}'}, [ONE, TWO]),
+        ({"checkpoint.2": b'{"number":1,"offset":60000000}'}, [ONE, TWO]),
+        ({"checkpoint.2": b'{"number":1,"offset":100}'}, [ONE, TWO]),
     ):
         filesystem = FaultyFileSystem()
         JavaData(redo=old.redo + new.redo).write(filesystem, **files)
@@ -235,7 +292,12 @@ async def test_only_what_lies_behind_the_checkpoint_is_read() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("redo.1", b"\0\0\0\5\0\0\0\0\0" + puts(ONE, messages(ONE, -60)), "whole records follow"),
+        ("redo.1", b"\0\0\0\5\0\0\0\0\0" + operation(PREPARE, ONE), "may be decisions"),
+        (
+            "redo.1",
+            damaged(puts(ONE, messages(ONE, -60))) + operation(PREPARE, ONE),
+            "not match its checksum",
+        ),
         ("heuristic.log", b"\xac\xed\0\5\x70", "operators have decided cannot be read"),
         (
             "redo.2",
@@ -253,6 +315,40 @@ async def test_what_cannot_be_read_is_left_untouched(name: str, data: bytes, rea
     assert filesystem.is_directory(FOLDER)
     await one.broker.transactions.load()
     assert one.prepared == []
+
+
+async def test_a_file_that_is_too_long_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    filesystem, data = FaultyFileSystem(), filled()
+    data.write(filesystem)
+    monkeypatch.setattr(java_transactions, "_FILE_BYTES_MAX", len(data.redo) - 1)
+    one = MemoryBroker(filesystem, make_config())
+    with pytest.raises(StorageError, match="is longer than"):
+        await carry_over(one.broker, filesystem)
+    assert filesystem.is_directory(FOLDER)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        pytest.param(
+            put(TWO, JavaPut(TOPIC, 0, framed(field(1, 1), field(2, field(1, 5))) * 3 + b"z" * 200, -40))[
+                :-100
+            ],
+            id="a torn message that holds what looks like records",
+        ),
+        pytest.param(
+            bytes(150) + puts(TWO, messages(TWO, -40))[150:],
+            id="a page that a power cut has kept, and messages nobody was promised",
+        ),
+        pytest.param(damaged(puts(TWO, messages(TWO, -40))), id="a changed message nobody was promised"),
+    ],
+)
+async def test_what_is_torn_promises_nothing(tail: bytes) -> None:
+    filesystem, data = FaultyFileSystem(), JavaData()
+    data.prepare(ONE, messages(ONE, -60))
+    data.redo += tail
+    data.write(filesystem)
+    assert (await started(filesystem)).prepared == [ONE]
 
 
 async def test_where_no_java_broker_was_nothing_happens() -> None:
