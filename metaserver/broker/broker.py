@@ -23,6 +23,7 @@ from metaserver.broker.replicas import answer_epochs
 from metaserver.broker.reports import report
 from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraffic
 from metaserver.broker.transactions import TransactionHandler
+from metaserver.broker.unfinished import UnfinishedRequests
 from metaserver.broker.version import VERSION_TEXT
 from metaserver.logs import get_logger
 from metaserver.message import MessageIdSource
@@ -118,6 +119,7 @@ class Broker:
     """Who is to be resumed when ``inflight_bytes`` is no longer above its limit."""
     all_answered: trio.Event | None = None
     """Somebody waits until no put is in flight."""
+    unfinished: UnfinishedRequests = attrs.Factory(UnfinishedRequests)
     waiting_get_count: int = 0
     connection_count: int = 0
     started_monotonic_seconds: float = 0.0
