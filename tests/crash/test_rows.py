@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tools.torture import rows
-from tools.torture.main import main
+from tools.torture.main import main, run_apart
 from tools.torture.nodes import ROOT
 from tools.torture.rows import KNOWN, MISSING, ROWS, UNAVAILABLE, Outcome, Row, run_rows
 
@@ -93,6 +93,15 @@ def test_rows_run_again_with_other_seeds_while_there_is_time() -> None:
     assert lines[0][2] == f"{len(asked)} kills"
     # Nothing is begun behind the end.
     assert run_rows(["D1"], 0, run, nothing)[1][0][1] == "two rigs: not begun in the time"
+
+
+def test_a_rig_runs_in_a_process_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever ends it, there is an outcome: here a case that does not exist, and a directory."""
+    code, table = run_apart(["abuse", "nonsense"])
+    assert (code, table) == (1, [])
+    assert "KeyError: 'nonsense'" in capfd.readouterr().err
+    assert run_apart(["--directory", "/nonexistent", "abuse"]) == (1, [])
+    assert run_apart(["tests", "tests/test_names.py"])[0] == 0
 
 
 def test_a_row_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
