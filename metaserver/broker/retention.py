@@ -39,13 +39,12 @@ class Retention:
         while True:
             await trio.sleep(_LOOK_SECONDS)
             now = self._clock.wall_seconds()
-            due = {
-                expression
-                for expression in self._expressions()
-                if (fire := next_fire(expression, looked, utc_offset_seconds=self._utc_offset_seconds))
-                is not None
-                and fire <= now
-            }
+            try:
+                due = self._due(looked, now)
+            except OSError as error:
+                # The first look loads what reads expressions: there may be no descriptor left for it.
+                _log.error("Cannot look for old files for now", reason=str(error))
+                continue
             # A clock that was set back must not fire the same hour twice, nor wait for it to come again.
             looked = now
             if due:
@@ -62,8 +61,16 @@ class Retention:
             # Not through the committer: old segments are no part of what it appends to.
             await trio.to_thread.run_sync(self._delete, partition)
 
-    def _expressions(self) -> set[str]:
-        return {p.config.delete_when for p in self._broker.partitions.values() if not p.is_internal}
+    def _due(self, after_seconds: float, now_seconds: float) -> set[str]:
+        """The expressions that name a time behind the one, up to the other."""
+        partitions = self._broker.partitions.values()
+        return {
+            expression
+            for expression in {p.config.delete_when for p in partitions if not p.is_internal}
+            if (fire := next_fire(expression, after_seconds, utc_offset_seconds=self._utc_offset_seconds))
+            is not None
+            and fire <= now_seconds
+        }
 
     def _delete(self, partition: Partition) -> None:
         """In a worker thread."""
