@@ -14,6 +14,7 @@ from uuid import uuid4
 import attrs
 import trio
 
+from metaserver import descriptors
 from metaserver.broker.acknowledgements import Acknowledgements
 from metaserver.broker.gate import PutGate
 from metaserver.broker.gets import GetHandler
@@ -25,6 +26,7 @@ from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraf
 from metaserver.broker.transactions import TransactionHandler
 from metaserver.broker.unfinished import UnfinishedRequests
 from metaserver.broker.version import VERSION_TEXT
+from metaserver.errors import StorageError
 from metaserver.logs import get_logger
 from metaserver.message import MessageIdSource
 from metaserver.names import INTERNAL_TOPICS, BrokerId
@@ -61,7 +63,6 @@ if TYPE_CHECKING:
     from metaserver.broker.pair_slave import PairSlave
     from metaserver.broker.sink import ReplySink
     from metaserver.config import ServerConfig, TopicConfig
-    from metaserver.errors import StorageError
     from metaserver.message import Buffer
     from metaserver.names import TopicPartition
     from metaserver.storage import Clock, MessageStore
@@ -229,6 +230,8 @@ class Broker:
         if partition is not None:
             return partition
         if name not in self.store.partitions:
+            if descriptors.are_scarce():
+                raise StorageError(f"no descriptor is left for another partition (of {descriptors.limit()})")
             self.store.create(name, topic_config.data_path, start_offset)
             _log.info("Created a new message storage", topic=name.topic, partition=name.partition)
         partition = self._serve(name)
