@@ -22,6 +22,10 @@ _log = get_logger(__name__)
 
 _LOOK_SECONDS = 30.0
 """The wall clock may be set, and the configuration reloaded: neither is trusted for longer."""
+_JUMP_SECONDS = 300.0
+"""The wall clock was set where it has gone so much more, or less, than the steady one since a look."""
+_DISTRUST_SECONDS = 3600.0
+"""Nothing is deleted for so long then: by a clock that is a week ahead by mistake every segment is old."""
 
 
 @attrs.define(eq=False)
@@ -35,10 +39,22 @@ class Retention:
 
     async def run(self) -> None:
         """Wait for the next time and clean, until cancelled."""
-        looked = self._clock.wall_seconds()
+        looked = seen = self._clock.wall_seconds()
+        trusted_from = seen_steady = self._clock.monotonic_seconds()
         while True:
             await trio.sleep(_LOOK_SECONDS)
-            now = self._clock.wall_seconds()
+            now, steady = self._clock.wall_seconds(), self._clock.monotonic_seconds()
+            jump = (now - seen) - (steady - seen_steady)
+            seen, seen_steady = now, steady
+            if abs(jump) > _JUMP_SECONDS:
+                looked, trusted_from = now, steady + _DISTRUST_SECONDS
+                _log.warning(
+                    "The clock was set: no old files are deleted for a while",
+                    by_seconds=round(jump),
+                    while_seconds=round(_DISTRUST_SECONDS),
+                )
+            if steady < trusted_from:
+                continue  # What is due meanwhile is due at the end.
             try:
                 due = self._due(looked, now)
             except OSError as error:
