@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tools.torture.abuse import ABUSES, run_abuse
+from tools.torture.clocks import run_clocks
 from tools.torture.failover import Kind, run_failover
 from tools.torture.filesystems import UnavailableError
 from tools.torture.gigabyte import run_gigabyte
@@ -156,6 +157,11 @@ def _parser() -> argparse.ArgumentParser:
     links.add_argument("--messages", type=int, default=10_000, help="in each of four bursts")
     links.add_argument("--for", dest="seconds", type=float, default=30.0, help="seconds the fault lasts")
     links.set_defaults(run=_links)
+
+    clocks = commands.add_parser("clocks", help="wall clocks of master and slave jump (libfaketime)")
+    clocks.add_argument("--messages", type=int, default=2000, help="after each jump")
+    clocks.add_argument("--hold", type=float, default=40.0, help="seconds a clock stays wrong by a day")
+    clocks.set_defaults(run=lambda options, base: run_clocks(base, options.messages, options.hold, say))
 
     abuse = commands.add_parser("abuse", help="peers that mean no good beside an ordinary client")
     abuse.add_argument("names", nargs="*", metavar="ABUSE", help=f"of {', '.join(ABUSES)}")
