@@ -25,6 +25,7 @@ from tools.torture.abuse import ABUSES, run_abuse
 from tools.torture.clocks import run_clocks
 from tools.torture.failover import Kind, run_failover
 from tools.torture.filesystems import UnavailableError
+from tools.torture.flips import run_flips
 from tools.torture.gigabyte import run_gigabyte
 from tools.torture.kills import SETTINGS, TOPICS, Killing, lottery
 from tools.torture.links import FAULTS, run_link
@@ -162,6 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     clocks.add_argument("--messages", type=int, default=2000, help="after each jump")
     clocks.add_argument("--hold", type=float, default=40.0, help="seconds a clock stays wrong by a day")
     clocks.set_defaults(run=lambda options, base: run_clocks(base, options.messages, options.hold, say))
+
+    flips = commands.add_parser("flips", help="bytes change on their way between master and slave")
+    flips.add_argument("--flips", type=int, default=200)
+    flips.add_argument("--seed", type=int, default=1)
+    flips.set_defaults(run=lambda options, base: run_flips(base, options.flips, options.seed, say))
 
     abuse = commands.add_parser("abuse", help="peers that mean no good beside an ordinary client")
     abuse.add_argument("names", nargs="*", metavar="ABUSE", help=f"of {', '.join(ABUSES)}")
