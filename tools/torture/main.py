@@ -32,6 +32,7 @@ from tools.torture.links import FAULTS, run_link
 from tools.torture.nodes import NodeError, place_at
 from tools.torture.powercut import run_power_cuts
 from tools.torture.rows import KNOWN, UNAVAILABLE, run_rows, run_tests
+from tools.torture.slowdisk import SLOWNESS, run_slow
 from tools.torture.states import run_states
 from tools.torture.steps import run_steps
 from tools.torture.verifier import BrokenPromiseError
@@ -116,7 +117,7 @@ def _rows_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a list
     parser = argparse.ArgumentParser(prog="tools/torture/run", description=__doc__)
     parser.add_argument("--directory", type=Path, help="where the temporary files go; default: the system's")
     commands = parser.add_subparsers(required=True)
@@ -168,6 +169,11 @@ def _parser() -> argparse.ArgumentParser:
     flips.add_argument("--flips", type=int, default=200)
     flips.add_argument("--seed", type=int, default=1)
     flips.set_defaults(run=lambda options, base: run_flips(base, options.flips, options.seed, say))
+
+    slow = commands.add_parser("slow", help="a disk that takes its time (root, Linux)")
+    slow.add_argument("name", choices=SLOWNESS)
+    slow.add_argument("--for", dest="seconds", type=float, default=30.0, help="seconds the disk is slow")
+    slow.set_defaults(run=lambda options, base: run_slow(base, options.name, options.seconds))
 
     abuse = commands.add_parser("abuse", help="peers that mean no good beside an ordinary client")
     abuse.add_argument("names", nargs="*", metavar="ABUSE", help=f"of {', '.join(ABUSES)}")

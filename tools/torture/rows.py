@@ -86,6 +86,12 @@ ROWS: dict[str, Row] = {
     "D5": _tests("EIO and EROFS", "tests/crash/test_disk_error.py -k failed"),
     "D6": _tests("a lost write-back", "tests/crash/test_disk_error.py -k write_back"),
     "D7": _tests("a full disk", "tests/crash/test_disk_full.py"),
+    "D8": Row(
+        "slow and frozen disks",
+        ("slow sync-50ms --for 10", "slow sync-1s --for 10", "slow frozen --for 20"),
+        "messages",
+        "messages acknowledged",
+    ),
     "D9": _tests("data directories taken, read-only, gone", "tests/crash/test_directories.py"),
     "N1": _links("no way between master and slave", "cut"),
     "N2": _links("one-way cuts", "cut-towards-slave", "cut-towards-master"),
@@ -108,7 +114,6 @@ ROWS: dict[str, Row] = {
 MISSING: dict[str, str] = {
     "P5": "no rig for memory limits",
     "D2": "real disks have no rig for it; tools/simulate cuts the power in recovery",
-    "D8": "real disks have no rig for it; tools/simulate has slow and hung ones",
     "N3": "nodes do not elect a master: a promotion is a command",
     "R3": "R2 does it: every old master returns",
     "R5": "replicas that acknowledge are not elected; tools/simulate varies who follows",
