@@ -29,6 +29,7 @@ from tools.torture.flips import run_flips
 from tools.torture.gigabyte import run_gigabyte
 from tools.torture.kills import SETTINGS, TOPICS, Killing, lottery
 from tools.torture.links import FAULTS, run_link
+from tools.torture.memory import run_memory
 from tools.torture.nodes import NodeError, place_at
 from tools.torture.powercut import run_power_cuts
 from tools.torture.rows import KNOWN, UNAVAILABLE, run_rows, run_tests
@@ -174,6 +175,11 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a list
     slow.add_argument("name", choices=SLOWNESS)
     slow.add_argument("--for", dest="seconds", type=float, default=30.0, help="seconds the disk is slow")
     slow.set_defaults(run=lambda options, base: run_slow(base, options.name, options.seconds))
+
+    memory = commands.add_parser("memory", help="a limit of memory, and too little of it (root, cgroups 1)")
+    memory.add_argument("--megabytes", type=int, default=256)
+    memory.add_argument("--kills", type=int, default=3, help="by the kernel, once the limit is taken away")
+    memory.set_defaults(run=lambda options, base: run_memory(base, options.megabytes, options.kills, say))
 
     abuse = commands.add_parser("abuse", help="peers that mean no good beside an ordinary client")
     abuse.add_argument("names", nargs="*", metavar="ABUSE", help=f"of {', '.join(ABUSES)}")

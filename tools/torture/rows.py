@@ -76,6 +76,7 @@ ROWS: dict[str, Row] = {
         is_seeded=True,
     ),
     "P4": _tests("SIGSTOP of a master, of a slave", "tests/registry_zookeeper/test_fencing.py"),
+    "P5": Row("a limit of memory", ("memory",), "kills", "kills once"),
     "P6": _tests(
         "SIGTERM under load",
         "tests/crash/test_kills.py::test_a_stop_under_load_answers_everything_and_needs_no_recovery",
@@ -112,7 +113,6 @@ ROWS: dict[str, Row] = {
 }
 
 MISSING: dict[str, str] = {
-    "P5": "no rig for memory limits",
     "D2": "real disks have no rig for it; tools/simulate cuts the power in recovery",
     "N3": "nodes do not elect a master: a promotion is a command",
     "R3": "R2 does it: every old master returns",
