@@ -113,12 +113,17 @@ class Connection:
         elif size < self._receive_bytes // 4 and self._receive_bytes > RECEIVE_BYTES_MIN:
             self._receive_bytes //= 2
         commands = self._decoder.feed(data)
-        if not self._decoder.has_partial_frame:
+        is_partial = self._decoder.has_partial_frame
+        if not is_partial:
             self._frame_began = None
         elif commands or self._frame_began is None:
             self._frame_began = self._last_activity
         self._commands.extend(commands)
         self._act()
+        if is_partial or self._unfinished_bytes:
+            self._hold_unfinished()
+
+    def _hold_unfinished(self) -> None:
         held = self._decoder.held_memory_bytes
         if held != self._unfinished_bytes and self.is_open:
             self._unfinished_bytes = held
