@@ -57,11 +57,11 @@ def test_figures_are_added_up_and_a_row_without_rig_says_why() -> None:
         asked.append(words)
         return 0, [("kills of the master", "1,003"), ("kills of the slave", "2 kills"), ("sent", "9")]
 
-    code, lines = run_rows(["P1", "P5", "D1"], None, run, nothing)
+    code, lines = run_rows(["P1", "N3", "D1"], None, run, nothing)
     assert code == 0
     assert [line[:4] for line in lines] == [
         ("P1", "kills", "1,005 kills", "0"),
-        ("P5", f"not available: {MISSING['P5']}", "", ""),
+        ("N3", f"not available: {MISSING['N3']}", "", ""),
         ("D1", "two rigs", "2 runs", "0"),
     ]
     assert asked == [["kills", "--kills", "3", "--seed", "1"], ["first"], ["second"]]
