@@ -92,6 +92,15 @@ class Connection:
     # Reading.
 
     def _on_readable(self) -> None:
+        broker = self._broker
+        if (
+            broker.inflight_bytes > broker.config.max_inflight_bytes
+            and self._is_reading
+            and not self._is_closing
+        ):
+            # Or all who are in the middle of a request would end it now, and it would have to be held.
+            self._pause_or_resume()
+            return
         try:
             data = self._transport.receive_nowait(self._receive_bytes)
         except BlockingIOError:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import resource
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metaserver.broker.connection import Connection
+from metaserver.broker.statistics import Counters
 from metaserver.broker.unfinished import UnfinishedRequests
+from metaserver.protocol import Limits, Puts
 from tests.support import put
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaserver.protocol import Command
     from tests.broker.conftest import StartBroker
 
 KIB = 1024
@@ -83,6 +90,68 @@ def test_the_sum_is_that_of_those_who_are_left(steps: list[tuple[int, int]]) -> 
                 model[other] = 0
         assert held.total_bytes == sum(model.values())
         assert held.total_bytes <= 100
+
+
+class HandTransport:
+    """What the peer sends is put in ``arrived``; remembers whether reading is wanted."""
+
+    peer = "somebody"
+
+    def __init__(self, arrived: bytes) -> None:
+        self.arrived = arrived
+        self.is_reading = True
+        self.on_readable: Callable[[], None]
+
+    def start(self, on_readable: Callable[[], None], _on_writable: object) -> None:
+        self.on_readable = on_readable
+
+    def want(self, *, read: bool, write: bool) -> None:
+        assert not write
+        self.is_reading = read
+
+    def receive_nowait(self, size_max: int) -> bytes:
+        data, self.arrived = self.arrived[:size_max], self.arrived[size_max:]
+        return data
+
+    def close(self) -> None:
+        self.is_reading = False
+
+
+async def test_nobody_ends_a_request_while_too_much_waits_for_the_disk() -> None:
+    handled: list[Command] = []
+    config = SimpleNamespace(
+        max_inflight_bytes=100,
+        max_connection_inflight_bytes=100,
+        max_pending_reply_bytes=100,
+        max_pending_replies=100,
+        max_unfinished_request_bytes=1000,
+    )
+    broker: Any = SimpleNamespace(
+        config=config,
+        inflight_bytes=0,
+        paused={},
+        counters=Counters(),
+        unfinished=UnfinishedRequests(),
+        handle=lambda command, _: handled.append(command),
+        disconnected=lambda _: None,
+    )
+    transport: Any = HandTransport(b"put test 0 10 0 7\r\nabcde")
+    connection = Connection(broker, transport, Limits(), lambda _: None)
+    transport.on_readable()
+    assert broker.unfinished.total_bytes > 0
+    broker.inflight_bytes = 101
+    transport.arrived = b"fghij"
+    transport.on_readable()
+    assert (transport.is_reading, transport.arrived, handled) == (False, b"fghij", [])
+    assert list(broker.paused) == [connection]
+    broker.inflight_bytes = 0
+    connection.resume()
+    assert transport.is_reading
+    transport.on_readable()
+    (command,) = handled
+    assert isinstance(command, Puts)
+    assert broker.unfinished.total_bytes == 0
+    connection.close()
 
 
 def test_a_thousand_announced_large_requests(start_broker: StartBroker) -> None:
