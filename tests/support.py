@@ -259,6 +259,8 @@ class BrokerProcess:
     """Keys of async_slave.properties; None leaves one out that stands there otherwise."""
     options: tuple[str, ...] = ()
     """Of ``metaServer start``."""
+    command: tuple[str, ...] = ()
+    """A program that becomes the node, with its arguments: ``prlimit --nofile=100``."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -313,7 +315,7 @@ class BrokerProcess:
         begin = output.stat().st_size if output.exists() else 0
         with output.open("ab") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "metaserver", *arguments],
+                [*self.command, sys.executable, "-P", "-m", "metaserver", *arguments],
                 cwd=self.base,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from uuid import uuid4
 import attrs
 import trio
 
+from metaserver import descriptors
 from metaserver.broker.acknowledgements import Acknowledgements
 from metaserver.broker.gate import PutGate
 from metaserver.broker.gets import GetHandler
@@ -23,6 +24,7 @@ from metaserver.broker.replicas import answer_epochs
 from metaserver.broker.reports import report
 from metaserver.broker.statistics import Counters, RealTimeStatistics, TopicTraffic
 from metaserver.broker.transactions import TransactionHandler
+from metaserver.broker.unfinished import UnfinishedRequests
 from metaserver.broker.version import VERSION_TEXT
 from metaserver.errors import StorageError
 from metaserver.logs import get_logger
@@ -120,6 +122,7 @@ class Broker:
     """Somebody waits until no put is in flight."""
     removing: set[TopicPartition] = attrs.Factory(set)
     """Partitions whose logs are being put aside: nobody opens them before that is done."""
+    unfinished: UnfinishedRequests = attrs.Factory(UnfinishedRequests)
     waiting_get_count: int = 0
     connection_count: int = 0
     started_monotonic_seconds: float = 0.0
@@ -231,6 +234,8 @@ class Broker:
         if partition is not None:
             return partition
         if name not in self.store.partitions:
+            if descriptors.are_scarce():
+                raise StorageError(f"no descriptor is left for another partition (of {descriptors.limit()})")
             self.store.create(name, topic_config.data_path, start_offset)
             _log.info("Created a new message storage", topic=name.topic, partition=name.partition)
         partition = self._serve(name)

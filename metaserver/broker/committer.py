@@ -72,7 +72,7 @@ class Committer:
         """Append now or with the next group; the outcome is told to ``append``, perhaps at once."""
         if partition.log.failure is not None:
             self._refuse([append], partition.log.failure)
-        elif self._disk.is_full:
+        elif not self._disk.takes_puts:
             self._refuse([append], self._disk.error(partition.log.directory))
         elif append.begins_segment:
             # The roll that is due now comes first, and perhaps the sync before it.

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from metaserver.logs import get_logger
-from metaserver.protocol import CommandDecoder
+from metaserver.protocol import OPAQUE_MISSING, CommandDecoder, Status, encode_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +65,7 @@ class Connection:
         """Of whole frames; slices cost no memory and are counted in ``_slices``."""
         self._slices = 0
         self._inflight_bytes = 0
+        self._unfinished_bytes = 0
         self._waiting_gets = 0
         self._receive_bytes = RECEIVE_BYTES_MIN
         self._is_reading = True
@@ -91,6 +92,15 @@ class Connection:
     # Reading.
 
     def _on_readable(self) -> None:
+        broker = self._broker
+        if (
+            broker.inflight_bytes > broker.config.max_inflight_bytes
+            and self._is_reading
+            and not self._is_closing
+        ):
+            # Or all who are in the middle of a request would end it now, and it would have to be held.
+            self._pause_or_resume()
+            return
         try:
             data = self._transport.receive_nowait(self._receive_bytes)
         except BlockingIOError:
@@ -112,12 +122,21 @@ class Connection:
         elif size < self._receive_bytes // 4 and self._receive_bytes > RECEIVE_BYTES_MIN:
             self._receive_bytes //= 2
         commands = self._decoder.feed(data)
-        if not self._decoder.has_partial_frame:
+        is_partial = self._decoder.has_partial_frame
+        if not is_partial:
             self._frame_began = None
         elif commands or self._frame_began is None:
             self._frame_began = self._last_activity
         self._commands.extend(commands)
         self._act()
+        if is_partial or self._unfinished_bytes:
+            self._hold_unfinished()
+
+    def _hold_unfinished(self) -> None:
+        held = self._decoder.held_memory_bytes
+        if held != self._unfinished_bytes and self.is_open:
+            self._unfinished_bytes = held
+            self._broker.unfinished.hold(self, held, self._broker.config.max_unfinished_request_bytes)
 
     def _act(self) -> None:
         """Act on some commands, while there is room for what they ask; send the replies; see what is next."""
@@ -205,6 +224,14 @@ class Connection:
         self._commands.clear()
         if self.is_open and not self._is_reading:
             self._want(read=True)
+
+    def refuse_unfinished(self, reason: str) -> None:
+        """See :class:`metaserver.broker.unfinished.Holder`."""
+        self._decoder.give_up()
+        self._unfinished_bytes = 0
+        self.send(encode_result(Status.UNAVAILABLE, reason, OPAQUE_MISSING))
+        self.close_after_replies()
+        self.flush()
 
     def flush(self) -> None:
         """Send what the peer takes now; the rest when it takes more."""
@@ -309,6 +336,7 @@ class Connection:
         self._commands.clear()
         self._outgoing_bytes = self._slices = 0
         self._broker.disconnected(self)
+        self._broker.unfinished.forget(self)
         self._transport.close()
         self._on_closed(self)
 

@@ -1,4 +1,4 @@
-"""Refuses puts before the disk is full, and lets them in again when there is room."""
+"""Refuses puts before the disk is full or where a data directory is gone, and lets them in again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.errors import DiskFullError
+from metaserver.errors import DiskFullError, StorageError
 from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _CHECK_SECONDS = 2.0
 
 @attrs.define(eq=False)
 class DiskGuard:
-    """Watches the free space of the data directories."""
+    """Watches the data directories and their free space."""
 
     _filesystem: FileSystem
     _paths: Sequence[Path]
@@ -31,11 +31,31 @@ class DiskGuard:
     is_full: bool = False
     free_bytes: int = 0
     """Of the fullest disk, when it was last looked at."""
+    gone: Path | None = None
+    """A data directory that was there: its files are still open, but nobody will find what goes into them."""
+    _was_there: bool = False
+
+    @property
+    def takes_puts(self) -> bool:
+        """Whether what is appended now can be kept."""
+        return not self.is_full and self.gone is None
 
     def check(self) -> None:
         """Look at the disks now."""
+        was_gone, self.gone = self.gone, None
+        path = None
         try:
-            self.free_bytes = min(self._filesystem.free_bytes(path) for path in self._paths)
+            found = []
+            for path in self._paths:
+                found.append(self._filesystem.free_bytes(path))
+            self.free_bytes = min(found)
+            self._was_there = True
+        except FileNotFoundError as error:
+            if self._was_there:
+                self.gone = path
+                if was_gone is None:
+                    _log.error("A data directory is gone: puts are refused", reason=str(error))
+            return
         except OSError as error:
             _log.warning("Free space is unknown", reason=str(error))
             return
@@ -51,8 +71,10 @@ class DiskGuard:
             _log.error("Disk is full: puts are refused until there is room", reason=str(error))
         self.is_full = True
 
-    def error(self, path: Path) -> DiskFullError:
-        """What a put is answered with while the disk is full."""
+    def error(self, path: Path) -> StorageError:
+        """What a put is answered with while none is taken."""
+        if self.gone is not None:
+            return StorageError(f"the data directory {self.gone} is gone")
         return DiskFullError(path, self.free_bytes)
 
     async def run(self) -> None:

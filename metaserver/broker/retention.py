@@ -22,6 +22,10 @@ _log = get_logger(__name__)
 
 _LOOK_SECONDS = 30.0
 """The wall clock may be set, and the configuration reloaded: neither is trusted for longer."""
+_JUMP_SECONDS = 300.0
+"""The wall clock was set where it has gone so much more, or less, than the steady one since a look."""
+_DISTRUST_SECONDS = 3600.0
+"""Nothing is deleted for so long then: by a clock that is a week ahead by mistake every segment is old."""
 
 
 @attrs.define(eq=False)
@@ -35,17 +39,28 @@ class Retention:
 
     async def run(self) -> None:
         """Wait for the next time and clean, until cancelled."""
-        looked = self._clock.wall_seconds()
+        looked = seen = self._clock.wall_seconds()
+        trusted_from = seen_steady = self._clock.monotonic_seconds()
         while True:
             await trio.sleep(_LOOK_SECONDS)
-            now = self._clock.wall_seconds()
-            due = {
-                expression
-                for expression in self._expressions()
-                if (fire := next_fire(expression, looked, utc_offset_seconds=self._utc_offset_seconds))
-                is not None
-                and fire <= now
-            }
+            now, steady = self._clock.wall_seconds(), self._clock.monotonic_seconds()
+            jump = (now - seen) - (steady - seen_steady)
+            seen, seen_steady = now, steady
+            if abs(jump) > _JUMP_SECONDS:
+                looked, trusted_from = now, steady + _DISTRUST_SECONDS
+                _log.warning(
+                    "The clock was set: no old files are deleted for a while",
+                    by_seconds=round(jump),
+                    while_seconds=round(_DISTRUST_SECONDS),
+                )
+            if steady < trusted_from:
+                continue  # What is due meanwhile is due at the end.
+            try:
+                due = self._due(looked, now)
+            except OSError as error:
+                # The first look loads what reads expressions: there may be no descriptor left for it.
+                _log.error("Cannot look for old files for now", reason=str(error))
+                continue
             # A clock that was set back must not fire the same hour twice, nor wait for it to come again.
             looked = now
             if due:
@@ -62,8 +77,16 @@ class Retention:
             # Not through the committer: old segments are no part of what it appends to.
             await trio.to_thread.run_sync(self._delete, partition)
 
-    def _expressions(self) -> set[str]:
-        return {p.config.delete_when for p in self._broker.partitions.values() if not p.is_internal}
+    def _due(self, after_seconds: float, now_seconds: float) -> set[str]:
+        """The expressions that name a time behind the one, up to the other."""
+        partitions = self._broker.partitions.values()
+        return {
+            expression
+            for expression in {p.config.delete_when for p in partitions if not p.is_internal}
+            if (fire := next_fire(expression, after_seconds, utc_offset_seconds=self._utc_offset_seconds))
+            is not None
+            and fire <= now_seconds
+        }
 
     def _delete(self, partition: Partition) -> None:
         """In a worker thread."""

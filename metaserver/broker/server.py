@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from metaserver import descriptors
 from metaserver.broker.connection import Connection
 from metaserver.broker.poller import READABLE
 from metaserver.broker.transport import SocketTransport
@@ -101,9 +102,7 @@ class Server:
 
     def _start(self, accepted: socket.socket, peer: str) -> None:
         accepted.setblocking(False)
-        limit = self._broker.config.max_connections
-        if len(self._connections) >= limit:
-            text = f"This broker has {limit} connections already (maxConnections)"
+        if text := self._why_full(accepted):
             _refuse(accepted, encode_result(Status.UNAVAILABLE, text, OPAQUE_MISSING))
             _log.warning("Refused a connection", peer=peer, reason=text)
             return
@@ -113,6 +112,15 @@ class Server:
         limits = limits_of(self._broker.config)
         self._connections[Connection(self._broker, transport, limits, self._forget)] = None
         self._broker.connection_count = len(self._connections)
+
+    def _why_full(self, accepted: socket.socket) -> str:
+        """Why there is no room for another connection; blank where there is."""
+        limit = self._broker.config.max_connections
+        if len(self._connections) >= limit:
+            return f"This broker has {limit} connections already (maxConnections)"
+        if descriptors.is_reserved(accepted.fileno()):
+            return f"This broker has no descriptor left for connections (of {descriptors.limit()})"
+        return ""
 
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection, None)

@@ -165,6 +165,8 @@ class ServerConfig:
     max_connections: int = 10_000
     max_line_bytes: int = 8 * KIB
     max_request_bytes: int = 16 * MIB
+    max_unfinished_request_bytes: int = 64 * MIB
+    """Memory of the requests of all connections that are not complete yet."""
     max_transaction_bytes: int = 256 * MIB
     """Bytes of the messages of all transactions together, prepared ones included."""
     max_inflight_bytes: int = 64 * MIB

@@ -110,6 +110,7 @@ _OUR_SERVER_KEYS = _table(
         Key("maxConnections", "max_connections", integer(1, 1_000_000)),
         Key("maxLineBytes", "max_line_bytes", integer(512, _KIB * _KIB)),
         Key("maxRequestBytes", "max_request_bytes", integer(_KIB)),
+        Key("maxUnfinishedRequestBytes", "max_unfinished_request_bytes", _BYTES),
         Key("maxTransactionBytes", "max_transaction_bytes", _BYTES),
         Key("maxInflightBytes", "max_inflight_bytes", _BYTES),
         Key("maxConnectionInflightBytes", "max_connection_inflight_bytes", _BYTES),

@@ -25,6 +25,7 @@ from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
+from metaserver import descriptors
 from metaserver.logs import get_logger
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ class Connections:
     _application: Starlette
     _limits: HttpLimits
     _open: set[_Stream] = attrs.field(factory=set, init=False)
-    _context: WorkerContext = attrs.field(factory=lambda: WorkerContext(None), init=False)
     _stopping: trio.Event = attrs.field(factory=trio.Event, init=False)
     _all_closed: trio.Event = attrs.field(factory=trio.Event, init=False)
     """Set when the last connection is gone after the stop began."""
@@ -65,7 +65,8 @@ class Connections:
                 async with trio.open_nursery() as handlers:
                     accepting.start_soon(self._accept, listeners, handlers)
                     await self._stopping.wait()
-                    await self._context.terminated.set()
+                    for stream in tuple(self._open):
+                        await stream.context.terminated.set()
                     with trio.move_on_after(self._limits.stop_seconds):
                         if self._open:
                             await self._all_closed.wait()
@@ -80,7 +81,8 @@ class Connections:
             self._stopping.set()
 
     async def _handle(self, transport: trio.SocketStream) -> None:
-        if len(self._open) >= self._limits.connections:
+        is_full = len(self._open) >= self._limits.connections
+        if is_full or descriptors.is_reserved(transport.socket.fileno()):
             with trio.move_on_after(self._limits.stop_seconds):
                 await transport.send_all(_BUSY)
             return
@@ -91,7 +93,7 @@ class Connections:
             await TCPServer(
                 ASGIWrapper(cast("ASGIFramework", self._application)),
                 _hypercorn_config(self._limits),
-                self._context,
+                stream.context,
                 cast("ConnectionState", {}),
                 cast("trio.SSLStream[trio.SocketStream]", stream),
             )
@@ -110,13 +112,19 @@ class _Stream:
 
     _transport: trio.SocketStream
     _send_seconds: float
+    context: WorkerContext = attrs.field(factory=lambda: WorkerContext(None), init=False)
+    """Of hypercorn; once it is terminated, nobody waits for another request."""
 
     @property
     def socket(self) -> trio.socket.SocketType:
         return self._transport.socket
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
-        return await self._transport.receive_some(max_bytes)
+        data = await self._transport.receive_some(max_bytes)
+        if not data:
+            # Hypercorn would keep the descriptor of a peer that is gone until it has been idle for long.
+            await self.context.terminated.set()
+        return data
 
     async def send_all(self, data: bytes) -> None:
         with trio.move_on_after(self._send_seconds):

@@ -24,6 +24,7 @@ import attrs
 import trio
 from prometheus_client import CollectorRegistry
 
+from metaserver import descriptors
 from metaserver.broker import (
     Broker,
     Committer,
@@ -376,6 +377,7 @@ class _Node:
             ),
             checkpoint_bytes=config.checkpoint_bytes,
             epoch_origin=SystemRandom().getrandbits(64) if self._slave_config is None else None,
+            open_segments_max=descriptors.for_reading(),
         )
         store = MessageStore.open(RealFileSystem(), self._clock, options, config.data_paths, owner)
         for report in store.reports:

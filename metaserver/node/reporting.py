@@ -71,6 +71,8 @@ class Reporter:
         ]
         if self._disk.is_full:
             reasons.append(f"the disk is full, puts are refused: {self._disk.free_bytes} bytes are free")
+        if self._disk.gone is not None:
+            reasons.append(f"the data directory {self._disk.gone} is gone, puts are refused")
         if self._embedded is not None and self._embedded.failure:
             reasons.append(f"the embedded registry does not serve: {self._embedded.failure}")
         if self._broker.gate.reason:

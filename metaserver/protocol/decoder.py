@@ -58,6 +58,8 @@ _OPAQUE_DIGITS_SURE = 9
 _POSITION_WORDS = 4
 
 _SHOWN_CHARACTERS = 60
+_PIECE_BYTES = 64
+"""What an object that holds bytes takes beside them, with its place in a list; rounded up."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,13 +115,18 @@ class CommandDecoder:
 
     @property
     def has_failed(self) -> bool:
-        """Whether :class:`Malformed` was returned."""
+        """Whether :class:`Malformed` was returned, or the decoder given up."""
         return self._failed
 
     @property
     def held_bytes(self) -> int:
         """How many bytes of an unfinished frame are kept."""
         return self._held
+
+    @property
+    def held_memory_bytes(self) -> int:
+        """What they cost at most: bytes that come one by one cost more than those that come together."""
+        return self._held + _PIECE_BYTES * len(self._chunks)
 
     def feed(self, data: bytes) -> list[Command]:
         """The commands that ``data`` completes, in the order they came."""
@@ -147,6 +154,12 @@ class CommandDecoder:
             opaque = OPAQUE_MISSING if error.opaque is None else error.opaque
             commands.append(Malformed(error.reason, opaque))
         return commands
+
+    def give_up(self) -> None:
+        """Forget the unfinished frame, and return nothing any more."""
+        self._failed = True
+        self._chunks.clear()
+        self._held = 0
 
     def _keep(self, data: bytes, position: int, needed: int) -> None:
         """Wait until ``needed`` bytes from ``position`` on are there."""

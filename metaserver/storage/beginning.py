@@ -26,8 +26,11 @@ ROLL = BeginSteps(Point.ROLL_CREATE, Point.ROLL_UNDO, Point.ROLL_SYNC_DIRECTORY)
 SKIP = BeginSteps(Point.SKIP_CREATE, Point.SKIP_UNDO, Point.SKIP_SYNC_DIRECTORY)
 
 
-class LeftoverError(Exception):
-    """Nobody knows whether the file is there; its name would soon lie inside the segment before."""
+class LostDirectoryError(Exception):
+    """The directory is gone, and what is appended with it; or nobody knows whether the file is in it.
+
+    Its name would soon lie inside the segment before.
+    """
 
     def __init__(self, cause: OSError) -> None:
         """Of an error of the disk."""
@@ -36,20 +39,22 @@ class LeftoverError(Exception):
 
 
 def begin_segment(filesystem: FileSystem, segment: Segment, steps: BeginSteps) -> None:
-    """Make the file. Raises OSError, and it is not there; LeftoverError."""
+    """Make the file. Raises OSError, and it is not there; LostDirectoryError."""
     segment.unseal()
     try:
         segment.create(steps.create)
+    except FileNotFoundError as error:
+        raise LostDirectoryError(error) from error
     except OSError:
         try:
             filesystem.remove(segment.path, steps.undo)
         except FileNotFoundError:
             pass
         except OSError as second_error:
-            raise LeftoverError(second_error) from second_error
+            raise LostDirectoryError(second_error) from second_error
         raise
     try:
         filesystem.sync_directory(segment.path.parent, steps.sync_directory)
     except OSError as error:
         segment.retire()
-        raise LeftoverError(error) from error
+        raise LostDirectoryError(error) from error

@@ -21,7 +21,7 @@ import attrs
 
 from metaserver.errors import LogFailedError, OffsetInHoleError, OffsetOutOfRangeError, StorageError
 from metaserver.names import MAX_OFFSET
-from metaserver.storage.beginning import ROLL, SKIP, LeftoverError, begin_segment
+from metaserver.storage.beginning import ROLL, SKIP, LostDirectoryError, begin_segment
 from metaserver.storage.checkpoint import Checkpoint, fingerprint, save_checkpoint, withdraw_checkpoint
 from metaserver.storage.counting import count_records
 from metaserver.storage.filenames import segment_name
@@ -505,7 +505,7 @@ class PartitionLog:
         segment = self._segment(FoundSegment(offset, 0))
         try:
             begin_segment(self._filesystem, segment, steps)
-        except LeftoverError as error:
+        except LostDirectoryError as error:
             self.fail(reason_of(error.cause))
             self._raise_failure(error.cause)
         except OSError as error:

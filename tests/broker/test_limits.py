@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import ConnectionEndedError, eventually, get, put, put_batch, record
+from tests.support import (
+    NO_REGISTRY,
+    BrokerProcess,
+    ConnectionEndedError,
+    eventually,
+    get,
+    put,
+    put_batch,
+    record,
+    serving,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.broker.conftest import StartBroker
-    from tests.support import BrokerProcess, Wire
+    from tests.support import Wire
 
 MIB = 1024 * 1024
 RSS_GROWTH_BYTES_MAX = 16 * MIB
@@ -127,6 +139,34 @@ def test_most_connections(start_broker: StartBroker) -> None:
     finally:
         for wire in wires:
             wire.close()
+
+
+def test_descriptors_are_kept_for_files(tmp_path: Path) -> None:
+    """A quarter of few: logs that are there go on and begin segments, whoever else wants descriptors."""
+    node = BrokerProcess(
+        tmp_path,
+        topics="[topic=t*]\n",
+        settings={"maxSegmentSize": 4096},
+        registry=NO_REGISTRY,
+        command=("prlimit", "--nofile=64"),
+    )
+    with serving(node), node.connect() as wire, ExitStack() as held:
+        assert {wire.ask(put("t", b"x" * 1000, n)).status for n in range(200)} == {200}
+        others = [held.enter_context(node.connect()) for _ in range(40)]
+        reply = others[-1].reply()
+        assert (reply.status, reply.opaque) == (503, 2147483647)
+        assert reply.text == "This broker has no descriptor left for connections (of 64)"
+        others[-1].expect_end()
+        text = wire.ask(put("new", b"x", 1)).text
+        assert text.endswith("The server do not accept topic new")
+        text = wire.ask(put("tt", b"x", 1)).text
+        assert text.endswith("Detail:no descriptor is left for another partition (of 64)")
+        assert {wire.ask(put("t", b"x" * 1000, n)).status for n in range(200)} == {200}
+        assert len(list((node.data / "t-0").glob("*.meta"))) > 64
+        held.close()
+        eventually(lambda: wire.ask(put("tt", b"x", 1)).status == 200, "a descriptor for a partition")
+        assert node.ask(b"version 1\r\n").status == 200
+        assert len(list(node.read_all("t"))) == 400
 
 
 # Time.

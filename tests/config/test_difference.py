@@ -54,6 +54,7 @@ OTHER_VALUES = {
     "maxTransferSize": "4096",
     "maxLineBytes": "4096",
     "maxRequestBytes": "4096",
+    "maxUnfinishedRequestBytes": "4096",
     "maxTransactionBytes": "4096",
     "maxInflightBytes": "2*64*1024*1024",
     "maxConnectionInflightBytes": "4096",

@@ -324,6 +324,7 @@ def test_the_brokers_own_topic_is_not_configured() -> None:
         ("maxConnections", 1, 1_000_000),
         ("maxLineBytes", 512, 2**20),
         ("maxRequestBytes", 1024, 2**31 - 1),
+        ("maxUnfinishedRequestBytes", 4096, 2**40),
         ("maxInflightBytes", 8 * 2**20, 2**40),
         ("maxConnectionInflightBytes", 4096, 64 * 2**20),
         ("maxPendingReplyBytes", 4096, 2**40),

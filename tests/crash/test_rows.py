@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tools.torture import rows
-from tools.torture.main import main
+from tools.torture.main import main, run_apart
 from tools.torture.nodes import ROOT
 from tools.torture.rows import KNOWN, MISSING, ROWS, UNAVAILABLE, Outcome, Row, run_rows
 
@@ -57,11 +57,11 @@ def test_figures_are_added_up_and_a_row_without_rig_says_why() -> None:
         asked.append(words)
         return 0, [("kills of the master", "1,003"), ("kills of the slave", "2 kills"), ("sent", "9")]
 
-    code, lines = run_rows(["P1", "P5", "D1"], None, run, nothing)
+    code, lines = run_rows(["P1", "N3", "D1"], None, run, nothing)
     assert code == 0
     assert [line[:4] for line in lines] == [
         ("P1", "kills", "1,005 kills", "0"),
-        ("P5", f"not available: {MISSING['P5']}", "", ""),
+        ("N3", f"not available: {MISSING['N3']}", "", ""),
         ("D1", "two rigs", "2 runs", "0"),
     ]
     assert asked == [["kills", "--kills", "3", "--seed", "1"], ["first"], ["second"]]
@@ -93,6 +93,15 @@ def test_rows_run_again_with_other_seeds_while_there_is_time() -> None:
     assert lines[0][2] == f"{len(asked)} kills"
     # Nothing is begun behind the end.
     assert run_rows(["D1"], 0, run, nothing)[1][0][1] == "two rigs: not begun in the time"
+
+
+def test_a_rig_runs_in_a_process_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever ends it, there is an outcome: here a case that does not exist, and a directory."""
+    code, table = run_apart(["abuse", "nonsense"])
+    assert (code, table) == (1, [])
+    assert "KeyError: 'nonsense'" in capfd.readouterr().err
+    assert run_apart(["--directory", "/nonexistent", "abuse"]) == (1, [])
+    assert run_apart(["tests", "tests/test_names.py"])[0] == 0
 
 
 def test_a_row_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

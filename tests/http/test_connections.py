@@ -133,6 +133,18 @@ async def test_a_peer_that_takes_no_answer_is_cut_off(nursery: trio.Nursery) -> 
     assert await is_healthy(port)
 
 
+async def test_a_peer_that_has_ended_is_not_waited_for(nursery: trio.Nursery) -> None:
+    port = await start(nursery, HttpLimits(idle_seconds=1000))
+    async with await connect(port) as stream:
+        await stream.send_eof()
+        assert await read_answer(stream) == (0, b"")
+    async with await connect(port) as stream:
+        await stream.send_all(HEALTH)
+        assert (await read_answer(stream))[0] == 200
+        await stream.send_eof()
+        assert await read_answer(stream) == (0, b"")
+
+
 async def test_the_stop_is_not_delayed_by_idle_connections() -> None:
     limits = HttpLimits(stop_seconds=1000)
     async with trio.open_nursery() as nursery:

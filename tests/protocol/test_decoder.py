@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,17 @@ def test_golden_malformed(case: dict[str, Any], data: bytes, how: str) -> None:
     assert isinstance(command, Malformed)
     assert case["says"] in command.reason
     assert command.opaque == case.get("opaque", command.opaque)
+
+
+def test_a_decoder_that_is_given_up_holds_and_returns_nothing() -> None:
+    decoder = CommandDecoder(Limits())
+    decoder.feed(b"put t 0 10 0 1\r\n")
+    for _ in range(5):
+        decoder.feed(b"x")
+    assert decoder.held_memory_bytes > decoder.held_bytes + 5 * sys.getsizeof(b"")
+    decoder.give_up()
+    assert (decoder.held_memory_bytes, decoder.has_partial_frame, decoder.has_failed) == (0, False, True)
+    assert decoder.feed(b"12345version 1\r\n") == []
 
 
 def test_nothing_is_decoded_behind_a_malformed_frame() -> None:

@@ -13,20 +13,27 @@ import logging
 import sys
 import tempfile
 import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from tools.torture.abuse import ABUSES, run_abuse
+from tools.torture.clocks import run_clocks
 from tools.torture.failover import Kind, run_failover
 from tools.torture.filesystems import UnavailableError
+from tools.torture.flips import run_flips
 from tools.torture.gigabyte import run_gigabyte
 from tools.torture.kills import SETTINGS, TOPICS, Killing, lottery
 from tools.torture.links import FAULTS, run_link
+from tools.torture.memory import run_memory
 from tools.torture.nodes import NodeError, place_at
 from tools.torture.powercut import run_power_cuts
 from tools.torture.rows import KNOWN, UNAVAILABLE, run_rows, run_tests
+from tools.torture.slowdisk import SLOWNESS, run_slow
 from tools.torture.states import run_states
 from tools.torture.steps import run_steps
 from tools.torture.verifier import BrokenPromiseError
@@ -51,11 +58,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _rows(options: argparse.Namespace) -> int:
     names = KNOWN if "all" in options.rows else sorted(set(options.rows), key=KNOWN.index)
     place = [] if options.directory is None else ["--directory", str(options.directory)]
-    code, lines = run_rows(
-        names, options.minutes, lambda words: _run(_parser().parse_args([*place, *words])), say
-    )
+    code, lines = run_rows(names, options.minutes, lambda words: run_apart([*place, *words]), say)
     print_lines(("row", "what", "reached", "violations", "seconds"), lines)
     return code
+
+
+def run_apart(words: Sequence[str]) -> tuple[int, Table]:
+    """One rig in a process of its own: its exit code and table; 1 where it broke, whatever the reason.
+
+    What a rig does to its process (limits, a network namespace that its threads stay in) ends with it.
+    """
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            return process.submit(_run_words, words).result()
+    except Exception:  # noqa: BLE001 - the rows behind it have their turn, and the table is printed
+        traceback.print_exc()
+        return 1, []
+
+
+def _run_words(words: Sequence[str]) -> tuple[int, Table]:
+    quiet_clients()
+    return _run(_parser().parse_args(words))
 
 
 def _run(options: argparse.Namespace) -> tuple[int, Table]:
@@ -95,7 +118,7 @@ def _rows_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a list
     parser = argparse.ArgumentParser(prog="tools/torture/run", description=__doc__)
     parser.add_argument("--directory", type=Path, help="where the temporary files go; default: the system's")
     commands = parser.add_subparsers(required=True)
@@ -138,6 +161,26 @@ def _parser() -> argparse.ArgumentParser:
     links.add_argument("--for", dest="seconds", type=float, default=30.0, help="seconds the fault lasts")
     links.set_defaults(run=_links)
 
+    clocks = commands.add_parser("clocks", help="wall clocks of master and slave jump (libfaketime)")
+    clocks.add_argument("--messages", type=int, default=2000, help="after each jump")
+    clocks.add_argument("--hold", type=float, default=40.0, help="seconds a clock stays wrong by a day")
+    clocks.set_defaults(run=lambda options, base: run_clocks(base, options.messages, options.hold, say))
+
+    flips = commands.add_parser("flips", help="bytes change on their way between master and slave")
+    flips.add_argument("--flips", type=int, default=200)
+    flips.add_argument("--seed", type=int, default=1)
+    flips.set_defaults(run=lambda options, base: run_flips(base, options.flips, options.seed, say))
+
+    slow = commands.add_parser("slow", help="a disk that takes its time (root, Linux)")
+    slow.add_argument("name", choices=SLOWNESS)
+    slow.add_argument("--for", dest="seconds", type=float, default=30.0, help="seconds the disk is slow")
+    slow.set_defaults(run=lambda options, base: run_slow(base, options.name, options.seconds))
+
+    memory = commands.add_parser("memory", help="a limit of memory, and too little of it (root, cgroups 1)")
+    memory.add_argument("--megabytes", type=int, default=256)
+    memory.add_argument("--kills", type=int, default=3, help="by the kernel, once the limit is taken away")
+    memory.set_defaults(run=lambda options, base: run_memory(base, options.megabytes, options.kills, say))
+
     abuse = commands.add_parser("abuse", help="peers that mean no good beside an ordinary client")
     abuse.add_argument("names", nargs="*", metavar="ABUSE", help=f"of {', '.join(ABUSES)}")
     abuse.add_argument("--count", type=int, help="of connections, topics or cases; default: of each its own")
@@ -160,10 +203,11 @@ def _abuse(options: argparse.Namespace, base: Path) -> Table:
     for name in options.names or ABUSES:
         say(name)
         found = run_abuse(base / name, name, options.count, options.seconds)
-        what = f"{ABUSES[name][0]} {name}, {found.connections:,}"
+        what = f"{ABUSES[name].row} {name}, {found.connections:,}"
         times = f"{found.p99_before_ms} / {found.p99_beside_ms} ms"
         table.append((f"{what}: a client's p99 before / beside", times))
         table.append((f"{what}: memory", f"{found.rss_megabytes} MiB"))
+        table += [(f"{what}: {seen}", figure) for seen, figure in found.seen.items()]
         violations += [f"{what}: {violation}" for violation in found.violations]
     if violations:
         print_table(table)
@@ -254,12 +298,16 @@ def print_lines(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         print(f"| {line} |")
 
 
+def quiet_clients() -> None:
+    """What clients say of brokers that die is no news here."""
+    logging.getLogger("metaserver").setLevel(logging.CRITICAL)
+
+
 def say(text: str) -> None:
     """Progress."""
     print(f"torture: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    # What clients say of brokers that die is no news here.
-    logging.getLogger("metaserver").setLevel(logging.CRITICAL)
+    quiet_clients()
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""A long way for TCP: a proxy that delivers each byte a while after it came."""
+"""A long way for TCP: a proxy that delivers each byte a while after it came, perhaps changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import attrs
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from random import Random
 
 _PIECE_BYTES = 64 * 1024
 _ON_THE_WAY_BYTES_MAX = 64 * 1024 * 1024
@@ -36,6 +37,7 @@ class _OneWay:
             except trio.BrokenResourceError:
                 data = b""
             proxy.passed_bytes += len(data)
+            data = proxy.change(data)
             self._pieces.append((trio.current_time() + self._delay_seconds, data))
             self._size_bytes += len(data)
             self._tell()
@@ -76,6 +78,8 @@ class LongWay:
     """So many there have been."""
     passed_bytes: int = 0
     """In both directions."""
+    change: Callable[[bytes], bytes] = lambda data: data
+    """What becomes of each piece; it keeps its size."""
 
     async def carry(self, client: trio.SocketStream) -> None:
         """One connection, to its end."""
@@ -90,6 +94,30 @@ class LongWay:
                     way = _OneWay(self.round_trip_seconds / 2)
                     nursery.start_soon(way.take, source, self)
                     nursery.start_soon(way.deliver, target)
+
+
+@attrs.define(eq=False)
+class Flipper:
+    """Changes a bit of a byte now and then; see :attr:`LongWay.change`."""
+
+    _random: Random
+    bytes_between: int
+    """On average."""
+    is_on: bool = True
+    flips: int = 0
+    _left: int = 0
+
+    def __call__(self, data: bytes) -> bytes:
+        """The piece, with as many flips as its size asks for."""
+        if not self.is_on:
+            return data
+        changed = bytearray(data)
+        while self._left < len(changed):
+            changed[self._left] ^= 1 << self._random.randrange(8)
+            self.flips += 1
+            self._left += self._random.randint(1, 2 * self.bytes_between)
+        self._left -= len(changed)
+        return bytes(changed)
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 import trio
 
+from metaserver import descriptors
 from metaserver.errors import DiskFullError, StorageError
 from metaserver.logs import get_logger
 from metaserver.registry.embedded.codes import MalformedError
@@ -310,7 +311,8 @@ class RegistryServer:
                     _log.warning("Registry cannot accept connections for now", reason=str(error))
                     self._poller.modify(self._listener.fileno(), 0)  # Until the next tick.
                 return
-            if not self._is_serving or len(self._connections) >= self.options.connections_max:
+            is_full = len(self._connections) >= self.options.connections_max
+            if is_full or not self._is_serving or descriptors.is_reserved(accepted.fileno()):
                 accepted.close()
                 continue
             accepted.setblocking(False)
