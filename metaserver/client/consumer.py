@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from metaserver.client.partition import Partition
     from metaserver.client.received import ReceivedMessage
     from metaserver.client.replica_choice import ReadFrom
+    from metaserver.epochs import EpochChain
 
 _log = get_logger(__name__)
 
@@ -110,6 +111,8 @@ class Consumer:
             message_filter.condition.text if isinstance(message_filter, ByCondition) else "",
         )
         self._held: dict[Partition, HeldPartition] = {}
+        self._left: dict[Partition, tuple[StoredOffset, EpochChain]] = {}
+        """Of partitions that left: what was stored, and the history of the log that was read up to there."""
         self._ready: deque[HeldPartition] = deque()
         self._available = anyio.Event()
         self._current: tuple[HeldPartition, ReceivedMessage] | None = None
@@ -289,7 +292,14 @@ class Consumer:
         for partition in partitions:
             offset = stored.get(partition)
             if offset is not None:
-                reader = PartitionReader(partition, self._around, offset.offset, offset.message_id)
+                left_at, history = self._left.pop(partition, (None, None))
+                reader = PartitionReader(
+                    partition,
+                    self._around,
+                    offset.offset,
+                    offset.message_id,
+                    history if left_at == offset else None,
+                )
             else:
                 position = 0 if self.options.start == "earliest" else MAX_OFFSET
                 reader = PartitionReader(partition, self._around, position)
@@ -314,6 +324,8 @@ class Consumer:
                 _log.warning("Offsets of a partition that leaves are not stored", reason=str(error))
         for held in leaving:
             self._held.pop(held.partition, None)
+            if held.committed is not None and held.reader.history is not None:
+                self._left[held.partition] = held.committed, held.reader.history
 
     # Inside.
 

@@ -308,6 +308,33 @@ async def test_a_group_goes_back_where_the_log_has_lost_its_end(
     assert await place.committed() == 5 * SIZE
 
 
+@pytest.mark.parametrize(("others", "goes_on_at"), [(None, 3), (4, 4)])
+async def test_a_partition_that_comes_back_is_of_the_log_that_was_read(
+    others: int | None, goes_on_at: int, place: Place, autojump_clock: MockClock
+) -> None:
+    """Where the only slave is promoted every partition leaves its member for a moment."""
+    place.broker.extensions |= {"epochs"}
+    place.broker.connect()
+    consumer = place.consumer()
+    await consumer.take([ZERO])
+    place.broker.one().result(200, "1 00000000000000aa 0\n")
+    place.give(0, 5)
+    for _ in range(5):
+        await anext(consumer)
+    consumer._finish_current()
+    await consumer.release([ZERO], is_lost=False)
+    assert await place.committed() == 5 * SIZE
+    if others is not None:
+        await place.offsets.inner.store("g", {ZERO: StoredOffset(others * SIZE, -1)})
+    place.broker.disconnect()
+    place.broker.connect()
+    await consumer.take([ZERO])
+    # By the ids the group has read this epoch, for it begins with an earlier one than that of message 5.
+    place.broker.one().result(200, f"1 00000000000000aa 0\n2 00000000000000bb {3 * SIZE}\n")
+    request = place.broker.one()
+    assert (request.offset, request.words[1]) == (goes_on_at * SIZE, "g"), "nothing else is asked"
+
+
 async def test_a_new_master_may_have_set_back_what_was_stored(
     place: Place, autojump_clock: MockClock
 ) -> None:
