@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from metaserver.client.partition import Partition
     from metaserver.client.received import ReceivedMessage
     from metaserver.client.replica_choice import ReadFrom
+    from metaserver.epochs import EpochChain
 
 _log = get_logger(__name__)
 
@@ -110,6 +111,8 @@ class Consumer:
             message_filter.condition.text if isinstance(message_filter, ByCondition) else "",
         )
         self._held: dict[Partition, HeldPartition] = {}
+        self._left: dict[Partition, tuple[StoredOffset, EpochChain]] = {}
+        """Of partitions that left: what was stored, and the history of the log that was read up to there."""
         self._ready: deque[HeldPartition] = deque()
         self._available = anyio.Event()
         self._current: tuple[HeldPartition, ReceivedMessage] | None = None
@@ -289,7 +292,14 @@ class Consumer:
         for partition in partitions:
             offset = stored.get(partition)
             if offset is not None:
-                reader = PartitionReader(partition, self._around, offset.offset, offset.message_id)
+                left_at, history = self._left.pop(partition, (None, None))
+                reader = PartitionReader(
+                    partition,
+                    self._around,
+                    offset.offset,
+                    offset.message_id,
+                    history if left_at == offset else None,
+                )
             else:
                 position = 0 if self.options.start == "earliest" else MAX_OFFSET
                 reader = PartitionReader(partition, self._around, position)
@@ -314,6 +324,8 @@ class Consumer:
                 _log.warning("Offsets of a partition that leaves are not stored", reason=str(error))
         for held in leaving:
             self._held.pop(held.partition, None)
+            if held.committed is not None and held.reader.history is not None:
+                self._left[held.partition] = held.committed, held.reader.history
 
     # Inside.
 
@@ -454,7 +466,7 @@ class Consumer:
         """Store what has changed; raises OffsetStorageError, after a conflict gone to others' offsets."""
         async with self._commit_lock:
             changed = {
-                held.partition: (held, held.done)
+                held.partition: (held, held.done, held.lost_offset)
                 for held in held_partitions
                 if held.done is not None and held.done != held.committed
             }
@@ -463,7 +475,7 @@ class Consumer:
             conflict: OffsetConflictError | None = None
             try:
                 await self._offsets.store(
-                    self.group, {partition: done for partition, (_held, done) in changed.items()}
+                    self.group, {partition: done for partition, (_held, done, _lost) in changed.items()}
                 )
             except OffsetConflictError as error:
                 conflict = error
@@ -473,15 +485,19 @@ class Consumer:
                 raise
             self._commit_problem = ""
             conflicting = set() if conflict is None else set(conflict.partitions)
-            for partition, (held, done) in changed.items():
+            for partition, (held, done, lost_offset) in changed.items():
                 if partition not in conflicting:
-                    held.committed = done
+                    held.stored(done, lost_offset)
         if conflict is not None:
             await self._give_up(conflict)
             raise conflict
 
     async def _give_up(self, conflict: OffsetConflictError) -> None:
-        """Others have moved these offsets: begin again where they say."""
+        """Others have moved these offsets: begin again where they say.
+
+        Not behind a loss: a new master has only the ids to tell what the group has read of its log, and this
+        member has read, and knows, the histories. It stores that over theirs.
+        """
         _log.warning(
             "Offsets were changed by others; going on from there", group=self.group, reason=str(conflict)
         )
@@ -493,9 +509,11 @@ class Consumer:
                 stored = (await self._offsets.load(self.group, [held.partition])).get(held.partition)
             except ClientError:
                 continue
-            if stored is not None and self._held.get(held.partition) is held:
+            is_held = self._held.get(held.partition) is held
+            if stored is not None and is_held and not held.is_beyond_loss(stored):
                 self.seek(held.partition, stored.offset)
-                held.done = held.committed = stored
+                held.done = stored
+                held.stored(stored, held.lost_offset)
 
 
 def check_group(group: str) -> None:

@@ -24,6 +24,8 @@ class HeldPartition:
     """Behind the last message dealt with."""
     committed: StoredOffset | None = None
     """What the storage holds."""
+    lost_offset: int | None = None
+    """What was dealt with from there on is gone, and the storage does not say so yet."""
     handed_out: ReceivedMessage | None = None
     """The application is busy with it."""
     last_handed_out: ReceivedMessage | None = None
@@ -77,12 +79,23 @@ class HeldPartition:
         known = self.done or self.committed
         if known is not None and known.offset > offset:
             self.done = StoredOffset(offset, -1)
+            self.lost_offset = offset
         last = self.last_handed_out
         if last is not None and last.next_offset > offset:
             # It will count for nothing: whatever lies at its place now is another message.
             self.last_handed_out = None
         if self.first_offset is not None and self.first_offset > offset:
             self.first_offset = offset
+
+    def stored(self, at: StoredOffset, lost_offset: int | None) -> None:
+        """The storage holds it, as it was when that was known to be lost."""
+        self.committed = at
+        if self.lost_offset == lost_offset:
+            self.lost_offset = None
+
+    def is_beyond_loss(self, at: StoredOffset) -> bool:
+        """Whether who stored it has not known of the loss: what lies between is new, and unread."""
+        return self.lost_offset is not None and at.offset > self.lost_offset
 
     def store_again(self) -> None:
         """Somebody may have set back what the storage holds, and nothing need come that would be stored."""

@@ -88,6 +88,8 @@ class PartitionReader:
     """Of the next fetch."""
     stored_id: int | None = None
     """Of the last message before it, where both were stored; None, and below 0: not known."""
+    history: EpochChain | None = None
+    """Of the log that was read so far; None: nobody has told."""
     messages: deque[ReceivedMessage] = attrs.Factory(deque)
     """Fetched and not handed out."""
     held_bytes: int = 0
@@ -114,8 +116,6 @@ class PartitionReader:
     """Whether a broker does not understand the condition: it is not told again."""
     _jumps: dict[int, int] = attrs.Factory(dict)
     """Ranges that were left out behind messages not yet dealt with: where they begin and end."""
-    _history: EpochChain | None = None
-    """Of the log that was read so far; None: nobody has told."""
     _misread: int = 0
     """How often, one after the other, there was no record where one had to begin."""
     _contradictions: int = 0
@@ -276,7 +276,7 @@ class PartitionReader:
         search = UnreadEpochs(chain, self.position, -1 if self.stored_id is None else self.stored_id)
 
         def ask() -> None:
-            begin = None if self._history is not None else search.asked
+            begin = None if self.history is not None else search.asked
             if begin is None:
                 if search.found is not None:
                     self._lost(search.found)
@@ -335,7 +335,7 @@ class PartitionReader:
 
     def _take_history(self, replica: Replica, told: EpochChain) -> bool:
         """Compare with what was read, and go back where that is gone; False: do not ask this replica."""
-        known = self._history
+        known = self.history
         if known is not None and self.position != MAX_OFFSET:
             position = self.position
             common = common_end(LogHistory(known, 0, position), LogHistory(told, 0, position)) or 0
@@ -356,7 +356,7 @@ class PartitionReader:
 
     def _know(self, told: EpochChain, by: Replica) -> None:
         """What was read is of this log; others that agreed with what was known before need not."""
-        self._history = told
+        self.history = told
         self._contradictions = 0
         self._compared = {one: link for one, link in self._compared.items() if one == by}
 
@@ -443,7 +443,7 @@ class PartitionReader:
         if not messages:
             self._undecodable(asked, got)
             return
-        if self._history is None and (told := self._told.get(asked.replica)) is not None:
+        if self.history is None and (told := self._told.get(asked.replica)) is not None:
             # Only now: of a replica that gave nothing nothing was read, and it may be far behind.
             self._know(told, asked.replica)
         self.problem = ""

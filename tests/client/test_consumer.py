@@ -308,6 +308,33 @@ async def test_a_group_goes_back_where_the_log_has_lost_its_end(
     assert await place.committed() == 5 * SIZE
 
 
+@pytest.mark.parametrize(("others", "goes_on_at"), [(None, 3), (4, 4)])
+async def test_a_partition_that_comes_back_is_of_the_log_that_was_read(
+    others: int | None, goes_on_at: int, place: Place, autojump_clock: MockClock
+) -> None:
+    """Where the only slave is promoted every partition leaves its member for a moment."""
+    place.broker.extensions |= {"epochs"}
+    place.broker.connect()
+    consumer = place.consumer()
+    await consumer.take([ZERO])
+    place.broker.one().result(200, "1 00000000000000aa 0\n")
+    place.give(0, 5)
+    for _ in range(5):
+        await anext(consumer)
+    consumer._finish_current()
+    await consumer.release([ZERO], is_lost=False)
+    assert await place.committed() == 5 * SIZE
+    if others is not None:
+        await place.offsets.inner.store("g", {ZERO: StoredOffset(others * SIZE, -1)})
+    place.broker.disconnect()
+    place.broker.connect()
+    await consumer.take([ZERO])
+    # By the ids the group has read this epoch, for it begins with an earlier one than that of message 5.
+    place.broker.one().result(200, f"1 00000000000000aa 0\n2 00000000000000bb {3 * SIZE}\n")
+    request = place.broker.one()
+    assert (request.offset, request.words[1]) == (goes_on_at * SIZE, "g"), "nothing else is asked"
+
+
 async def test_a_new_master_may_have_set_back_what_was_stored(
     place: Place, autojump_clock: MockClock
 ) -> None:
@@ -334,6 +361,46 @@ async def test_a_new_master_may_have_set_back_what_was_stored(
             while not place.broker.is_asked():
                 await trio.sleep(0.01)
         place.broker.one().result(200, f"1 00000000000000aa 0\n{told} {5 * SIZE}\n")
+
+
+@pytest.mark.parametrize(("theirs", "goes_on_at"), [(4, 2), (1, 1)])
+async def test_offsets_that_others_have_moved_lead_over_no_loss(
+    theirs: int, goes_on_at: int, place: Place, autojump_clock: MockClock
+) -> None:
+    """A new master takes what this member has read of another log for read of its own."""
+    place.broker.extensions |= {"epochs"}
+    place.broker.connect()
+    consumer = place.consumer(commit="manual")
+    await consumer.take([ZERO])
+    place.broker.one().result(200, "1 00000000000000aa 0\n")
+    place.give(0, 5)
+    for _ in range(5):
+        await anext(consumer)
+    await consumer.commit()
+    place.broker.disconnect()
+    place.broker.connect()
+    with trio.fail_after(30):
+        while not place.broker.is_asked():
+            await trio.sleep(0.01)
+    chain = f"1 00000000000000aa 0\n2 00000000000000bb {2 * SIZE}\n3 00000000000000cc {4 * SIZE}\n"
+    place.broker.one().result(200, chain)
+    await place.offsets.inner.store("g", {ZERO: StoredOffset(theirs * SIZE, -1)})
+    place.offsets.failure = OffsetConflictError("there", "others", (ZERO,))
+    with pytest.raises(OffsetConflictError):
+        await consumer.commit()
+    await consumer.commit()
+    assert await place.committed() == goes_on_at * SIZE
+    place.give(goes_on_at, 1)
+    assert (await anext(consumer)).offset == goes_on_at * SIZE
+    # It is stored, and the next one to move them is believed.
+    await consumer.commit()
+    await place.offsets.inner.store("g", {ZERO: StoredOffset(30 * SIZE, 30)})
+    place.offsets.failure = OffsetConflictError("there", "others", (ZERO,))
+    place.give(goes_on_at + 1, 1)
+    await anext(consumer)
+    with pytest.raises(OffsetConflictError):
+        await consumer.commit()
+    assert await place.committed() == 30 * SIZE
 
 
 async def test_offsets_that_others_have_moved_are_gone_on_from(
