@@ -408,9 +408,9 @@ class BrokerProcess:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
 
-    def wait_for_end(self) -> int:
+    def wait_for_end(self, seconds: float = WAIT_SECONDS_MAX) -> int:
         assert self._process is not None
-        return self._process.wait(WAIT_SECONDS_MAX)
+        return self._process.wait(seconds)
 
     def stop(self) -> int:
         """SIGTERM, and wait; the exit code."""

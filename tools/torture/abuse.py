@@ -32,6 +32,8 @@ RSS_BYTES_MAX = 256 * 1024 * 1024
 _CLIENT_PAUSE_SECONDS = 0.002
 _ABUSE_SECONDS_MAX = 300.0
 _WELL_SECONDS_MAX = 10.0
+_STOP_SECONDS_MAX = 120.0
+"""Ten thousand partitions write a checkpoint each."""
 
 
 @attrs.frozen
@@ -156,7 +158,8 @@ def run_abuse(base: Path, name: str, count: int | None = None, seconds: float = 
         new = {path for path in base.rglob("*") if node.data not in path.parents} - outside
         if new:
             violations.append(f"made outside of the data directory: {sorted(map(str, new))}")
-        code = node.stop()
+        node.ask_to_stop()
+        code = node.wait_for_end(_STOP_SECONDS_MAX)
         if code or "Traceback" in node.log:
             violations.append(f"the broker's end, with exit code {code}: {node.log[-2000:]}")
     finally:
