@@ -226,9 +226,9 @@ class Node:
 
     def check(self) -> None:
         """Before its end: what it must not have done."""
-        if self.broker.counters.tx_commit:
+        if self._taken_before_fence is None or self.broker.counters.tx_commit:
             return  # What was decided before still goes where it belongs, and is counted.
-        if self._taken_before_fence is not None and self._taken() != self._taken_before_fence:
+        if self._taken() != self._taken_before_fence:
             text = f"{self.machine.name} has taken puts after it knew that its place is another's"
             self.world.violations.append(text)
 
