@@ -486,7 +486,7 @@ class PartitionReader:
             self._again_in(self._backoff.next_seconds())
             return
         _log.info("Offset moved", partition=str(self.partition), asked=asked.offset, now=offset)
-        self.position = offset
+        self.position, self.stored_id = offset, None
         if offset < asked.offset:
             self._jumps.clear()  # The log lost its end: what was skipped there may be something else now.
         self.around.on_moved(self, offset)
@@ -502,7 +502,7 @@ class PartitionReader:
         self._idle_seconds = 0.0
         self._backoff.reset()
         self.around.choice.served(asked.replica, self.partition)
-        self.position = offset
+        self.position, self.stored_id = offset, None
         self.end_offset = max(self.end_offset or 0, offset)
         begins = next((start for start, end in self._jumps.items() if end == asked.offset), asked.offset)
         self._jumps[begins] = offset

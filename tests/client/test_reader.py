@@ -759,6 +759,27 @@ async def test_a_slave_without_what_its_master_began_with_decides_nothing(
     assert place.losses == []
 
 
+@pytest.mark.parametrize("answer", ["210 189", "210", "168"])
+async def test_behind_what_was_passed_over_the_stored_id_says_nothing(
+    wires: Wires, place: Place, autojump_clock: MockClock, answer: str
+) -> None:
+    """Left out, damaged, or past the end: no message of that id ends where the reader stands then."""
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=189, stored_id=9)
+    reader.start()
+    broker.one().result(200, FIRST + SECOND)
+    place.answer(broker.one())
+    broker.one().result(301, answer)
+    assert broker.one().offset == int(answer.split(maxsplit=1)[0])
+    broker.disconnect()
+    broker.connect()
+    (await asked(broker)).result(200, FIRST + SECOND)
+    request = broker.one()
+    assert request.offset == int(answer.split(maxsplit=1)[0])
+    assert request.wait_ms, "it reads, and does not ask about the past"
+
+
 async def test_what_is_gone_may_have_been_read(wires: Wires, place: Place, autojump_clock: MockClock) -> None:
     broker = knows_epochs(wires.broker())
     wires.announce("t")
