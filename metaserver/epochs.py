@@ -79,39 +79,6 @@ class EpochChain:
         return "".join(f"{epoch}\n" for epoch in self.epochs)
 
 
-@attrs.define
-class UnreadEpochs:
-    """Searches where the first epoch begins that a group has read nothing of, from the last one backwards.
-
-    Ids go up in a log, over its epochs as well: an epoch that begins with a later id than the group's last
-    message was not read, whatever offset the group has stored. That was of another log then. Answer with the
-    first id of the epoch at :attr:`asked` until that is None.
-
-    Not found out: what a master that is one no more has written behind the first message of the next.
-    """
-
-    _chain: EpochChain
-    _offset: int
-    """That was stored."""
-    _message_id: int
-    """Of the last message the group has had; below 0: not known, and nothing is asked."""
-    asked: int | None = attrs.field(init=False)
-    found: int | None = None
-    """None: there is none."""
-
-    def __attrs_post_init__(self) -> None:
-        """Only what begins before the offset could have been read."""
-        self.asked = self._chain.begin_before(self._offset) if self._message_id >= 0 else None
-
-    def answer(self, first_id: int | None) -> None:
-        """With the id of the first record there; below 0: it is gone, may have been read; None: none yet."""
-        begin = self.asked
-        if begin is None or (first_id is not None and first_id <= self._message_id):
-            self.asked = None
-        else:
-            self.found, self.asked = begin, self._chain.begin_before(begin)
-
-
 @attrs.frozen
 class LogHistory:
     """What two replicas tell each other of a log."""

@@ -15,7 +15,8 @@ from metaserver.cli.role_change import (
     START_SECONDS,
     STOP_SECONDS,
     ask_version,
-    now_text,
+    promotion_of,
+    promotion_text,
     role_of,
     start_again,
     start_options,
@@ -122,7 +123,10 @@ def _tell_what_was_given_up(installation: Installation) -> None:
 
 
 def decide_to_follow(installation: Installation, master: Address, slave_id: int) -> None:
-    """Note it in the data directory of a node that is stopped; nothing, where its files say the same."""
+    """Note it in the data directory of a node that is stopped; nothing, where its files say the same.
+
+    At a time behind the master's promotion, so that one of this node is later, whether it has met it or not.
+    """
     before = role_of(installation)
     data_path = before.config.data_path
     named = before.overlay
@@ -133,6 +137,6 @@ def decide_to_follow(installation: Installation, master: Address, slave_id: int)
         role="slave",
         master_host=master.host,
         master_port=master.port,
-        time=now_text(),
+        time=promotion_text(promotion_of(master)),
         slave_id=slave_id,
     ).save(data_path)

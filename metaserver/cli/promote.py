@@ -19,8 +19,8 @@ from metaserver.cli.role_change import (
     START_SECONDS,
     STOP_SECONDS,
     ask_version,
-    now_text,
     prepare,
+    promotion_text,
     role_of,
     start_again,
     start_options,
@@ -85,7 +85,8 @@ def promote(
     prepared = None
     if is_handover:
         prepared = _wait_for_handover(installation, report, options)
-        report = {"master": report["master"], "switchover": True, "partitions": []}
+        told = {name: report[name] for name in ("master", "master_promoted")}
+        report = {**told, "switchover": True, "partitions": []}
     else:
         check_master_is_gone(report, tell, forces=forces)
     if as_json:
@@ -146,7 +147,9 @@ def take_over(
     host, port = _master_of(report) or ("", 0)
     if stop_if_running(installation, STOP_SECONDS, is_hurried=True):
         tell("slave stopped")
-    decision = Decision(role="master", master_host=host, master_port=port, time=now_text(), report=report)
+    followed = "" if before.decision is None else before.decision.time
+    moment = promotion_text(report["master_promoted"], followed)
+    decision = Decision(role="master", master_host=host, master_port=port, time=moment, report=report)
     decision.save(before.config.data_path)
     start_again(installation, options, START_SECONDS, prepared, tell)
     problem = wait_registered(installation, register_seconds)
@@ -168,6 +171,7 @@ def loss_report(installation: Installation, role: Role) -> dict[str, Any]:
             raise Failure("the slave is not running, and no file names its master: start it first")
         return {
             "master": str(Address(*address)),
+            "master_promoted": "",
             "connected": False,
             "problem": "the slave was not running",
             "heard": None,
@@ -180,6 +184,7 @@ def loss_report(installation: Installation, role: Role) -> dict[str, Any]:
     heard = status.get("heard_seconds")
     return {
         "master": status["master"],
+        "master_promoted": status.get("master_promoted", ""),
         "connected": status["connected"],
         "problem": status["problem"],
         "heard": None if heard is None else time_text(heard),

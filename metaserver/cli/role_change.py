@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from metaserver.cli.exit_codes import ExitCode
@@ -78,9 +80,24 @@ def within(limit_seconds: float, condition: Callable[[], bool], pause_seconds: f
     return True
 
 
-def now_text() -> str:
-    """This moment, as a decision notes it."""
-    return time_text(time.time())
+def promotion_text(*known: str) -> str:
+    """The moment of a promotion, as a decision notes it: behind those of the others that are known.
+
+    The later of two masters remains (docs/decisions/0015), and their hosts' clocks need not agree.
+    """
+    moments = [time.time()]
+    for text in known:
+        with suppress(ValueError):
+            moments.append(datetime.fromisoformat(text).timestamp() + 1.0)
+    return time_text(max(moments))
+
+
+def promotion_of(address: Address, limit_seconds: float = VERSION_SECONDS) -> str:
+    """When a broker was promoted, by its own clock; blank where it was not, or does not answer in time."""
+    try:
+        return _stats_of(address, limit_seconds).get("promoted", "")
+    except OSError:
+        return ""
 
 
 def ask_version(address: Address, limit_seconds: float = VERSION_SECONDS) -> str:
@@ -101,10 +118,14 @@ def _exchange(address: Address, request: bytes, limit_seconds: float) -> str:
         return stream.read(int(words[2])).decode(errors="replace")
 
 
+def _stats_of(address: Address, limit_seconds: float) -> dict[str, str]:
+    lines = _exchange(address, b"stats  1\r\n", limit_seconds).splitlines()
+    return dict(line.split(" ", 1) for line in lines if " " in line)
+
+
 def upstream_of(address: Address, limit_seconds: float = VERSION_SECONDS) -> tuple[Hop, ...]:
     """A broker, and whom it follows, nearest first; raises OSError where it does not answer in time."""
-    lines = _exchange(address, b"stats  1\r\n", limit_seconds).splitlines()
-    values = dict(line.split(" ", 1) for line in lines if " " in line)
+    values = _stats_of(address, limit_seconds)
     own = Hop(str(address), values.get("instance", "-"), values.get("slave") == "true", True, 0)
     return (own, *parse_chain(values.get("upstream", "")))
 

@@ -18,8 +18,8 @@ from metaserver.cli.processes import Ending, ask, find_node
 from metaserver.cli.role_change import (
     START_SECONDS,
     STOP_SECONDS,
-    now_text,
     prepare,
+    promotion_text,
     role_of,
     start_again,
     start_options,
@@ -214,7 +214,9 @@ def _change_places(pair: Pair, before: Role, prepared: Launch, ending: Ending) -
 def _decide(pair: Pair, before: Role) -> None:
     host, port = parse_address(pair.address)
     report = {"master": pair.address, "switchover": True, "partitions": []}
-    Decision(role="master", master_host=host, master_port=port, time=now_text(), report=report).save(
+    promotion = role_of(pair.master).promotion
+    moment = promotion_text("" if promotion is None else promotion.time)
+    Decision(role="master", master_host=host, master_port=port, time=moment, report=report).save(
         before.config.data_path
     )
 

@@ -14,6 +14,7 @@ from metaserver.protocol import Status, Value
 if TYPE_CHECKING:
     from metaserver.client.connection import Reply
     from metaserver.client.log_reader import LogReader
+    from metaserver.unread_epochs import Stretch, UnreadEpochs
 
 SCAN_BYTES_MAX = 16 * 1024 * 1024
 """Of one partition: what lies behind is estimated by what lies before."""
@@ -94,11 +95,20 @@ async def read_headers(connection: LogReader, topic: str, partition: int, offset
     return Headers(tuple(entries), offset + position) if entries else None
 
 
-def found_id(reply: Reply) -> int | None:
-    """Of the record at the offset of a get; -1: it is gone, or cannot be read; None: there is none."""
+def answer_search(search: UnreadEpochs, asked: Stretch, reply: Reply, *, is_master: bool) -> bool:
+    """Pass on what a get of a stretch was answered; False: a slave has too little. Raises ReplyError."""
     if isinstance(reply, Value):
-        return int(HEADER.unpack_from(reply.data)[2]) if len(reply.data) >= HEADER_SIZE else -1
-    return None if reply.status == Status.NOT_FOUND else -1
+        search.answer(reply.data)
+        return True
+    if reply.status not in (Status.MOVED, Status.NOT_FOUND):
+        raise ReplyError(reply.status, reply.text)
+    goes_on = int(reply.text) if reply.status == Status.MOVED else 0
+    if goes_on > asked.offset:
+        search.answer_gone(goes_on)
+        return True
+    if is_master:
+        search.answer_none()
+    return is_master
 
 
 async def is_record(connection: LogReader, topic: str, partition: int, offset: int, end: int) -> bool:

@@ -14,23 +14,17 @@ import attrs
 
 from metaserver.client.backoff import Backoff
 from metaserver.client.connection import DEFAULT_GROUP, FETCH_BYTES_MAX, expect_text, fetch_result
-from metaserver.client.headers import found_id
+from metaserver.client.headers import answer_search
 from metaserver.client.messages import Fetched, Moved
 from metaserver.client.pool import NOT_YET
 from metaserver.client.received import decode_messages
-from metaserver.epochs import EpochChain, LogHistory, UnreadEpochs, common_end
+from metaserver.epochs import EpochChain, LogHistory, common_end
 from metaserver.errors import BrokerUnreachableError, ClientError, ReplyError
 from metaserver.logs import get_logger
-from metaserver.message import HEADER_SIZE, scan
+from metaserver.message import scan
 from metaserver.names import MAX_OFFSET
-from metaserver.protocol import (
-    Result,
-    Status,
-    Value,
-    encode_epochs_query,
-    encode_get,
-    with_condition,
-)
+from metaserver.protocol import Result, Status, Value, encode_epochs_query, encode_get, with_condition
+from metaserver.unread_epochs import UnreadEpochs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +38,7 @@ if TYPE_CHECKING:
     from metaserver.client.replica_choice import ReplicaChoice
     from metaserver.registry.paths import Replica
     from metaserver.timers import Timer
+    from metaserver.unread_epochs import Stretch
 
 _log = get_logger(__name__)
 
@@ -273,27 +268,27 @@ class PartitionReader:
         Whoever has stored it may have read the log of a master that was one no more.
         """
         partition = self.partition
-        search = UnreadEpochs(chain, self.position, -1 if self.stored_id is None else self.stored_id)
+        search = UnreadEpochs(chain, self.position, self.stored_id)
 
         def ask() -> None:
-            begin = None if self.history is not None else search.asked
-            if begin is None:
+            asked = None if self.history is not None else search.asked
+            if asked is None:
                 if search.found is not None:
                     self._lost(search.found)
                 self._compared[replica] = connection
                 self.fetch()
                 return
             # Not as the group, for which the broker may leave messages out.
-            encode = partial(encode_get, partition.topic, DEFAULT_GROUP, partition.number, begin, HEADER_SIZE)
-            self._inquire(connection, replica, encode, told)
+            where = (partition.topic, DEFAULT_GROUP, partition.number, asked.offset, asked.size)
+            self._inquire(connection, replica, partial(encode_get, *where), partial(told, asked))
 
-        def told(reply: Reply) -> None:
-            first_id = found_id(reply)
-            if first_id is None and replica.slave_id is not None:
+        def told(asked: Stretch, reply: Reply) -> None:
+            if isinstance(reply, Result) and reply.status == Status.FORBIDDEN:
+                self._idle(has_waited=False)
+            elif answer_search(search, asked, reply, is_master=replica.slave_id is None):
+                ask()
+            else:
                 self._lags(replica)
-                return
-            search.answer(first_id)
-            ask()
 
         ask()
 
@@ -491,7 +486,7 @@ class PartitionReader:
             self._again_in(self._backoff.next_seconds())
             return
         _log.info("Offset moved", partition=str(self.partition), asked=asked.offset, now=offset)
-        self.position = offset
+        self.position, self.stored_id = offset, None
         if offset < asked.offset:
             self._jumps.clear()  # The log lost its end: what was skipped there may be something else now.
         self.around.on_moved(self, offset)
@@ -507,7 +502,7 @@ class PartitionReader:
         self._idle_seconds = 0.0
         self._backoff.reset()
         self.around.choice.served(asked.replica, self.partition)
-        self.position = offset
+        self.position, self.stored_id = offset, None
         self.end_offset = max(self.end_offset or 0, offset)
         begins = next((start for start, end in self._jumps.items() if end == asked.offset), asked.offset)
         self._jumps[begins] = offset

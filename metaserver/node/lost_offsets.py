@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metaserver.epochs import UnreadEpochs
-from metaserver.errors import StorageError
-from metaserver.message import HEADER, HEADER_SIZE
+from metaserver.errors import OffsetInHoleError, OffsetOutOfRangeError, StorageError
+from metaserver.unread_epochs import UnreadEpochs
 
 if TYPE_CHECKING:
     from metaserver.broker import Broker
     from metaserver.broker.partition import Partition
     from metaserver.registry.paths import StoredOffset
+    from metaserver.unread_epochs import Stretch
 
 
 def lost_offset(broker: Broker, topic: str, number: int, stored: StoredOffset) -> int | None:
@@ -22,27 +22,33 @@ def lost_offset(broker: Broker, topic: str, number: int, stored: StoredOffset) -
     chain = broker.store.epochs[partition.name].chain
     if not chain.epochs or stored.offset <= chain.epochs[0].start_offset:
         return None
-    search = UnreadEpochs(chain, stored.offset, -1 if stored.message_id is None else stored.message_id)
+    search = UnreadEpochs(chain, stored.offset, stored.message_id)
     while search.asked is not None:
-        search.answer(_first_id(partition, search.asked))
+        _answer(search, partition, search.asked)
     if search.found is None and stored.offset > partition.readable_offset:
         begin = chain.begin_before(stored.offset)
         return chain.epochs[0].start_offset if begin is None else begin
     return search.found
 
 
-def _first_id(partition: Partition, begin: int) -> int | None:
-    """As UnreadEpochs wants it."""
-    if begin >= partition.readable_offset:
-        return None
+def _answer(search: UnreadEpochs, partition: Partition, asked: Stretch) -> None:
     try:
-        log_slice = partition.log.read(begin, HEADER_SIZE, partition.readable_offset)
+        log_slice = partition.log.read(asked.offset, asked.size, partition.readable_offset)
+    except OffsetInHoleError as hole:
+        search.answer_gone(hole.next_offset)
+        return
+    except OffsetOutOfRangeError as outside:
+        if asked.offset < outside.start:
+            search.answer_gone(outside.start)
+        else:
+            search.answer_none()
+        return
     except StorageError:
-        return -1
+        search.answer(b"")
+        return
     try:
-        header = log_slice.read()
+        search.answer(log_slice.read())
     except OSError:
-        return -1
+        search.answer(b"")
     finally:
         log_slice.release()
-    return int(HEADER.unpack(header)[2]) if len(header) == HEADER_SIZE else -1

@@ -389,6 +389,7 @@ def replication_status(report: SlaveReport, *, with_partitions: bool) -> dict[st
     """A slave's report in values JSON knows."""
     status: dict[str, object] = {
         "master": report.master_address,
+        "master_promoted": report.master_promoted,
         "connected": report.is_connected,
         "problem": report.problem,
         "search_problem": report.search_problem,

@@ -56,6 +56,8 @@ class SlaveReport:
     upstream: tuple[Hop, ...] = ()
     """The master, and whom it follows itself, up to the last that is known."""
     link: LinkReport | None = None
+    master_promoted: str = ""
+    """When the master took another's place, ISO 8601; blank: it did not, or has not told."""
 
     @property
     def estimated_seconds(self) -> float | None:

@@ -202,6 +202,7 @@ class Slave:
             self._heard_wall_seconds,
             self.upstream,
             self._pulls.report(),
+            "" if self._facts is None else self._facts.promoted,
         )
 
     def _report(self, replica: Replica) -> ReplicaReport:

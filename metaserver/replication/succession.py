@@ -10,6 +10,7 @@ was its replica once.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -92,18 +93,21 @@ class Succession:
     # The one that was promoted.
 
     async def _watch(self, predecessor: Address) -> None:
+        name = format_address(*predecessor)
         while True:
             try:
                 async with connect(*predecessor) as link:
-                    await self._watch_over(link, format_address(*predecessor))
+                    facts = await ask_facts(link, _ANSWER_SECONDS)
+                    # What goes wrong with one that has answered does not mean that it is away.
+                    with suppress(ClientError):
+                        await self._watch_over(link, name, facts)
             except ClientError:
                 self._say("")  # It is away, as it should be.
             await trio.sleep(_LOOK_SECONDS)
 
-    async def _watch_over(self, link: BrokerConnection, name: str) -> None:
+    async def _watch_over(self, link: BrokerConnection, name: str, facts: MasterFacts) -> None:
         broker = self._broker
         while True:
-            facts = await ask_facts(link, _ANSWER_SECONDS)
             if self._no_rival(facts) or facts.promoted > broker.promoted:
                 self._say("")  # It is no second master, or will tell this one.
             else:
@@ -115,6 +119,7 @@ class Succession:
                     encode = partial(encode_successor, broker.address)
                     expect_text(await link.request(encode, _ANSWER_SECONDS))
             await trio.sleep(_LOOK_SECONDS)
+            facts = await ask_facts(link, _ANSWER_SECONDS)
 
     def _no_rival(self, facts: MasterFacts) -> str:
         """Why that is no other master of this broker's name; blank where it is one."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
 from metaserver.client import ProducerOptions, open_session
@@ -83,6 +85,36 @@ def test_of_two_that_were_promoted_the_later_one_remains(home: Home) -> None:
     eventually(lambda: home.status()["replication"]["connected"], "it follows")
     eventually(lambda: received(home.port) == texts(0, 5), "it has everything")
     assert home.run("promote", "local", "--force").code == 0
+    eventually(lambda: is_fenced(home, "slave"), "the one that was promoted first gives way")
+    assert not is_fenced(home)
+    send(home.port, ["new"])
+
+
+def date_decision(home: Home, role: str, moment: str) -> None:
+    path = home.base / "data" / role / "role.json"
+    decision = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**decision, "time": moment}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("knows_by", ["what it was told to follow", "its master"])
+def test_whoever_followed_the_other_is_the_later_one_by_whatever_clock(home: Home, knows_by: str) -> None:
+    """The clock of the first that was promoted is ahead."""
+    home.start_pair()
+    send(home.port, texts(0, 5))
+    wait_copied(home, 5 * RECORD_BYTES)
+    assert home.run("promote", "--force").code == 0
+    date_decision(home, "slave", "2097-01-01T00:00:00.000Z")
+    assert home.run("restart", "slave").code == 0
+    assert home.run("follow", f"127.0.0.1:{home.slave_port}").code == 0
+    eventually(lambda: home.status()["replication"]["connected"], "it follows")
+    eventually(lambda: received(home.port) == texts(0, 5), "it has everything")
+    if knows_by == "its master":
+        date_decision(home, "master", "2026-01-01T00:00:00.000Z")
+    home.kill("slave")
+    if knows_by == "what it was told to follow":
+        assert home.run("restart").code == 0
+    assert home.run("promote", "local").code == 0
+    assert home.run("start", "slave").code == 0
     eventually(lambda: is_fenced(home, "slave"), "the one that was promoted first gives way")
     assert not is_fenced(home)
     send(home.port, ["new"])

@@ -694,15 +694,15 @@ async def test_a_replica_is_compared_anew_with_what_is_known_since(
 async def test_a_stored_offset_of_another_log_leads_back_to_what_the_group_has_not_read(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
-    """Ids of the log: 5 at 84, 8 at 147. The group had 3, and what a master wrote that was none any more."""
+    """Ids of the log: 5 at 84, 8 at 147, 9 before 189. The group had 3, and what a master wrote that was none any more."""
     broker = knows_epochs(wires.broker())
     wires.announce("t")
     reader = place.reader(position=189, stored_id=3)
     reader.start()
     broker.one().result(200, FIRST + SECOND + THIRD)
-    for offset in (147, 84):
+    for offset, size in ((0, 189), (84, 20)):
         request = broker.one()
-        assert (request.offset, request.size_max, request.words[1]) == (offset, 20, "meta-client")
+        assert (request.offset, request.size_max, request.words[1]) == (offset, size, "meta-client")
         place.answer(request)
     assert place.losses == [84]
     assert broker.one().offset == 84
@@ -736,7 +736,10 @@ async def test_a_stored_offset_is_no_offset_of_a_log_that_ends_where_its_master_
     reader = place.reader(position=231, stored_id=11)
     reader.start()
     broker.one().result(200, FIRST + "2 00000000000000bb 210\n")
-    place.answer(broker.one())
+    for offset in (0, 210):
+        request = broker.one()
+        assert request.offset == offset
+        place.answer(request)
     assert place.losses == [210]
     assert broker.one().offset == 210
 
@@ -756,19 +759,59 @@ async def test_a_slave_without_what_its_master_began_with_decides_nothing(
     assert place.losses == []
 
 
-async def test_an_epoch_whose_begin_is_gone_or_cannot_be_read_may_have_been_read(
-    wires: Wires, place: Place, autojump_clock: MockClock
+@pytest.mark.parametrize("answer", ["210 189", "210", "168"])
+async def test_behind_what_was_passed_over_the_stored_id_says_nothing(
+    wires: Wires, place: Place, autojump_clock: MockClock, answer: str
 ) -> None:
-    for status, text in ((301, "105"), (500, "damaged")):
-        broker = knows_epochs(wires.broker())
-        wires.announce("t")
-        reader = place.reader(position=189, stored_id=3)
-        reader.start()
-        broker.one().result(200, FIRST + SECOND)
-        broker.one().result(status, text)
-        assert broker.one().offset == 189
-        reader.stop()
+    """Left out, damaged, or past the end: no message of that id ends where the reader stands then."""
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=189, stored_id=9)
+    reader.start()
+    broker.one().result(200, FIRST + SECOND)
+    place.answer(broker.one())
+    broker.one().result(301, answer)
+    assert broker.one().offset == int(answer.split(maxsplit=1)[0])
+    broker.disconnect()
+    broker.connect()
+    (await asked(broker)).result(200, FIRST + SECOND)
+    request = broker.one()
+    assert request.offset == int(answer.split(maxsplit=1)[0])
+    assert request.wait_ms, "it reads, and does not ask about the past"
+
+
+async def test_what_is_gone_may_have_been_read(wires: Wires, place: Place, autojump_clock: MockClock) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=189, stored_id=3)
+    reader.start()
+    broker.one().result(200, FIRST + SECOND)
+    broker.one().result(301, "189")
+    request = broker.one()
+    assert (request.offset, request.size_max) == (84, 20)
+    request.result(301, "189")
+    assert broker.one().offset == 189
     assert place.losses == []
+
+
+@pytest.mark.parametrize(("status", "text"), [(403, "Partition[0-0] has been closed"), (500, "no disk")])
+async def test_what_is_refused_is_asked_again_before_anything_is_read(
+    wires: Wires, place: Place, autojump_clock: MockClock, status: int, text: str
+) -> None:
+    broker = knows_epochs(wires.broker())
+    wires.announce("t")
+    reader = place.reader(position=189, stored_id=3)
+    reader.start()
+    for _ in range(3):
+        (await asked(broker)).result(200, FIRST + SECOND)
+        request = broker.one()
+        assert request.offset == 0
+        request.result(status, text)
+        assert bool(reader.problem) == (status == 500), "a closed partition is none"
+    assert reader.position == 189
+    (await asked(broker)).result(200, FIRST + SECOND)
+    place.answer(broker.one())
+    assert place.losses == [84]
 
 
 async def test_an_offset_where_no_record_begins_leads_back_to_the_masters_begin(
