@@ -7,10 +7,10 @@ is put aside, as after a change of masters, behind which both have dropped what 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 
 from metaserver.broker.removal import remove_partition
 from metaserver.errors import StorageError
@@ -79,13 +79,14 @@ class InternalLogs:
     async def _trim(self) -> None:
         """Once what replaces it is on disk."""
         for name, master in list(self._trims.items()):
-            log = self._broker.store.partitions.get(name)
-            if log is not None and log.flushed_offset < master.end:
+            partition = self._broker.partitions.get((name.topic, name.partition))
+            if partition is not None and partition.log.flushed_offset < master.end:
                 continue
             del self._trims[name]
-            if log is None or name in self._outdated:
+            if partition is None or name in self._outdated:
                 continue
+            drop = partial(partition.log.delete_before, master.start)
             try:
-                await trio.to_thread.run_sync(log.delete_before, master.start)
+                await self._broker.committer.borrow(partition, drop)
             except StorageError as error:
                 _log.warning("Old segments stay", partition=str(name), reason=str(error))
