@@ -78,7 +78,7 @@ async def carry_over(broker: Broker, filesystem: FileSystem) -> None:
     entries = [list(_entries(broker, transaction)) for transaction in found.prepared + found.incomplete]
     entries += [[_outcome(broker, *outcome)] for outcome in found.outcomes.items()]
     for one in entries:
-        await _append(broker, one)
+        await broker.transactions.journal.write(one)
     journal = broker.transactions.journal.partition
     if entries and journal is not None:
         # As durable as it can be, whatever commits wait for: nobody reads that folder again.
@@ -269,21 +269,3 @@ def _floor(broker: Broker, transaction: JavaTransaction, name: TopicPartition) -
 def _outcome(broker: Broker, key: XaKey, has_committed: bool) -> Entry:  # noqa: FBT001 - an item of the map
     serial = broker.message_ids.take(1)
     return Committed(serial, key, (), True) if has_committed else RolledBack(serial, key, True)
-
-
-async def _append(broker: Broker, entries: list[Entry]) -> None:
-    """Returns when the journal has them; raises StorageError."""
-    finished = trio.Event()
-    failures: list[StorageError] = []
-
-    def done(_offset: int, _shortfall: str) -> None:
-        finished.set()
-
-    def failed(error: StorageError) -> None:
-        failures.append(error)
-        finished.set()
-
-    broker.transactions.journal.append(entries, done, failed)
-    await finished.wait()
-    if failures:
-        raise failures[0]

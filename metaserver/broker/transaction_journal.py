@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
+import trio
 
 from metaserver.broker.acknowledgements import shortfall_text
 from metaserver.broker.partition import PendingAppend
@@ -115,6 +116,23 @@ class TransactionJournal:
             waits_for_disk=partition.is_group_commit,
         )
         self._broker.committer.append(partition, append)
+
+    async def write(self, entries: Sequence[Entry]) -> None:
+        """Append all of the entries or none; returns when it is done. Raises StorageError."""
+        finished = trio.Event()
+        failures: list[StorageError] = []
+
+        def done(_offset: int, _shortfall: str) -> None:
+            finished.set()
+
+        def failed(error: StorageError) -> None:
+            failures.append(error)
+            finished.set()
+
+        self.append(entries, done, failed)
+        await finished.wait()
+        if failures:
+            raise failures[0]
 
     def begin_compaction(self, *, is_due: bool) -> None:
         """Begin a new segment where it is due or the journal has grown; see :attr:`keep_from`."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from metaserver.broker.commits import Commits
     from metaserver.broker.transaction_journal import TransactionJournal
     from metaserver.storage import MessageStore
-    from metaserver.transactions import Transaction, TransactionTable
+    from metaserver.transactions import Committed, Transaction, TransactionTable
 
 _log = get_logger(__name__)
 
@@ -33,8 +33,17 @@ async def recover(
         return
     submit = broker.executor.submit
     found: list[Transaction] = await wait_done(partial(submit, partial(replay, partition.log)))
+    lowered: list[Committed] = []
     for transaction in found:
-        await wait_done(partial(submit, partial(_drop_present, broker.store, transaction)))
+        is_lower = await wait_done(partial(submit, partial(_drop_present, broker.store, transaction)))
+        if is_lower and transaction.state is State.COMMITTED:
+            lowered.append(transaction.decision())
+    if lowered:
+        # Before the first of these records lies below the floor of which the journal tells.
+        await journal.write(lowered)
+        await broker.committer.borrow(partition, partition.log.flush)
+    for transaction in found:
+        _leave_missing(transaction)
         transaction.began_seconds = broker.clock.wall_seconds()
         transaction.journal_offset = partition.log.start_offset
         table.restore(transaction)
@@ -47,17 +56,24 @@ async def recover(
         journal.begin_compaction(is_due=True)
 
 
-def _drop_present(store: MessageStore, transaction: Transaction) -> None:
-    """Leave what its partitions lack. In a worker thread: nothing is served yet."""
-    for name, batch in list(transaction.batches.items()):
+def _drop_present(store: MessageStore, transaction: Transaction) -> bool:
+    """Keep what its partitions lack; returns whether it will lie below a floor, for a log was cut there.
+
+    In a worker thread: nothing is served yet.
+    """
+    is_lower = False
+    for name, batch in transaction.batches.items():
         log = store.partitions.get(name)
-        if log is None:
-            batch.floor = 0
-            continue
-        drop_present(log, batch)
-        batch.floor = log.end_offset
-        if not batch.count:
-            del transaction.batches[name]
+        if log is not None:
+            drop_present(log, batch)
+        end = 0 if log is None else log.end_offset
+        is_lower = is_lower or (batch.count > 0 and end < batch.floor)
+        batch.floor = min(batch.floor, end)
+    return is_lower
+
+
+def _leave_missing(transaction: Transaction) -> None:
+    transaction.batches = {name: batch for name, batch in transaction.batches.items() if batch.count}
     transaction.size_bytes = sum(len(batch.data) for batch in transaction.batches.values())
 
 

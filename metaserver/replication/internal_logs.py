@@ -7,6 +7,7 @@ is put aside, as after a change of masters, behind which both have dropped what 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -29,9 +30,10 @@ _log = get_logger(__name__)
 
 
 @attrs.frozen
-class _Range:
-    """Of the master's log, at one moment."""
+class _Trim:
+    """What the master holds of a log, at one moment."""
 
+    replica: Replica
     start: int
     end: int
 
@@ -44,16 +46,22 @@ class InternalLogs:
     _filesystem: FileSystem
     _forget: Callable[[TopicPartition], None]
     """Have nothing under way for a partition, and find it anew with the next look at the master."""
-    _trims: dict[TopicPartition, _Range] = attrs.Factory(dict)
+    _trims: dict[TopicPartition, _Trim] = attrs.Factory(dict)
     """What the master has dropped, and is to be dropped here."""
     _outdated: dict[TopicPartition, str] = attrs.Factory(dict)
     """Copies that have nothing in common with the master's log, and why that is known."""
 
     def look(self, replica: Replica, master_start: int, master_end: int) -> None:
-        """The master holds this range of a partition."""
+        """The master holds this range of a partition.
+
+        What it has dropped matters once this log goes on where the master's does: until then the two may have
+        parted, and what a master before this one has dropped may be all that this one has.
+        """
         is_longer = master_start > replica.progress.local_start
-        if replica.name.topic in INTERNAL_TOPICS and is_longer and replica.name not in self._trims:
-            self._trims[replica.name] = _Range(master_start, master_end)
+        if replica.name.topic not in INTERNAL_TOPICS or not is_longer or not replica.progress.is_copying:
+            self._trims.pop(replica.name, None)
+        elif replica.name not in self._trims:
+            self._trims[replica.name] = _Trim(replica, master_start, master_end)
 
     def begin_anew(self, name: TopicPartition, reason: str) -> None:
         """Its copy is of no more use."""
@@ -78,14 +86,18 @@ class InternalLogs:
 
     async def _trim(self) -> None:
         """Once what replaces it is on disk."""
-        for name, master in list(self._trims.items()):
-            log = self._broker.store.partitions.get(name)
-            if log is not None and log.flushed_offset < master.end:
+        for name, trim in list(self._trims.items()):
+            partition = self._broker.partitions.get((name.topic, name.partition))
+            if partition is None or name in self._outdated:
+                del self._trims[name]
+                continue
+            if partition.log.flushed_offset < trim.end or not trim.replica.progress.is_copying:
                 continue
             del self._trims[name]
-            if log is None or name in self._outdated:
-                continue
+            drop = partial(partition.log.delete_before, trim.start)
             try:
-                await trio.to_thread.run_sync(log.delete_before, master.start)
+                # Whoever compares the log next must know where it begins.
+                with trio.CancelScope(shield=True):
+                    await self._broker.committer.borrow(partition, drop)
             except StorageError as error:
                 _log.warning("Old segments stay", partition=str(name), reason=str(error))

@@ -443,6 +443,10 @@ class Cluster:
         await trio.sleep(10 * _LOOK_SECONDS)
         for name in list(self.nodes):
             await self._stop_node(name)
+        for machine in self.machines.values():
+            if machine.disk.is_crashed:
+                self.world.violations.append(f"{machine.name} has not stopped when it was asked to")
+                machine.disk.restart()
 
     def _what_is_missing(self) -> str:
         master = self.nodes.get(self.master)

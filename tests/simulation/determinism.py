@@ -37,9 +37,15 @@ def deterministic(seed: int) -> Iterator[None]:
         stack.enter_context(patch.object(trio_run, "_r", random.Random(seed)))
         stack.enter_context(patch.object(random.Random, "seed", seed_with))
         stack.enter_context(patch.object(uuid, "uuid4", next_uuid))
+        stack.enter_context(patch.object(trio.to_thread, "run_sync", _refuse_thread))
         random.seed(seed)
         stack.callback(random.setstate, state)
         yield
+
+
+async def _refuse_thread(job: object, *_arguments: object, **_options: object) -> None:
+    """Virtual time would not wait for it."""
+    raise AssertionError(f"a thread for {job}")
 
 
 def run_in_virtual_time(run: Callable[[], Awaitable[None]]) -> None:

@@ -11,9 +11,10 @@ from unittest.mock import patch
 
 import attrs
 
-from metaserver.broker import replicas
+from metaserver.broker import replicas, transaction_recovery
 from metaserver.broker.committer import Committer
 from metaserver.broker.gate import PutGate
+from metaserver.broker.transaction_journal import TransactionJournal
 from metaserver.client.held_partition import HeldPartition
 from metaserver.message import iterate_records
 from metaserver.registry.paths import StoredOffset
@@ -179,6 +180,29 @@ def fence_ignored() -> AbstractContextManager[Any]:
     return patch.object(PutGate, "fence", _nothing)
 
 
+def commit_not_finished() -> AbstractContextManager[Any]:
+    """A start leaves a commit as far as the crash let it come."""
+
+    async def carry_out_again(*_arguments: object) -> None:
+        pass
+
+    return patch.object(transaction_recovery, "_carry_out_again", carry_out_again)
+
+
+def commit_finished_blindly() -> AbstractContextManager[Any]:
+    """A start appends the whole of a commit, whatever of it is there."""
+    return patch.object(transaction_recovery, "drop_present", _nothing)
+
+
+def floors_kept() -> AbstractContextManager[Any]:
+    """A start appends a commit below where the next one looks for it."""
+
+    async def write(*_arguments: object) -> None:
+        pass
+
+    return patch.object(TransactionJournal, "write", write)
+
+
 def _tail_at_once(self: ReplicaProgress, start: int, end: int) -> Action | None:
     self.master_start, self.master_end = start, end
     return self._tail() if self.state is ReplicaState.PROBING else None
@@ -203,5 +227,8 @@ MODELS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         promotion_without_epoch,
         slave_acknowledges_early,
         fence_ignored,
+        commit_not_finished,
+        commit_finished_blindly,
+        floors_kept,
     )
 }

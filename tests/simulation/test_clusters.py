@@ -15,8 +15,17 @@ from tests.support import ROOT
 
 SEEDS = range(1, 41)
 """Of the short run; ``tools/simulate`` goes on from there."""
-REPAIRED = (659, 848, 863, 1446, 2463, 2494, 2836, 3070, 3243, 3445, 4133, 4142, 4433, 4623)
+TRANSACTIONS = range(10_000, 10_010)
+"""As above, with producers of transactions."""
+REPAIRED = (659, 848, 863, 1446, 2463, 2494, 2836, 3070, 3243, 3445, 4133, 4142, 4433, 4623,
+            10_103, 10_149, 10_150)  # fmt: skip
 """They broke a promise once; docs/reliability.md says which."""
+SEEN_BY = {
+    "commit_not_finished": TRANSACTIONS,
+    "commit_finished_blindly": TRANSACTIONS,
+    "floors_kept": [10_149],
+}
+"""Models of transactions; the others are seen by the short run."""
 GROUP = 10
 _PRINT_DIGEST = """
 import hashlib
@@ -25,7 +34,7 @@ print(hashlib.sha256(simulate({seed}).transcript().encode()).hexdigest())
 """
 
 
-@pytest.mark.parametrize("first", SEEDS[::GROUP])
+@pytest.mark.parametrize("first", [*SEEDS[::GROUP], *TRANSACTIONS[::GROUP]])
 def test_no_promise_is_broken(first: int) -> None:
     broken = []
     for seed in range(first, first + GROUP):
@@ -39,7 +48,7 @@ def test_no_promise_is_broken(first: int) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_broken_model_is_seen(model: str) -> None:
     with MODELS[model]():
-        assert any(simulate(seed).violations for seed in SEEDS), MODELS[model].__doc__
+        assert any(simulate(seed).violations for seed in SEEN_BY.get(model, SEEDS)), MODELS[model].__doc__
 
 
 @pytest.mark.parametrize("seed", REPAIRED)

@@ -12,7 +12,9 @@ import attrs
 
 from metaserver.client.lane import Sent
 from metaserver.message import HEADER_SIZE, iterate_records, scan
-from metaserver.names import INTERNAL_TOPICS, AckLevel
+from metaserver.names import INTERNAL_TOPICS, TRANSACTIONS_LOG, AckLevel
+from metaserver.transactions.entries import decode_entry
+from metaserver.transactions.replay import Replay
 from tests.simulation.node import DATA
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _SHOWN_MAX = 5
 _RECORD_BYTES_MAX = 1024
+_JOURNAL = (str(TRANSACTIONS_LOG.topic), int(TRANSACTIONS_LOG.partition))
 
 
 @attrs.define(eq=False)
@@ -65,6 +68,7 @@ class Verifier:
         topics = {topic.name: topic for topic in self._cluster.scenario.topics}
         self._check_sent(topics)
         self._check_transactions(topics)
+        self._check_journals()
         self._check_deliveries(topics)
         self._check_groups()
         self._check_commits()
@@ -190,21 +194,66 @@ class Verifier:
         for sent in self._cluster.history.sent.values():
             if sent.transaction:
                 transactions.setdefault((sent.producer, sent.transaction), []).append(sent)
-        there = {payload for records in self._records.values() for _id, payload in records.values()}
+        there = self._payloads()
+        kept = {payload for at in self._quarantine.values() for found in at.values() for payload in found}
+        history = self._cluster.history
         for (producer, number), messages in transactions.items():
             present = [message for message in messages if message.payload in there]
-            levels = {topics[message.topic].level for message in messages}
-            if self._cluster.history.power_cuts and AckLevel.MEMORY in levels:
-                continue
-            if self._cluster.history.promotions and not all(map(self._survives_master, levels)):
+            # What a memory topic has lost in a power cut says nothing.
+            asked = [
+                message
+                for message in messages
+                if topics[message.topic].level is not AckLevel.MEMORY or not history.power_cuts
+            ]
+            missing = [message for message in asked if message.payload not in there]
+            is_committed = isinstance(messages[0].outcome, Sent)
+            if is_committed and history.promotions:
+                missing = [
+                    message
+                    for message in missing
+                    if message.payload not in kept or self._survives_master(topics[message.topic].level)
+                ]
+            elif not is_committed and (history.promotions or not present):
                 # What of it the slave had may be a part.
                 continue
-            is_committed = isinstance(messages[0].outcome, Sent)
-            if len(present) not in (0, len(messages)) or (is_committed and not present):
+            if missing:
                 self._say(
                     f"transaction {number} of {producer}: {len(present)} of its {len(messages)} messages are "
                     f"there; it was {'committed' if is_committed else messages[0].outcome}"
                 )
+
+    def _check_journals(self) -> None:
+        """All that is decided is carried out, and every journal is the master's as far as both go."""
+        machines = self._cluster.machines
+        journals = {
+            name: read_logs(machine.disk, self._problems, is_internal=True).get(_JOURNAL)
+            for name, machine in machines.items()
+        }
+        own = journals[self._cluster.master]
+        if own is None:
+            return
+        state, there = Replay(), self._payloads()
+        for record in iterate_records(own.data):
+            state.take(decode_entry(bytes(record.data)))
+        for found in state.transactions():
+            for name, batch in found.batches.items():
+                count = sum(bytes(r.payload) not in there for r in iterate_records(bytes(batch.data)))
+                if count:
+                    self._say(f"{name}: {count} messages of {found.key} are decided on and not there")
+        for slave, theirs in journals.items():
+            if theirs is None:
+                self._say(f"{slave} has no journal of transactions")
+                continue
+            start = max(own.start, theirs.start)
+            end = min(own.start + len(own.data), theirs.start + len(theirs.data))
+            if (
+                own.data[start - own.start : end - own.start]
+                != (theirs.data[start - theirs.start : end - theirs.start])
+            ):
+                self._say(f"{slave} has another journal of transactions than {self._cluster.master}")
+
+    def _payloads(self) -> set[bytes]:
+        return {payload for records in self._records.values() for _id, payload in records.values()}
 
     def _survives_master(self, level: AckLevel) -> bool:
         """Whether what was acknowledged must be in the log of whoever is master."""
@@ -264,12 +313,12 @@ class Verifier:
             self._problems.append(problem)
 
 
-def read_logs(disk: SimDisk, problems: list[str]) -> dict[Name, _Log]:
-    """Every partition on a disk, by its segment files."""
+def read_logs(disk: SimDisk, problems: list[str], *, is_internal: bool = False) -> dict[Name, _Log]:
+    """Every partition on a disk, by its segment files; or those that the broker has for itself."""
     found: dict[Name, _Log] = {}
     for directory in sorted(disk.list_directory(DATA)) if disk.is_directory(DATA) else ():
         topic, _, number = directory.rpartition("-")
-        if not number.isdigit() or not topic or topic in INTERNAL_TOPICS:
+        if not number.isdigit() or not topic or (topic in INTERNAL_TOPICS) is not is_internal:
             continue
         path = DATA / directory
         files = sorted(file for file in disk.list_directory(path) if file.endswith(".meta"))

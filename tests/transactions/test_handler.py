@@ -174,6 +174,24 @@ async def test_a_commit_that_a_full_disk_holds_up_is_finished_later() -> None:
     assert one.do(peer, "COMMIT_ONE_PHASE", LOCAL) == UNKNOWN
 
 
+@pytest.mark.parametrize("count_after", [0, 1, 9])
+async def test_a_commit_that_is_appended_below_its_floor_is_found_there(count_after: int) -> None:
+    one = await started(unflushThreshold=1000)
+    peer = Peer()
+    for _ in range(5):
+        one.put(peer, b"this topic is not synced", 0)
+    one.do(peer, "BEGIN", LOCAL)
+    one.put(peer, b"hello", 0, LOCAL)
+    assert one.do(peer, "COMMIT_ONE_PHASE", LOCAL) == OK
+    one.filesystem.cut_power("nothing", lambda below: below)
+    after = [b"another of the same size"] * count_after
+    for count in (0, count_after, count_after):
+        one = await restarted(one)
+        assert one.bodies(0) == [b"hello", *after[:count]]
+        for body in after[count:]:
+            one.put(Peer(), body, 0)
+
+
 async def test_a_partition_that_takes_nothing_is_noticed_before_the_decision() -> None:
     one = await started()
     prepare(one)
