@@ -7,12 +7,13 @@ written once more, and when nothing live is left there, they go.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 
 from metaserver.broker.acknowledgements import shortfall_text
+from metaserver.broker.executor import wait_done
 from metaserver.broker.partition import PendingAppend
 from metaserver.broker.replica_acks import WaitingPut
 from metaserver.errors import StorageError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from metaserver.broker.broker import Broker
+    from metaserver.broker.executor import Done
     from metaserver.broker.partition import Partition
     from metaserver.broker.replica_acks import AckRule
     from metaserver.transactions.entries import Entry
@@ -119,20 +121,11 @@ class TransactionJournal:
 
     async def write(self, entries: Sequence[Entry]) -> None:
         """Append all of the entries or none; returns when it is done. Raises StorageError."""
-        finished = trio.Event()
-        failures: list[StorageError] = []
 
-        def done(_offset: int, _shortfall: str) -> None:
-            finished.set()
+        def begin(done: Done) -> None:
+            self.append(entries, lambda _offset, _shortfall: done(None, None), partial(done, None))
 
-        def failed(error: StorageError) -> None:
-            failures.append(error)
-            finished.set()
-
-        self.append(entries, done, failed)
-        await finished.wait()
-        if failures:
-            raise failures[0]
+        await wait_done(begin)
 
     def begin_compaction(self, *, is_due: bool) -> None:
         """Begin a new segment where it is due or the journal has grown; see :attr:`keep_from`."""

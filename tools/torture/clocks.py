@@ -58,7 +58,6 @@ STEPS: tuple[tuple[str, int], ...] = (
 _CONNECTIONS = 2
 _LOAD_SECONDS_MAX = 60.0
 _WELL_SECONDS_MAX = 30.0
-_PREFIX_SECONDS = 0.05
 
 
 @attrs.define(eq=False)
@@ -112,13 +111,13 @@ class Jumping:
 
     async def run(self) -> None:
         """Raises BrokenPromiseError where a jump has changed anything."""
-        await _in_thread(self.place.master.start)
-        await _in_thread(self.place.slave.start)
+        await trio.to_thread.run_sync(self.place.master.start)
+        await trio.to_thread.run_sync(self.place.slave.start)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._look_at_prefix)
+            nursery.start_soon(self.prefix.keep_looking)
             nursery.start_soon(self._consume_in_a_group)
             with Wire(self.place.master.port) as quiet:
-                await _in_thread(quiet.ask, b"version 1\r\n")
+                await trio.to_thread.run_sync(quiet.ask, b"version 1\r\n")
                 await self._load_and_look("the true time")
                 for whose, offset_seconds in STEPS:
                     for clock, name in zip(self.clocks, ("master", "slave"), strict=True):
@@ -129,11 +128,11 @@ class Jumping:
                     if abs(offset_seconds) == _DAY_SECONDS:
                         await trio.sleep(self.hold_seconds)
                 # A connection of which nothing was heard all the time.
-                reply = await _in_thread(quiet.ask, b"version 2\r\n")
-                if reply.status != 200:  # type: ignore[attr-defined]
+                reply = await trio.to_thread.run_sync(quiet.ask, b"version 2\r\n")
+                if reply.status != 200:
                     raise BrokenPromiseError([f"a quiet connection was answered {reply}"])
             nursery.cancel_scope.cancel()
-        await _in_thread(self._finish)
+        await trio.to_thread.run_sync(self._finish)
 
     async def _load_and_look(self, when: str) -> None:
         """Puts are taken, the slave follows, nobody tells of a problem."""
@@ -153,9 +152,7 @@ class Jumping:
         await until(self._is_well, _WELL_SECONDS_MAX, f"all is well, {when}")
 
     def _is_well(self) -> bool:
-        status = self.place.slave.ask("slave-status")
-        is_equal = bool(status["connected"]) and status["lag_bytes"] == 0 and not self.prefix.is_behind()
-        return is_equal and not self.place.slave.problems() and not self.place.master.problems()
+        return self.place.is_well() and not self.prefix.is_behind()
 
     async def _consume_in_a_group(self) -> None:
         options = ConsumerOptions(commit_interval_seconds=0.2)
@@ -164,11 +161,6 @@ class Jumping:
             async with session.consumer("watchers", ["orders"], options, offsets=watched) as consumer:
                 async for _message in consumer:
                     self.group_stores = watched.stores
-
-    async def _look_at_prefix(self) -> None:
-        while True:
-            await _in_thread(self.prefix.look)
-            await trio.sleep(_PREFIX_SECONDS)
 
     def _finish(self) -> None:
         self.prefix.look_at_everything()
@@ -227,7 +219,3 @@ def run_clocks(
         ("connections cut, sessions lost, puts refused", "0"),
         ("seconds of load and jumps", f"{time.monotonic() - began:.0f}"),
     ]
-
-
-async def _in_thread(function: Callable[..., object], *arguments: object) -> object:
-    return await trio.to_thread.run_sync(function, *arguments)

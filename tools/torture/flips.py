@@ -30,7 +30,6 @@ _BYTES_BETWEEN = 50_000
 _CONNECTIONS = 2
 _FLIPS_SECONDS_MAX = 300.0
 _WELL_SECONDS_MAX = 60.0
-_LOOK_SECONDS = 0.05
 _PAUSE_SECONDS = 0.5
 _MESSAGES = 500
 
@@ -54,13 +53,13 @@ class Flipping:
     async def run(self) -> None:
         """Raises BrokenPromiseError where something wrong is stored, or the slave stays behind."""
         place = self.place
-        await _in_thread(place.master.start)
+        await trio.to_thread.run_sync(place.master.start)
         async with long_way(("127.0.0.1", place.master_port), 0.0) as self.way:
             self.way.change = self.flipper
             place.follow(f"127.0.0.1:{self.way.port}")
-            await _in_thread(place.slave.start)
+            await trio.to_thread.run_sync(place.slave.start)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._look_at_prefix)
+                nursery.start_soon(self.prefix.keep_looking)
                 with trio.move_on_after(_FLIPS_SECONDS_MAX):
                     while self.flipper.flips < self.flips:
                         await self._load()
@@ -72,7 +71,7 @@ class Flipping:
                 except NodeError as error:
                     raise BrokenPromiseError([str(error), *self._slave_says()]) from error
                 nursery.cancel_scope.cancel()
-        await _in_thread(self._finish)
+        await trio.to_thread.run_sync(self._finish)
 
     async def _load(self) -> None:
         load = Load(self.verifier, NAMES, self._random)
@@ -84,17 +83,10 @@ class Flipping:
         await trio.sleep(_PAUSE_SECONDS)
 
     def _is_well(self) -> bool:
-        status = self.place.slave.ask("slave-status")
-        is_equal = bool(status["connected"]) and status["lag_bytes"] == 0 and not self.prefix.is_behind()
-        return is_equal and not self.place.slave.problems() and not self.place.master.problems()
+        return self.place.is_well() and not self.prefix.is_behind()
 
     def _slave_says(self) -> list[str]:
         return [*self.place.slave.problems(), self.place.slave.log_tail()]
-
-    async def _look_at_prefix(self) -> None:
-        while True:
-            await _in_thread(self.prefix.look)
-            await trio.sleep(_LOOK_SECONDS)
 
     def _finish(self) -> None:
         self.prefix.look_at_everything()
@@ -130,7 +122,3 @@ def run_flips(base: Path, flips: int, seed: int, say: Callable[[str], None]) -> 
         ("looks at the slave: a byte prefix each time", f"{flipping.prefix.rounds:,}"),
         ("master and slave files at the end", "identical"),
     ]
-
-
-async def _in_thread(function: Callable[..., object], *arguments: object) -> None:
-    await trio.to_thread.run_sync(function, *arguments)

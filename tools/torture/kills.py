@@ -75,10 +75,10 @@ class Killing:
     async def run(self, victims: Sequence[Victim]) -> None:
         """Kill in this order; raises BrokenPromiseError where a promise is broken."""
         began = time.monotonic()
-        await _in_thread(self.place.master.start)
-        await _in_thread(self.place.slave.start)
+        await trio.to_thread.run_sync(self.place.master.start)
+        await trio.to_thread.run_sync(self.place.slave.start)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._look_at_prefix)
+            nursery.start_soon(self.prefix.keep_looking, _PREFIX_SECONDS)
             left = list(victims)
             while left:
                 # The load goes on over the kills of a slave; that of its master ends it.
@@ -109,7 +109,7 @@ class Killing:
             await self._restart(self.place.master)
             starts = self.figures.master_start_seconds_max, self.place.master.start_seconds
             self.figures.master_start_seconds_max = max(starts)
-        await _in_thread(self._check)
+        await trio.to_thread.run_sync(self._check)
         if not self.place.slave.is_running:
             await self._restart_slave()
         self.on_look(self)
@@ -142,19 +142,13 @@ class Killing:
             await trio.sleep(self._random.uniform(*_START_SECONDS))
             node.kill()
             self.figures.kills["starting"] += 1
-        await _in_thread(node.start)
+        await trio.to_thread.run_sync(node.start)
 
     def _check(self) -> None:
         self.verifier.check(self.place.master_data)
         problems = self.place.master.problems()
         if problems:
             raise BrokenPromiseError(problems)
-
-    async def _look_at_prefix(self) -> None:
-        """All the time, whoever is alive."""
-        while True:
-            await _in_thread(self.prefix.look)
-            await trio.sleep(_PREFIX_SECONDS)
 
     async def _catch_up(self) -> None:
         began = time.monotonic()
@@ -172,10 +166,10 @@ class Killing:
 
     async def _finish(self) -> None:
         """Everything once more from the first byte, running and after a clean stop."""
-        await _in_thread(self.prefix.look_at_everything)
-        await _in_thread(self.place.slave.stop)
-        await _in_thread(self.place.master.stop)
-        await _in_thread(self.verifier.check_all_again, self.place.master_data)
+        await trio.to_thread.run_sync(self.prefix.look_at_everything)
+        await trio.to_thread.run_sync(self.place.slave.stop)
+        await trio.to_thread.run_sync(self.place.master.stop)
+        await trio.to_thread.run_sync(self.verifier.check_all_again, self.place.master_data)
         differences = self.prefix.differences()
         if differences:
             raise BrokenPromiseError(differences)
@@ -186,7 +180,3 @@ def lottery(seed: int, *, master: int, slave: int, both: int = 0) -> list[Victim
     victims: list[Victim] = [*["master"] * master, *["slave"] * slave, *["both"] * both]  # type: ignore[list-item]
     Random(seed).shuffle(victims)
     return victims
-
-
-async def _in_thread(function: Callable[..., object], *arguments: object) -> None:
-    await trio.to_thread.run_sync(function, *arguments)

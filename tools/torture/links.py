@@ -40,7 +40,6 @@ _GROUP = "watchers"
 _CONNECTIONS = 2
 _LOAD_SECONDS_MAX = 60.0
 _CATCH_UP_SECONDS_MAX = 120.0
-_PREFIX_SECONDS = 0.05
 ROUND_TRIP_SECONDS = 0.2
 
 
@@ -82,7 +81,7 @@ class Linked:
         began = time.monotonic()
         place = self.place
         async with AsyncExitStack() as stack:
-            await _in_thread(place.master.start)
+            await trio.to_thread.run_sync(place.master.start)
             if fault is far_away:
                 master = (self.cable.left.address, place.master_port)
                 reached = place.master_site.host, place.master_port
@@ -91,20 +90,20 @@ class Linked:
                 # What the proxy does not carry: the registry.
                 registry = f"{master[0]}:{place.master.ask('status')['embedded_registry']['port']}"
                 place.follow(f"{self.clients_host}:{self.way.port}", registryAddress=registry)
-            await _in_thread(place.slave.start)
+            await trio.to_thread.run_sync(place.slave.start)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._look_at_prefix)
+                nursery.start_soon(self.prefix.keep_looking)
                 nursery.start_soon(self._consume_in_a_group)
                 await self.load()
                 await fault(self)
                 await self.load()
                 await self._catch_up()
                 nursery.cancel_scope.cancel()
-            await _in_thread(self._compare)
+            await trio.to_thread.run_sync(self._compare)
             self.figures.connections = place.slave.output.read_text(encoding="utf-8").count(
                 "start subscribe message from master success"
             )
-            await _in_thread(self._finish)
+            await trio.to_thread.run_sync(self._finish)
         self.figures.seconds = time.monotonic() - began
 
     async def load(self) -> None:
@@ -141,11 +140,6 @@ class Linked:
                     with trio.move_on_after(2.0):
                         async for _message in consumer:
                             self.figures.group_stores = watched.stores
-
-    async def _look_at_prefix(self) -> None:
-        while True:
-            await _in_thread(self.prefix.look)
-            await trio.sleep(_PREFIX_SECONDS)
 
     async def _catch_up(self) -> None:
         began = time.monotonic()
@@ -185,10 +179,6 @@ class Linked:
             raise BrokenPromiseError(differences)
         for data in (self.place.master_data, self.place.slave_data):
             must_find_nothing("verify", str(data))
-
-
-async def _in_thread(function: Callable[..., object], *arguments: object) -> None:
-    await trio.to_thread.run_sync(function, *arguments)
 
 
 # The faults. Each returns with the cable healed.
@@ -254,7 +244,7 @@ async def half_open(linked: Linked) -> None:
     linked.place.slave.kill()
     await linked.load_for_a_while()
     linked.cable.heal()
-    await _in_thread(linked.place.slave.start)
+    await trio.to_thread.run_sync(linked.place.slave.start)
 
 
 async def silent_master(linked: Linked) -> None:

@@ -101,7 +101,7 @@ class Limited:
         """Raises BrokenPromiseError and NodeError."""
         master = self.place.master
         self.group.limit(self.limit_bytes)
-        await _in_thread(master.start)
+        await trio.to_thread.run_sync(master.start)
         status = master.ask("status")
         port = master.port
         target = Target(port, port, int(status["http_port"]), self.place.base / "none")
@@ -109,7 +109,7 @@ class Limited:
             self.say(f"{act.__name__}, {_PEERS} connections")
             with Abuser(act, target, _PEERS).at_work() as findings:
                 await self._load(lambda: findings(_ABUSE_SECONDS_MAX))
-                self.rss_bytes = max(self.rss_bytes, _rss_bytes(master.pid))
+                self.rss_bytes = max(self.rss_bytes, master.rss_bytes)
         if self.group.kills or not master.is_running:
             raise BrokenPromiseError([f"{self.limit_bytes // MIB} MiB were not enough"])
         for number in range(1, kills + 1):
@@ -117,23 +117,23 @@ class Limited:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(load.run, port, _CONNECTIONS)
                 await _acknowledged(load, _MESSAGES)
-                await _in_thread(self._take_away)
+                await trio.to_thread.run_sync(self._take_away)
             if self.group.kills != number:
                 raise BrokenPromiseError([f"the kernel killed {self.group.kills} times, not {number}"])
             self.group.unlimit()
-            await _in_thread(master.start)
-            await _in_thread(self.verifier.check, self.place.master_data)
+            await trio.to_thread.run_sync(master.start)
+            await trio.to_thread.run_sync(self.verifier.check, self.place.master_data)
             if problems := master.problems():
                 raise BrokenPromiseError(problems)
             self.say(f"{number} of {kills} kills")
-        await _in_thread(master.stop)
-        await _in_thread(self.verifier.check_all_again, self.place.master_data)
+        await trio.to_thread.run_sync(master.stop)
+        await trio.to_thread.run_sync(self.verifier.check_all_again, self.place.master_data)
 
     async def _load(self, meanwhile: Callable[[], object]) -> None:
         load = Load(self.verifier, NAMES, self._random)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(load.run, self.place.master.port, _CONNECTIONS)
-            await _in_thread(meanwhile)
+            await trio.to_thread.run_sync(meanwhile)
             await _acknowledged(load, load.acknowledged + _MESSAGES)
             load.stop()
 
@@ -173,11 +173,3 @@ def run_memory(base: Path, megabytes: int, kills: int, say: Callable[[str], None
 
 async def _acknowledged(load: Load, count: int) -> None:
     await until(lambda: load.acknowledged >= count, 30.0, "messages are acknowledged")
-
-
-def _rss_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
-async def _in_thread(function: Callable[..., object], *arguments: object) -> None:
-    await trio.to_thread.run_sync(function, *arguments)

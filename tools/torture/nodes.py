@@ -183,6 +183,12 @@ class Place:
         """The slave's partitions."""
         return self.base / "data" / "slave"
 
+    def is_well(self) -> bool:
+        """Whether the slave follows without a lag, and neither of the two knows of a problem."""
+        status = self.slave.ask("slave-status")
+        is_even = bool(status["connected"]) and status["lag_bytes"] == 0
+        return is_even and not self.slave.problems() and not self.master.problems()
+
     def end(self) -> None:
         """Kill what still runs."""
         self.master.kill()
@@ -316,3 +322,9 @@ class Node:
             return self.ask("status").get("pid") == self.pid
         except ControlError:
             return False
+
+    @property
+    def rss_bytes(self) -> int:
+        """Resident memory of the process that was started last."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")

@@ -38,7 +38,6 @@ _CONNECTIONS = 4
 _MESSAGES = 500
 _AGAIN_SECONDS_MAX = 5.0
 _WELL_SECONDS_MAX = 30.0
-_LOOK_SECONDS = 0.05
 _PROBE_SECONDS = 0.5
 
 
@@ -117,11 +116,11 @@ class Slow:
     async def run(self, fault: Fault) -> None:
         """Raises BrokenPromiseError and NodeError."""
         place = self.place
-        await _in_thread(place.master.start)
-        await _in_thread(place.slave.start)
+        await trio.to_thread.run_sync(place.master.start)
+        await trio.to_thread.run_sync(place.slave.start)
         load = Load(self.verifier, NAMES, self._random)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._look_at_prefix)
+            nursery.start_soon(self.prefix.keep_looking)
             async with trio.open_nursery() as loading:
                 loading.start_soon(load.run, place.master.port, _CONNECTIONS)
                 await until(lambda: load.acknowledged >= _MESSAGES, 30.0, "messages are acknowledged")
@@ -130,8 +129,8 @@ class Slow:
                     ends = trio.current_time() + self.seconds
                     while trio.current_time() < ends:
                         await trio.sleep(_PROBE_SECONDS)
-                        self.rss_bytes = max(self.rss_bytes, _rss_bytes(place.master.pid))
-                        await _in_thread(self._ask, fault is frozen)
+                        self.rss_bytes = max(self.rss_bytes, place.master.rss_bytes)
+                        await trio.to_thread.run_sync(self._ask, fault is frozen)
                     self.during = load.acknowledged - before
                 began, before = time.monotonic(), load.acknowledged
                 await until(
@@ -146,7 +145,7 @@ class Slow:
         refusals = [text for producer in load.producers for text in producer.refusals]
         if refusals:
             raise BrokenPromiseError([f"{len(refusals)} puts were refused: {refusals[0]}"])
-        await _in_thread(self._finish)
+        await trio.to_thread.run_sync(self._finish)
 
     def _ask(self, may_be_silent: bool) -> None:  # noqa: FBT001 - said once
         """The node answers, and its slave still has it."""
@@ -160,14 +159,7 @@ class Slow:
             raise BrokenPromiseError(["the slave lost its master, whose disk is slow"])
 
     def _is_well(self) -> bool:
-        status = self.place.slave.ask("slave-status")
-        is_equal = bool(status["connected"]) and status["lag_bytes"] == 0 and not self.prefix.is_behind()
-        return is_equal and not self.place.slave.problems() and not self.place.master.problems()
-
-    async def _look_at_prefix(self) -> None:
-        while True:
-            await _in_thread(self.prefix.look)
-            await trio.sleep(_LOOK_SECONDS)
+        return self.place.is_well() and not self.prefix.is_behind()
 
     def _finish(self) -> None:
         self.prefix.look_at_everything()
@@ -200,12 +192,3 @@ def run_slow(base: Path, name: str, seconds: float) -> list[tuple[str, str]]:
         ("memory", f"{slow.rss_bytes / MIB:.1f} MiB"),
         ("master and slave files at the end", "identical"),
     ]
-
-
-def _rss_bytes(pid: int) -> int:
-    with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123
-        return int(file.read().split()[1]) * 4096
-
-
-async def _in_thread(function: Callable[..., object], *arguments: object) -> object:
-    return await trio.to_thread.run_sync(function, *arguments)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 import attrs
+import trio
 
 from metaserver.message import HEADER_SIZE, iterate_records, message_id_block, scan
 from tools.torture import logfiles
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from tools.torture.logfiles import Name
 
+_LOOK_SECONDS = 0.05
 _PROBLEMS_MAX = 20
 _WINDOW_BYTES = 1024 * 1024
 
@@ -386,6 +388,12 @@ class PrefixCheck:
         self.rounds += 1
         if problems:
             raise BrokenPromiseError(problems)
+
+    async def keep_looking(self, pause_seconds: float = _LOOK_SECONDS) -> None:
+        """All the time, whoever is alive, until cancelled; raises BrokenPromiseError."""
+        while True:
+            await trio.to_thread.run_sync(self.look)
+            await trio.sleep(pause_seconds)
 
     def look_at_everything(self) -> None:
         """The same from the first byte on."""
