@@ -184,8 +184,10 @@ class TopicChanges:
     def _orphans(self, topic: str) -> list[Partition]:
         """Of a slave: the copies of a topic that its master has deleted."""
         found = [one for one in self._partitions() if one.name.topic == topic and not one.is_internal]
+        if not found:
+            raise TopicChangeError(f"there is no topic {topic} at this slave: it has no partition of it")
         states = [None if self._is_orphan is None else self._is_orphan(one.name) for one in found]
-        if found and None in states:
+        if None in states:
             raise TopicChangeError(
                 f"this slave has not heard from its master ({self._broker.master_address}) which partitions "
                 "it has; try again when `metaServer slave-status` shows that it is connected"

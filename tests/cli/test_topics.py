@@ -232,3 +232,5 @@ def test_a_slave_without_its_master_puts_nothing_aside(home: Home) -> None:
     ran = home.run("topics", "delete", "test", "slave", "--execute")
     assert (ran.code, "has not heard from its master" in ran.err) == (1, True)
     assert topic_partitions(home, "test", "slave")
+    ran = home.run("topics", "delete", "other", "slave", "--execute")
+    assert (ran.code, "no topic other at this slave" in ran.err) == (1, True)
