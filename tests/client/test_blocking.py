@@ -569,7 +569,7 @@ def test_an_abandoned_session_ends_also_where_the_loop_collects_it(
     session = manager.__enter__()
     inner = session.consumer(group, "test")
     inner.__enter__()
-    (loop,) = (thread for thread in _others() - before if "portal" in thread.name)
+    (loop,) = (thread for thread in _others() - before if thread.name.endswith("-loop"))
 
     last = [inner, manager]
     del inner, manager

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 import attrs
+
+from metaserver.client.blocking.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -33,16 +33,21 @@ class _EndedError(anyio.ClosedResourceError):
 
 @attrs.define(eq=False)
 class _Call:
-    future: Future[object] = attrs.Factory(Future)
+    """Everything but the waiting is for the loop."""
+
+    outcome: Outcome[object] = attrs.Factory(Outcome)
+    is_begun: bool = False
     scope: anyio.CancelScope | None = None
-    """None before it has begun."""
+    """None before its task runs."""
     is_cancelled: bool = False
 
     def cancel(self) -> None:
-        """Give it up; on the loop."""
+        """Give it up; posted behind it, where it was posted at all."""
         self.is_cancelled = True
         if self.scope is not None:
             self.scope.cancel()
+        elif not self.is_begun:
+            self.outcome.fail(_EndedError())
 
 
 class Block(Generic[T]):
@@ -54,10 +59,11 @@ class Block(Generic[T]):
         self.value: T
         """What the manager gave."""
         self._manager = manager
+        self._is_started = False
         self._scope: anyio.CancelScope | None = None
         self._is_cancelled = False
-        self._entered: Future[None] = Future()
-        self._ended: Future[None] = Future()
+        self._entered: Outcome[None] = Outcome()
+        self._ended: Outcome[None] = Outcome()
         self._leaving: anyio.Event
         self._is_failed = False
         self._calls: TaskGroup | None = None
@@ -69,17 +75,18 @@ class Block(Generic[T]):
         """
         self.thread.forbid()
         call = _Call()
-        self.thread.post(partial(self._begin, call, partial(function, *arguments)))
         try:
-            return call.future.result()  # type: ignore[return-value]  # of the function
+            self.thread.post(partial(self._begin, call, partial(function, *arguments)))
+            return call.outcome.result()  # type: ignore[return-value]  # of the function
         except _EndedError:
             with suppress(_EndedError):
                 self._ended.result()  # What has ended it, where that was not its owner.
             raise
         except BaseException:
-            if not call.future.done():
-                self.thread.post(call.cancel)
-                concurrent.futures.wait([call.future])
+            if not call.outcome.is_told:
+                with suppress(anyio.ClosedResourceError):
+                    self.thread.post(call.cancel)
+                    call.outcome.wait()
             raise
 
     def do(self, function: Callable[..., Result], *arguments: object) -> Result:
@@ -99,17 +106,18 @@ class Block(Generic[T]):
 
     def enter(self, parent: Block[Any] | None) -> None:
         """Returns when the manager has been entered; raises what it raises."""
-        self.thread.post(partial(self._start, parent))
         try:
+            self.thread.post(partial(self._start, parent))
             self._entered.result()
         except BaseException:
-            if not self._entered.done():
-                self.thread.post(self._cancel)
-                concurrent.futures.wait([self._ended])
+            if not self._ended.is_told:
+                with suppress(anyio.ClosedResourceError):
+                    self.thread.post(self._cancel)
+                    self._ended.wait()
             raise
 
     def leave(self, *, is_failed: bool) -> None:
-        """Returns when the manager has been left; raises what it raises."""
+        """Returns when the manager has been left; raises what it raises. Interrupted, it may be repeated."""
         with suppress(anyio.ClosedResourceError):
             self.thread.post(partial(self._leave, is_failed))
         if not self.thread.is_current:
@@ -118,11 +126,12 @@ class Block(Generic[T]):
     # On the loop.
 
     def _start(self, parent: Block[Any] | None) -> None:
+        self._is_started = True
         if parent is None:
             self.thread.tasks.start_soon(self._live)
         elif not parent.start(self._live):
-            self._entered.set_exception(anyio.ClosedResourceError())
-            self._ended.set_result(None)
+            self._ended.tell(None)
+            self._entered.fail(anyio.ClosedResourceError())
 
     async def _live(self) -> None:
         try:
@@ -133,21 +142,21 @@ class Block(Generic[T]):
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits is to have it
-            self._ended.set_exception(error)
-            if not self._entered.done():
-                self._entered.set_exception(error)
+            self._ended.fail(error)
+            if not self._entered.is_told:
+                self._entered.fail(error)
         finally:
-            if not self._entered.done():
-                self._entered.set_exception(anyio.ClosedResourceError())
-            if not self._ended.done():
-                self._ended.set_result(None)
+            if not self._ended.is_told:
+                self._ended.tell(None)
+            if not self._entered.is_told:
+                self._entered.fail(anyio.ClosedResourceError())
 
     async def _hold(self) -> None:
         async with self._manager as self.value:
             self._leaving = anyio.Event()
             try:
                 async with anyio.create_task_group() as self._calls:
-                    self._entered.set_result(None)
+                    self._entered.tell(None)
                     await self._leaving.wait()
                     self._calls.cancel_scope.cancel()
             finally:
@@ -163,24 +172,27 @@ class Block(Generic[T]):
         self._is_cancelled = True
         if self._scope is not None:
             self._scope.cancel()
+        elif not self._is_started:
+            self._ended.tell(None)
 
     def _begin(self, call: _Call, function: Callable[[], Awaitable[object]]) -> None:
+        call.is_begun = True
         if not self.start(self._run, call, function):
-            call.future.set_exception(_EndedError())
+            call.outcome.fail(_EndedError())
 
     async def _run(self, call: _Call, function: Callable[[], Awaitable[object]]) -> None:
         try:
             with anyio.CancelScope() as call.scope:
                 if call.is_cancelled:
                     call.scope.cancel()
-                call.future.set_result(await function())
+                call.outcome.tell(await function())
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # noqa: BLE001 - it goes to the thread that waits, whatever it is
-            call.future.set_exception(error)
+            call.outcome.fail(error)
         finally:
-            if not call.future.done():
-                call.future.set_exception(_EndedError())
+            if not call.outcome.is_told:
+                call.outcome.fail(_EndedError())
 
 
 @contextmanager
@@ -192,9 +204,9 @@ def entered(
     block.enter(parent)
     try:
         yield block
+        block.leave(is_failed=False)
     except BaseException:
-        # The error that ends the block comes out, whatever its end may say.
+        # Also where leaving was interrupted. The error that ends the block comes out, whatever its end says.
         with suppress(Exception):
             block.leave(is_failed=True)
         raise
-    block.leave(is_failed=False)

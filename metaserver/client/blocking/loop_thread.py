@@ -1,20 +1,21 @@
 """An event loop in a thread of its own, and the way into it.
 
-anyio's portal starts and ends the loop. Its calls make a task each, and wait until it is made; what is posted
-here waits for nothing, and what is posted before the loop has woken up wakes it once. A call takes some 60 us
-of processor time either way. On asyncio, the default, calls are a little cheaper than on trio, and iterating
-is by a sixth at least (tools/bench/blocking).
+What is posted waits for nothing, and what is posted before the loop has woken up wakes it once. A call takes
+some 60 us of processor time. On asyncio, the default, calls are a little cheaper than on trio, and iterating
+is by a sixth at least (tools/bench/blocking). The thread that posts may be interrupted anywhere: it holds
+nothing that the loop waits for.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
-from anyio.from_thread import start_blocking_portal
+
+from metaserver.client.blocking.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
+
+
+class _Wake:
+    """Wakes the loop once; each time it sleeps there is another."""
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self.event = anyio.Event()
+        self._call_soon = call_soon
+        self._is_used = False
+
+    def __call__(self) -> None:
+        if not self._is_used:
+            # In this order: interrupted in between, the next one wakes the loop again.
+            self._call_soon(self.event.set)
+            self._is_used = True
 
 
 class LoopThread:
@@ -32,14 +48,11 @@ class LoopThread:
         self.backend = backend
         self.tasks: TaskGroup
         """For the loop only."""
+        self.started: Outcome[None] = Outcome()
         self.ident = 0
-        # Reentrant: a signal handler may post while the thread it interrupted does.
-        self._lock = threading.RLock()
         self._inbox: deque[Callable[[], object]] = deque()
         self._is_open = True
-        self._is_woken = True
-        self._wake: anyio.Event
-        self._call_soon: Callable[[Callable[[], None]], object]
+        self._wake: Callable[[], None] = _nobody_sleeps
 
     def forbid(self) -> None:
         """Raises RuntimeError on the loop itself: what follows would wait for it."""
@@ -56,57 +69,84 @@ class LoopThread:
     def post(self, call: Callable[[], object]) -> None:
         """Have it called on the loop, behind all that was posted before; it must not raise.
 
-        From any thread. Raises anyio.ClosedResourceError where the loop has ended.
+        From any thread. Raises anyio.ClosedResourceError where the loop has ended. Interrupted, it may be
+        posted or not: whoever must know posts another, and sees there whether this one came.
         """
-        with self._lock:
-            if not self._is_open:
-                raise anyio.ClosedResourceError
-            self._inbox.append(call)
-            if not self._is_woken:
-                self._is_woken = True
-                self._call_soon(self._wake.set)
+        if self._has_ended():
+            raise anyio.ClosedResourceError
+        self._inbox.append(call)
+        with suppress(RuntimeError):  # Of a loop that ends just now.
+            self._wake()
+        if self._has_ended():
+            # It ended meanwhile, and may have looked before this was there.
+            self._work_off()
 
-    async def run(self) -> None:
-        """Do what is posted, until cancelled; in the portal's thread."""
+    def run(self) -> None:
+        """The thread: do what is posted, until :meth:`end`."""
+        try:
+            anyio.run(self._run, backend=self.backend)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits is to have it
+            self._is_open = False
+            if not self.started.is_told:
+                self.started.fail(error)
+
+    async def _run(self) -> None:
         self.ident = threading.get_ident()
-        self._call_soon = _call_soon(self.backend)
+        call_soon = _call_soon(self.backend)
+        self.started.tell(None)
         try:
             async with anyio.create_task_group() as self.tasks:
                 while True:
-                    with self._lock:
-                        self._wake = anyio.Event()
-                        self._is_woken = False
-                        count = len(self._inbox)
-                    for _ in range(count):
+                    # First: what is posted behind the look into the inbox wakes this one.
+                    self._wake = wake = _Wake(call_soon)
+                    for _ in range(len(self._inbox)):
                         self._inbox.popleft()()
-                    await self._wake.wait()
+                    await wake.event.wait()
         finally:
-            with self._lock:
-                self._is_open = False
+            self._is_open = False
+            self._wake = _nobody_sleeps
             # Who waits for one of these is told that it is too late.
-            while self._inbox:
-                self._inbox.popleft()()
+            self._work_off()
 
     def end(self) -> None:
         """Stop running; on the loop."""
         self.tasks.cancel_scope.cancel()
 
+    def _has_ended(self) -> bool:
+        return not self._is_open
+
+    def _work_off(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._inbox.popleft()()
+
 
 @contextmanager
 def loop_thread(backend: Backend) -> Iterator[LoopThread]:
     """A loop for the length of the block; everything on it is cancelled at the end."""
-    with ExitStack() as stack:
-        portal = stack.enter_context(start_blocking_portal(backend))
-        thread = LoopThread(backend)
-        portal.start_task_soon(thread.run)
-        try:
-            yield thread
-        finally:
-            with suppress(anyio.ClosedResourceError):
-                thread.post(thread.end)
-            if thread.is_current:
-                # The garbage collector ends an abandoned block wherever it happens to run: here, on the loop.
-                threading.Thread(target=stack.pop_all().close, daemon=True).start()
+    loop = LoopThread(backend)
+    thread = threading.Thread(target=loop.run, name=f"{backend}-loop", daemon=True)
+    try:
+        thread.start()
+        loop.started.result()
+        yield loop
+        _end(loop, thread)
+    except BaseException:
+        # Also where the end itself was interrupted.
+        _end(loop, thread)
+        raise
+
+
+def _end(loop: LoopThread, thread: threading.Thread) -> None:
+    with suppress(anyio.ClosedResourceError):
+        loop.post(loop.end)
+    # The garbage collector ends an abandoned block wherever it happens to run, also on the loop.
+    if loop.started.is_told and not loop.is_current:
+        thread.join()
+
+
+def _nobody_sleeps() -> None:
+    pass
 
 
 def _call_soon(backend: Backend) -> Callable[[Callable[[], None]], object]:

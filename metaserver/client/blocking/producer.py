@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,12 +11,15 @@ from typing import TYPE_CHECKING
 import anyio
 import attrs
 
+from metaserver.client.blocking.bell import Bell
 from metaserver.client.blocking.block import entered
+from metaserver.client.blocking.fate import Fate
 from metaserver.client.blocking.transactions import Transaction
 from metaserver.errors import MetaServerError, SendFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     from metaserver.client import producer
     from metaserver.client.blocking.block import Block
@@ -29,7 +31,7 @@ _HELD_BYTES_PER_MESSAGE = 1000
 """Of memory, beside the data; more than the loop's own producer counts, so that this one is full first."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Message:
     topic: str
     payload: bytes
@@ -37,7 +39,10 @@ class _Message:
     key: bytes | None
     partition: Partition | None
     size_bytes: int
-    fate: Future[Sent] = attrs.Factory(Future)
+    fate: Fate
+    is_counted: bool = False
+    is_accepted: bool = False
+    """By the loop, for which this is."""
 
 
 class Producer:
@@ -51,11 +56,10 @@ class Producer:
         self._block = block
         self._inner = block.value
         self._bytes_max = block.value.options.buffer_bytes_max
-        self._change = threading.Condition()
+        self._count_lock = threading.Lock()
         self._buffered = 0
         self._buffered_bytes = 0
-        self._is_awaited = False
-        """Whether somebody waits for a change."""
+        self._change = Bell()
         self._known: set[str] = set()
         """The loop's: topics that were looked for."""
         self._waiting: dict[str, deque[_Message]] = {}
@@ -77,12 +81,10 @@ class Producer:
         Interrupted, the message goes its way all the same.
         """
         self._block.thread.forbid()
-        message = _message(topic, payload, attribute, key, partition)
-        with self._change:
-            while self._buffered_bytes >= self._bytes_max:
-                self._await_change()
-            self._count(message)
-        return self._post(message).result()
+        message = self._message(topic, payload, attribute, key, partition)
+        while not self._hand_in(message):
+            self._change.wait_until(self._has_room)
+        return message.fate.result()
 
     def send_nowait(
         self,
@@ -99,12 +101,10 @@ class Producer:
         nothing of the session that waits. Raises anyio.WouldBlock where ``buffer_bytes_max`` are under way
         (:meth:`wait_for_room`).
         """
-        message = _message(topic, payload, attribute, key, partition)
-        with self._change:
-            if self._buffered_bytes >= self._bytes_max:
-                raise anyio.WouldBlock
-            self._count(message)
-        return self._post(message)
+        message = self._message(topic, payload, attribute, key, partition)
+        if not self._hand_in(message):
+            raise anyio.WouldBlock
+        return message.fate
 
     def send_many(self, topic: str, messages: Iterable[bytes | OutgoingMessage]) -> list[Sent]:
         """Send messages in order, each partition's in batches, and wait for all of them.
@@ -124,9 +124,7 @@ class Producer:
     def wait_for_room(self) -> None:
         """Returns when ``send_nowait`` would take a message."""
         self._block.thread.forbid()
-        with self._change:
-            while self._buffered_bytes >= self._bytes_max:
-                self._await_change()
+        self._change.wait_until(self._has_room)
 
     def flush(self) -> None:
         """Returns when the fate of every message handed over so far is known; bounded by their time-outs.
@@ -134,11 +132,8 @@ class Producer:
         Those that linger for company are sent at once.
         """
         self._block.thread.forbid()
-        with suppress(anyio.ClosedResourceError):
-            self._block.thread.post(self._hurry)
-        with self._change:
-            while self._buffered:
-                self._await_change()
+        self._post(self._hurry)
+        self._change.wait_until(lambda: not self._buffered)
 
     def partitions(self, topic: str) -> tuple[Partition, ...]:
         """Where messages of the topic may go now; raises DiscoveryError."""
@@ -154,25 +149,45 @@ class Producer:
         """Messages of ``send`` and ``send_nowait`` whose fate is not known."""
         return self._buffered
 
-    def _await_change(self) -> None:
-        self._is_awaited = True
-        self._change.wait()
+    def _has_room(self) -> bool:
+        return self._buffered_bytes < self._bytes_max
 
-    def _count(self, message: _Message) -> None:
-        self._buffered += 1
-        self._buffered_bytes += message.size_bytes
+    def _message(
+        self,
+        topic: str,
+        payload: bytes,
+        attribute: str | None,
+        key: bytes | None,
+        partition: Partition | None,
+    ) -> _Message:
+        size_bytes = len(payload) + _HELD_BYTES_PER_MESSAGE + 4 * len(attribute or "")
+        return _Message(topic, payload, attribute, key, partition, size_bytes, Fate(self._block.thread))
 
-    def _post(self, message: _Message) -> Future[Sent]:
-        message.fate.set_running_or_notify_cancel()
+    def _hand_in(self, message: _Message) -> bool:
+        """False where there is no room. Interrupted, the message goes its way or is as if it never was."""
         try:
+            with self._count_lock:
+                if not self._has_room():
+                    return False
+                self._buffered += 1
+                self._buffered_bytes += message.size_bytes
+                message.is_counted = True
             self._block.thread.post(partial(self._accept, message))
         except anyio.ClosedResourceError:
             self._settle(message, _closed(message))
-        return message.fate
+        except BaseException:
+            self._post(partial(self._withdraw, message))
+            raise
+        return True
+
+    def _post(self, call: Callable[[], object]) -> None:
+        with suppress(anyio.ClosedResourceError):
+            self._block.thread.post(call)
 
     # On the loop.
 
     def _accept(self, message: _Message) -> None:
+        message.is_accepted = True
         topic = message.topic
         if topic in self._waiting:
             self._waiting[topic].append(message)
@@ -181,6 +196,11 @@ class Producer:
             if not self._block.start(self._work_off, topic):
                 del self._waiting[topic]
                 self._settle(message, _closed(message))
+
+    def _withdraw(self, message: _Message) -> None:
+        """Posted behind it, where it was posted at all."""
+        if message.is_counted and not message.is_accepted:
+            self._settle(message, _closed(message))
 
     def _hand_over(self, message: _Message) -> bool:
         """False where there is no room."""
@@ -221,23 +241,11 @@ class Producer:
                 self._settle(message, _closed(message))
 
     def _settle(self, message: _Message, outcome: Sent | Exception) -> None:
-        with self._change:
+        with self._count_lock:
             self._buffered -= 1
             self._buffered_bytes -= message.size_bytes
-            if self._is_awaited:
-                self._is_awaited = False
-                self._change.notify_all()
-        if isinstance(outcome, Exception):
-            message.fate.set_exception(outcome)
-        else:
-            message.fate.set_result(outcome)
-
-
-def _message(
-    topic: str, payload: bytes, attribute: str | None, key: bytes | None, partition: Partition | None
-) -> _Message:
-    size_bytes = len(payload) + _HELD_BYTES_PER_MESSAGE + 4 * len(attribute or "")
-    return _Message(topic, payload, attribute, key, partition, size_bytes)
+        message.fate.settle(outcome)
+        self._change.ring()
 
 
 def _closed(message: _Message) -> SendFailedError:
