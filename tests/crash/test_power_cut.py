@@ -29,3 +29,4 @@ async def test_what_was_acknowledged_survives_a_power_cut(tmp_path: Path) -> Non
         await cuts.run(5, lambda _: None)
         assert cuts.cuts == 5
         assert cuts.acknowledged_before_cuts > 0
+        assert cuts.cuts_in_recovery > 0

@@ -3,12 +3,14 @@
 The master's data lies on an ext4 in a file, and that file on an XFS, which copies a file by reference: at
 once and atomically. The copy is what a disk would hold if the power went now: what ext4 had not yet sent to
 its device is not in it. Mounting it replays the journal; then it is recovered as a master would, and looked
-at. What was acknowledged before the copy was made must be there.
+at. What was acknowledged before the copy was made must be there. While the copy recovers it is copied itself,
+before one of the calls that change its disk: a power cut in recovery.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from random import Random
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ import trio
 
 from metaserver.node.clock import SystemClock
 from metaserver.storage import MessageStore, RealFileSystem, StoreOptions
+from metaserver.storage.filesystem import RealFile
 from tools.torture.filesystems import MIB, image, mounted
 from tools.torture.kills import NAMES, TOPICS
 from tools.torture.load import Load
@@ -25,9 +28,11 @@ from tools.torture.nodes import place_at
 from tools.torture.verifier import BrokenPromiseError, Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from metaserver.message import Buffer
+    from metaserver.storage.filesystem import OpenMode, Point
     from tools.torture.nodes import Place
 
 SETTINGS = {"maxSegmentSize": MIB, "recoveryCheckpointBytes": MIB // 4, "minFreeDiskBytes": 0}
@@ -50,6 +55,7 @@ class PowerCuts:
     seed: int
     verifier: Verifier = attrs.Factory(Verifier)
     cuts: int = 0
+    cuts_in_recovery: int = 0
     acknowledged_before_cuts: int = 0
     """Messages whose reply came before a cut in the same burst; summed up."""
     bytes_cut: int = 0
@@ -74,7 +80,7 @@ class PowerCuts:
         self.verifier.check_all_again(self.place.master_data)
 
     @property
-    def _copy(self) -> Path:
+    def _cut(self) -> Path:
         return self.disk.with_name("cut.img")
 
     async def _burst(self) -> Verifier:
@@ -95,16 +101,31 @@ class PowerCuts:
 
     def _clone(self) -> None:
         began = time.monotonic()
-        with self.disk.open("rb") as source, self._copy.open("wb") as target:
-            fcntl.ioctl(target.fileno(), _CLONE, source.fileno())
+        _copy(self.disk, self._cut)
         self.copy_seconds += time.monotonic() - began
 
     def _look_at_copy(self, known: Verifier) -> None:
-        with mounted(str(self._copy), self.place.base / "cut", "-o", "loop") as mount:
+        again = self.disk.with_name("again.img")
+        moments = 0
+
+        def before_change() -> None:
+            """Each of the moments is as likely as the others to be the one that stays."""
+            nonlocal moments
+            moments += 1
+            if self._random.randrange(moments) == 0:
+                _copy(self._cut, again)
+
+        self._recover(self._cut, known, _WatchedFileSystem(before_change))
+        if moments:
+            self._recover(again, known, RealFileSystem())
+            self.cuts_in_recovery += 1
+
+    def _recover(self, disk: Path, known: Verifier, filesystem: RealFileSystem) -> None:
+        with mounted(str(disk), self.place.base / "cut", "-o", "loop") as mount:
             data = mount / "master"
             (data / ".lock").unlink(missing_ok=True)
             options = StoreOptions(segment_bytes_max=MIB, checkpoint_bytes=MIB // 4)
-            store = MessageStore.open(RealFileSystem(), SystemClock(), options, [data], "torture")
+            store = MessageStore.open(filesystem, SystemClock(), options, [data], "torture")
             try:
                 problems = [f"{name}: {error}" for name, error in store.failed.items()]
                 for report in store.reports:
@@ -116,7 +137,56 @@ class PowerCuts:
             if problems:
                 raise BrokenPromiseError(problems)
             known.check(data)
-        self._copy.unlink()
+        disk.unlink()
+
+
+@attrs.define(eq=False)
+class _WatchedFile(RealFile):
+    before_change: Callable[[], None]
+
+    def write(self, buffers: Sequence[Buffer], position: int, point: Point) -> None:
+        self.before_change()
+        super().write(buffers, position, point)
+
+    def sync(self, point: Point) -> None:
+        self.before_change()
+        super().sync(point)
+
+    def truncate(self, size: int, point: Point) -> None:
+        self.before_change()
+        super().truncate(size, point)
+
+
+@attrs.define(eq=False)
+class _WatchedFileSystem(RealFileSystem):
+    """The filesystem, which tells of each change before it is made."""
+
+    before_change: Callable[[], None]
+
+    def open(self, path: Path, mode: OpenMode, point: Point) -> RealFile:
+        if mode != "read":
+            self.before_change()
+        file = super().open(path, mode, point)
+        descriptor = os.dup(file.fileno())
+        file.close()
+        return _WatchedFile(descriptor, self.before_change)
+
+    def rename(self, source: Path, target: Path, point: Point) -> None:
+        self.before_change()
+        super().rename(source, target, point)
+
+    def remove(self, path: Path, point: Point) -> None:
+        self.before_change()
+        super().remove(path, point)
+
+    def sync_directory(self, path: Path, point: Point) -> None:
+        self.before_change()
+        super().sync_directory(path, point)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as read, target.open("wb") as written:
+        fcntl.ioctl(written.fileno(), _CLONE, read.fileno())
 
 
 def run_power_cuts(base: Path, cuts: int, seed: int, tell: Callable[[str], None]) -> list[tuple[str, str]]:
@@ -133,6 +203,7 @@ def run_power_cuts(base: Path, cuts: int, seed: int, tell: Callable[[str], None]
     return [
         ("seeds", f"{seed} to {seed + len(rounds) - 1}"),
         ("power cuts", str(sum(run.cuts for run in rounds))),
+        ("second cuts, in the recovery behind one", str(sum(run.cuts_in_recovery for run in rounds))),
         ("messages acknowledged", f"{sum(run.verifier.acknowledged for run in rounds):,}"),
         (
             "of them in the burst of a cut, before it",

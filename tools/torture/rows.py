@@ -82,6 +82,7 @@ ROWS: dict[str, Row] = {
         "tests/crash/test_kills.py::test_a_stop_under_load_answers_everything_and_needs_no_recovery",
     ),
     "D1": Row("power cut", ("powercut --cuts 50",), "cuts", "power cuts", is_seeded=True),
+    "D2": Row("power cut in recovery", ("powercut --cuts 50",), "second cuts", "second cuts", is_seeded=True),
     "D3": Row(
         "each storage call is the last; what it may leave",
         ("states --count 20000",),
@@ -119,7 +120,6 @@ ROWS: dict[str, Row] = {
 }
 
 MISSING: dict[str, str] = {
-    "D2": "real disks have no rig for it; tools/simulate cuts the power in recovery",
     "N3": "nodes do not elect a master: a promotion is a command",
     "R3": "R2 does it: every old master returns",
     "R5": "replicas that acknowledge are not elected; tools/simulate varies who follows",
