@@ -34,6 +34,7 @@ from tools.torture.nodes import NodeError, place_at
 from tools.torture.powercut import run_power_cuts
 from tools.torture.rows import KNOWN, UNAVAILABLE, run_rows, run_tests
 from tools.torture.slowdisk import SLOWNESS, run_slow
+from tools.torture.soak import run_soak
 from tools.torture.states import run_states
 from tools.torture.steps import run_steps
 from tools.torture.verifier import BrokenPromiseError
@@ -190,6 +191,14 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a list
     gigabyte = commands.add_parser("gigabyte", help="a gigabyte of text through master and slave, compared")
     gigabyte.add_argument("--megabytes", type=int, default=1024, help="1024 and more is the real thing")
     gigabyte.set_defaults(run=lambda options, base: run_gigabyte(base, options.megabytes, say))
+
+    soak = commands.add_parser("soak", help="a long ordinary life, in which nothing may grow")
+    soak.add_argument("--minutes", type=float, default=150.0)
+    soak.add_argument("--messages", type=int, default=1000, help="of each round, of a second or two")
+    soak.add_argument("--seed", type=int, default=1)
+    soak.set_defaults(
+        run=lambda options, base: run_soak(base, options.minutes, options.messages, options.seed, say)
+    )
 
     tests = commands.add_parser("tests", help="test files, as rows of the matrix run them")
     tests.add_argument("words", nargs=argparse.REMAINDER, help="for pytest")

@@ -296,9 +296,9 @@ class Node:
             raise NodeError(f"stopped with exit code {code}:\n{self.log_tail()}")
         return time.monotonic() - began
 
-    def ask(self, command: str) -> dict[str, Any]:
+    def ask(self, command: str, **arguments: object) -> dict[str, Any]:
         """What the node answers on its control socket."""
-        return call(self._paths.control_socket, command, 10.0)
+        return call(self._paths.control_socket, command, 10.0, **arguments)
 
     def problems(self) -> list[str]:
         """What the node says is wrong."""
@@ -322,6 +322,11 @@ class Node:
             return self.ask("status").get("pid") == self.pid
         except ControlError:
             return False
+
+    @property
+    def descriptors(self) -> int:
+        """Files and sockets that it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     @property
     def rss_bytes(self) -> int:

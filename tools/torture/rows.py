@@ -117,6 +117,14 @@ ROWS: dict[str, Row] = {
     "A4": Row("no descriptors left", ("abuse no-descriptors",)),
     "A5": Row("storms, idle connections, many topics", ("abuse storm idle many-topics",)),
     "A6": Row("path tricks in names", ("abuse evil-names",)),
+    "A7": _tests("credentials of HTTP", "tests/http/test_access.py", "tests/http/test_groups_api.py"),
+    "L1": Row(
+        "a long ordinary life, in which nothing grows",
+        ("soak --minutes 10",),
+        "messages",
+        "messages acknowledged",
+        is_seeded=True,
+    ),
 }
 
 MISSING: dict[str, str] = {
@@ -124,8 +132,6 @@ MISSING: dict[str, str] = {
     "R3": "R2 does it: every old master returns",
     "R5": "replicas that acknowledge are not elected; tools/simulate varies who follows",
     "A3": "tools/fuzz/run does it",
-    "A7": "the wire protocol has no credentials; no rig for those of HTTP",
-    "L1": "no rig for hours of mixed faults",
     "L2": "tools/bench/scale does it",
     "L3": "tools/bench/links does it",
 }
