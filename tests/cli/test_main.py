@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,3 +131,28 @@ def test_a_reader_who_has_seen_enough_is_no_error(home: Home) -> None:
     process.stdout.close()
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, b"")
+
+
+def test_ctrl_c_while_it_is_being_loaded_says_nothing() -> None:
+    program = """
+        import signal, sys
+
+        class Interrupter:
+            def find_spec(self, name, path=None, target=None):
+                if name == "click":
+                    signal.raise_signal(signal.SIGINT)
+
+        # A program that a shell began in the background ignores the signal otherwise.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.meta_path.insert(0, Interrupter())
+        from metaserver.__main__ import main
+        main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
