@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import attrs
 
@@ -19,16 +19,19 @@ from metaserver.storage.recovery import RecoveryReport, recover
 from metaserver.storage.segment import OpenSegments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from metaserver.storage.filesystem import Clock, DirectoryLock, FileSystem
     from metaserver.storage.options import StoreOptions
 
+One = TypeVar("One")
+Result = TypeVar("Result")
+
 _LOWEST_MESSAGE_ID = -(2**63)
 _MANY = 32
 """Below so many partitions threads are not worth their making."""
-_EPOCH_THREADS = 16
+_THREADS = 16
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -125,12 +128,7 @@ class MessageStore:
         A partition that cannot be flushed is recovered at the next start. Raises StorageError, after
         everything is closed, where that happened.
         """
-        problems = []
-        for log in self.partitions.values():
-            try:
-                log.close()
-            except StorageError as error:
-                problems.append(str(error))
+        problems = [str(error) for error in self._of_each(list(self.partitions.values()), _close) if error]
         self.partitions.clear()
         self._release_locks()
         if problems:
@@ -190,14 +188,16 @@ class MessageStore:
             self._save_progress(log)
 
     def _begin_epochs(self, names: Sequence[TopicPartition]) -> None:
-        """Of many, side by side: each costs two syncs, and the disk takes several at a time as one."""
         opened = [(name, self.partitions[name]) for name in names if name in self.partitions]
-        if len(opened) < _MANY or self._options.epoch_origin is None:
-            for name, log in opened:
-                self._begin_epoch(name, log)
-            return
-        with ThreadPoolExecutor(_EPOCH_THREADS) as threads:
-            list(threads.map(lambda one: self._begin_epoch(*one), opened))
+        if self._options.epoch_origin is not None:
+            self._of_each(opened, lambda one: self._begin_epoch(*one))
+
+    def _of_each(self, ones: Sequence[One], work: Callable[[One], Result]) -> list[Result]:
+        """Of many, side by side: each costs syncs, and the disk takes several at a time as one."""
+        if len(ones) < _MANY:
+            return list(map(work, ones))
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return list(threads.map(work, ones))
 
     def _begin_epoch(self, topic_partition: TopicPartition, log: PartitionLog) -> None:
         """A master's log takes no message before its epoch is durable."""
@@ -227,3 +227,12 @@ class MessageStore:
         for lock in self._locks.values():
             lock.release()
         self._locks.clear()
+
+
+def _close(log: PartitionLog) -> StorageError | None:
+    """What went wrong; the log is closed all the same."""
+    try:
+        log.close()
+    except StorageError as error:
+        return error
+    return None
