@@ -60,6 +60,19 @@ class Place:
         )
         return PartitionReader(PARTITION, around, position, stored_id)
 
+    def read(
+        self,
+        position: int = 0,
+        read_from: ReadFrom = "any",
+        stored_id: int | None = None,
+        **options: int,
+    ) -> PartitionReader:
+        """A started one, of brokers that have announced themselves."""
+        self.wires.announce("t")
+        reader = self.reader(position, read_from, stored_id, **options)
+        reader.start()
+        return reader
+
     def know(self, _reader: PartitionReader) -> None:
         self.histories += 1
 
@@ -101,9 +114,7 @@ async def test_messages_come_in_order_with_one_request_at_a_time(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader(prefetch_bytes=10_000)
-    reader.start()
+    reader = place.read(prefetch_bytes=10_000)
     found: list[bytes] = []
     for cut in (50, 71, 100, len(place.log)):
         request = broker.one()
@@ -121,9 +132,7 @@ async def test_no_more_is_fetched_than_waits_to_be_taken(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader(prefetch_bytes=84, fetch_bytes=84)
-    reader.start()
+    reader = place.read(prefetch_bytes=84, fetch_bytes=84)
     place.answer(broker.one())
     assert len(reader.messages) == 4
     assert not broker.is_asked()
@@ -138,9 +147,7 @@ async def test_the_end_is_waited_for_at_the_broker(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader(position=210)
-    reader.start()
+    reader = place.read(position=210)
     for _ in range(5):
         request = broker.one()
         await trio.sleep(10.0)
@@ -153,9 +160,7 @@ async def test_nothing_at_once_is_asked_again_after_growing_pauses(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader(position=210)
-    reader.start()
+    reader = place.read(position=210)
     count, began = 0, trio.current_time()
     while trio.current_time() < began + 60.0:
         (await asked(broker)).result(404, "no such partition")
@@ -175,9 +180,7 @@ async def test_a_slave_without_long_poll_is_not_asked_more_often(
     for broker in (master, slave):
         broker.extensions = frozenset()
         broker.connect()
-    wires.announce("t")
-    reader = place.reader(position=210, read_from="slave")
-    reader.start()
+    place.read(position=210, read_from="slave")
     count, began = 0, trio.current_time()
     while trio.current_time() < began + 60.0:
         if slave.is_asked():
@@ -192,9 +195,7 @@ async def test_what_the_slave_has_not_yet_comes_from_the_master(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     master, slave = wires.broker(), wires.broker(slave_id=0)
-    wires.announce("t")
-    reader = place.reader(read_from="slave")
-    reader.start()
+    reader = place.read(read_from="slave")
     place.answer(slave.one(), end=84)
     request = slave.one()
     assert (request.offset, request.wait_ms) == (84, 1000)
@@ -218,9 +219,7 @@ async def test_a_slave_that_begins_later_than_the_master_passes_nothing_over(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     master, slave = wires.broker(), wires.broker(slave_id=0)
-    wires.announce("t")
-    reader = place.reader(read_from="slave")
-    reader.start()
+    reader = place.read(read_from="slave")
     slave.one().result(301, "105")
     place.answer(await asked(master))
     assert payloads(reader) == [b"%d" % number for number in range(10)]
@@ -241,9 +240,7 @@ async def test_a_slave_that_sends_back_is_left_for_the_master(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     master, slave = wires.broker(), wires.broker(slave_id=0)
-    wires.announce("t")
-    reader = place.reader(position=105, read_from="slave")
-    reader.start()
+    reader = place.read(position=105, read_from="slave")
     slave.one().result(301, "42")
     request = await asked(master)
     assert request.offset == 105
@@ -257,9 +254,7 @@ async def test_the_master_decides_where_to_go_on(
     wires: Wires, place: Place, autojump_clock: MockClock, to: int
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader(position=105)
-    reader.start()
+    place.read(position=105)
     broker.one().result(301, str(to))
     assert place.moves == [to]
     assert broker.one().offset == to
@@ -269,9 +264,7 @@ async def test_the_masters_word_counts_also_where_the_slave_has_nothing(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     master, slave = wires.broker(), wires.broker(slave_id=0)
-    wires.announce("t")
-    reader = place.reader(position=MAX_OFFSET, read_from="slave")
-    reader.start()
+    reader = place.read(position=MAX_OFFSET, read_from="slave")
     slave.one().result(404, "no such partition")
     assert reader.end_offset is None
     master.one().result(301, "210")
@@ -283,9 +276,7 @@ async def test_a_move_that_cannot_be_read_is_a_failure(
     wires: Wires, place: Place, autojump_clock: MockClock, text: str
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     broker.one().result(301, text)
     assert reader.problem
     place.answer(await asked(broker))
@@ -296,9 +287,7 @@ async def test_a_move_to_the_same_place_makes_pauses(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    place.read()
     count, began = 0, trio.current_time()
     while trio.current_time() < began + 60.0:
         (await asked(broker)).result(301, "0")
@@ -354,9 +343,7 @@ async def test_a_damaged_replica_is_left_for_a_sound_one(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     master, slave = wires.broker(), wires.broker(slave_id=0)
-    wires.announce("t")
-    reader = place.reader(read_from="slave")
-    reader.start()
+    reader = place.read(read_from="slave")
     slave.one().value(b"\xff" * 100)
     place.answer(await asked(master))
     assert len(reader.messages) == 10
@@ -367,9 +354,7 @@ async def test_an_error_is_asked_about_again_with_pauses(
     wires: Wires, place: Place, autojump_clock: MockClock, status: int
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     count, began = 0, trio.current_time()
     while trio.current_time() < began + 60.0:
         (await asked(broker)).result(status, "no")
@@ -382,9 +367,7 @@ async def test_a_silent_broker_is_connected_to_anew(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader(wait_ms=1000)
-    reader.start()
+    reader = place.read(wait_ms=1000)
     broker.one()
     await trio.sleep(10.9)
     assert not broker.is_broken()
@@ -399,9 +382,7 @@ async def test_the_only_replica_is_read_again_as_soon_as_it_is_back(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     broker.one()
     for away_seconds in (0.1, 5.0, 60.0, 600.0):
         broker.disconnect("refused")
@@ -416,9 +397,7 @@ async def test_a_replica_that_goes_is_left_at_once_and_returned_to(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     master, slave = wires.broker(), wires.broker(slave_id=0)
-    wires.announce("t")
-    reader = place.reader(read_from="slave")
-    reader.start()
+    reader = place.read(read_from="slave")
     slave.one()
     slave.disconnect("refused")
     request = await asked(master, seconds=0.2)
@@ -434,9 +413,7 @@ async def test_a_broker_that_is_being_connected_to_is_no_problem(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker(is_connected=False)
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     await trio.sleep(2.0)
     assert reader.problem == ""
     await trio.sleep(2.0)
@@ -465,9 +442,7 @@ async def test_who_has_the_place_of_the_one_asked_is_asked_at_once(
 ) -> None:
     """What a master that is one no more still says is nobody's but its own."""
     before = wires.broker()
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     request = before.one()
     wires.announce("t")
     assert not before.is_asked(), "nothing has changed for this reader"
@@ -481,9 +456,7 @@ async def test_paused_it_asks_for_nothing_and_goes_on_where_it_was(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     request = broker.one()
     reader.is_paused = True
     request.value(place.log[:42])
@@ -499,9 +472,7 @@ async def test_an_answer_from_before_a_seek_is_dropped(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     old = broker.one()
     reader.seek(84)
     new = broker.one()
@@ -517,9 +488,7 @@ async def test_stopped_it_drops_what_comes_and_leaves_nothing_behind(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = wires.broker()
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     request = broker.one()
     reader.stop()
     place.answer(request)
@@ -536,9 +505,7 @@ async def test_a_broker_without_long_poll_is_not_asked_for_it(
     broker = wires.broker(is_connected=False)
     broker.extensions = EXTENSIONS - {"long-poll"}
     broker.connect()
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    place.read()
     assert broker.one().wait_ms == 0
 
 
@@ -558,9 +525,7 @@ async def test_a_new_master_is_read_from_where_its_log_parts(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     assert broker.one().words[:3] == ("t", "0", "0")
     broker.disconnect()
     broker.connect()
@@ -585,9 +550,7 @@ async def test_a_restart_of_the_master_takes_nothing_back(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader(position=147)
-    reader.start()
+    place.read(position=147)
     broker.one().result(200, FIRST + SECOND)
     broker.one().value(place.log[147:])
     assert broker.one().offset == 210
@@ -643,9 +606,7 @@ async def test_a_master_that_stays_master_is_right_also_with_an_older_epoch(
 ) -> None:
     """Its predecessor had begun another epoch and was gone before anybody else had heard of it."""
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     broker.one().result(200, FIRST + "3 00000000000000cc 84\n")
     place.answer(broker.one())
     payloads(reader)
@@ -665,9 +626,7 @@ async def test_a_slave_that_is_behind_and_gave_nothing_takes_nothing_back(
 ) -> None:
     """The offset was stored, and nothing is known of what was read before it."""
     master, slave = knows_epochs(wires.broker()), knows_epochs(wires.broker(0, 0))
-    wires.announce("t")
-    reader = place.reader(position=189, read_from="slave")
-    reader.start()
+    place.read(position=189, read_from="slave")
     slave.one().result(200, FIRST)
     slave.one().result(301, "84")
     (await asked(master)).result(200, FIRST + SECOND)
@@ -679,9 +638,7 @@ async def test_a_replica_is_compared_anew_with_what_is_known_since(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     master, slave = knows_epochs(wires.broker()), knows_epochs(wires.broker(0, 0))
-    wires.announce("t")
-    reader = place.reader(read_from="slave")
-    reader.start()
+    reader = place.read(read_from="slave")
     slave.one().result(200, FIRST)
     slave.one().value(place.log[:84])
     payloads(reader)
@@ -696,9 +653,7 @@ async def test_a_stored_offset_of_another_log_leads_back_to_what_the_group_has_n
 ) -> None:
     """Ids of the log: 5 at 84, 8 at 147, 9 before 189. The group had 3, and what a master wrote that was none any more."""
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader(position=189, stored_id=3)
-    reader.start()
+    place.read(position=189, stored_id=3)
     broker.one().result(200, FIRST + SECOND + THIRD)
     for offset, size in ((0, 189), (84, 20)):
         request = broker.one()
@@ -712,9 +667,7 @@ async def test_a_stored_offset_of_this_log_is_read_on_from(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader(position=189, stored_id=9)
-    reader.start()
+    place.read(position=189, stored_id=9)
     broker.one().result(200, FIRST + SECOND + THIRD)
     place.answer(broker.one())
     request = broker.one()
@@ -732,9 +685,7 @@ async def test_a_stored_offset_is_no_offset_of_a_log_that_ends_where_its_master_
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader(position=231, stored_id=11)
-    reader.start()
+    place.read(position=231, stored_id=11)
     broker.one().result(200, FIRST + "2 00000000000000bb 210\n")
     for offset in (0, 210):
         request = broker.one()
@@ -748,9 +699,7 @@ async def test_a_slave_without_what_its_master_began_with_decides_nothing(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     master, slave = knows_epochs(wires.broker()), knows_epochs(wires.broker(0, 0))
-    wires.announce("t")
-    reader = place.reader(position=189, read_from="slave", stored_id=9)
-    reader.start()
+    place.read(position=189, read_from="slave", stored_id=9)
     slave.one().result(200, FIRST + SECOND)
     place.answer(slave.one(), end=84)
     (await asked(master)).result(200, FIRST + SECOND)
@@ -765,9 +714,7 @@ async def test_behind_what_was_passed_over_the_stored_id_says_nothing(
 ) -> None:
     """Left out, damaged, or past the end: no message of that id ends where the reader stands then."""
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader(position=189, stored_id=9)
-    reader.start()
+    place.read(position=189, stored_id=9)
     broker.one().result(200, FIRST + SECOND)
     place.answer(broker.one())
     broker.one().result(301, answer)
@@ -782,9 +729,7 @@ async def test_behind_what_was_passed_over_the_stored_id_says_nothing(
 
 async def test_what_is_gone_may_have_been_read(wires: Wires, place: Place, autojump_clock: MockClock) -> None:
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader(position=189, stored_id=3)
-    reader.start()
+    place.read(position=189, stored_id=3)
     broker.one().result(200, FIRST + SECOND)
     broker.one().result(301, "189")
     request = broker.one()
@@ -799,9 +744,7 @@ async def test_what_is_refused_is_asked_again_before_anything_is_read(
     wires: Wires, place: Place, autojump_clock: MockClock, status: int, text: str
 ) -> None:
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader(position=189, stored_id=3)
-    reader.start()
+    reader = place.read(position=189, stored_id=3)
     for _ in range(3):
         (await asked(broker)).result(200, FIRST + SECOND)
         request = broker.one()
@@ -819,9 +762,7 @@ async def test_an_offset_where_no_record_begins_leads_back_to_the_masters_begin(
 ) -> None:
     """It was stored of the log of a master that was none any more."""
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader(position=100)
-    reader.start()
+    reader = place.read(position=100)
     broker.one().result(200, FIRST + SECOND + "3 00000000000000cc 168\n")
     for _ in range(4):
         request = await asked(broker)
@@ -838,9 +779,7 @@ async def test_damage_in_a_log_of_one_master_leads_nowhere(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader(position=100)
-    reader.start()
+    place.read(position=100)
     broker.one().result(200, FIRST)
     for _ in range(8):
         place.answer(await asked(broker))
@@ -851,9 +790,7 @@ async def test_an_empty_partition_has_no_history(
     wires: Wires, place: Place, autojump_clock: MockClock
 ) -> None:
     broker = knows_epochs(wires.broker())
-    wires.announce("t")
-    reader = place.reader()
-    reader.start()
+    reader = place.read()
     broker.one().result(404, "The topic `t` in partition `0` is not exists")
     place.answer(broker.one())
     assert len(payloads(reader)) == 10
