@@ -20,6 +20,7 @@ from metaserver.message import iterate_records
 from metaserver.registry.paths import StoredOffset
 from metaserver.replication.progress import Action, ReplicaProgress, ReplicaState
 from metaserver.storage import LogEpochs, PartitionLog, Point, recovery
+from metaserver.transactions import replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from metaserver.storage import FileSystem, PendingFlush
     from metaserver.storage.recovery import FoundSegment
     from metaserver.storage.resynchronise import ScanResult
+    from metaserver.transactions import Transaction
 
 
 def ack_before_sync() -> AbstractContextManager[Any]:
@@ -203,6 +205,15 @@ def floors_kept() -> AbstractContextManager[Any]:
     return patch.object(TransactionJournal, "write", write)
 
 
+def journal_with_a_hole_taken() -> AbstractContextManager[Any]:
+    """A start takes a journal of transactions of which something is missing for an empty one."""
+
+    def replay_whole(log: PartitionLog) -> list[Transaction]:
+        return [] if log.unreadable else replay(log)
+
+    return patch.object(transaction_recovery, "replay", replay_whole)
+
+
 def _tail_at_once(self: ReplicaProgress, start: int, end: int) -> Action | None:
     self.master_start, self.master_end = start, end
     return self._tail() if self.state is ReplicaState.PROBING else None
@@ -230,5 +241,6 @@ MODELS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         commit_not_finished,
         commit_finished_blindly,
         floors_kept,
+        journal_with_a_hole_taken,
     )
 }

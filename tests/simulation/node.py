@@ -184,6 +184,7 @@ class Node:
                 self._registrar.judge = partial(lost_offset, broker)
                 nursery.start_soon(self._make_succession(broker).run)
                 await broker.transactions.load()
+                self._check_journal(broker)
                 if broker.gate.fenced is not None:
                     self._taken_max = self._taken_and_decided()  # What a start finds was decided before.
             nursery.start_soon(self._stop_when_asked)
@@ -240,6 +241,13 @@ class Node:
         """Before its end: what it must not have done."""
         if self._taken_max is not None and self._taken() > self._taken_max:
             text = f"{self.machine.name} has taken puts after it knew that its place is another's"
+            self.world.violations.append(text)
+
+    def _check_journal(self, broker: Broker) -> None:
+        """With a gap it may lack what was prepared: it is not taken for a whole one."""
+        partition = broker.transactions.journal.partition
+        if partition is not None and partition.log.unreadable and not broker.transactions.problem:
+            text = f"{self.machine.name} takes transactions with gaps in the journal of those before"
             self.world.violations.append(text)
 
     def _look(self, place: RegisteredPlace) -> None:
