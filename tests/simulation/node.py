@@ -148,6 +148,7 @@ class Node:
         guard = DiskGuard(disk, config.data_paths, config.min_free_disk_bytes)
         guard.check()
         self.committer = Committer(executor, syncer, timers, machine.clock, guard)
+        instance = self.world.random(f"instance of {machine.name} at {trio.current_time()}").getrandbits(64)
         broker = self.broker = Broker(
             config=config,
             store=store,
@@ -159,6 +160,7 @@ class Node:
             page_cache=SimPageCache(self.random),
             address=f"{machine.address}:{PORT}",
             master_address="nobody yet" if self.is_slave else None,
+            instance=f"{instance:016x}",
         )
         listener = SimListener(self.network, process, PORT)
         poller.introduce(listener)
