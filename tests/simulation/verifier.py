@@ -87,7 +87,8 @@ class Verifier:
     def _read_records(self, name: Name, log: _Log) -> None:
         records = self._records[name] = {}
         seen: dict[bytes, int] = {}
-        last_id, last_of = -(2**63), dict[str, int]()
+        last_id = -(2**63)
+        before: dict[str, list[SentMessage]] = {}
         for position, record in self._walk(name, log):
             offset = log.start + position
             payload = bytes(record.payload)
@@ -106,11 +107,11 @@ class Verifier:
                 self._say(f"{_text(name)}: {_who(sent)} is there twice, at {seen[payload]} and {offset}")
             seen[payload] = offset
             # A commit of unknown fate may come late, and what a power cut took of one comes again.
-            order = f"{sent.producer} {sent.transaction}"
+            others = before.setdefault(f"{sent.producer} {sent.transaction}", [])
             is_free = sent.transaction and self._cluster.may_have_been_rewritten(name[0])
-            if not is_free and sent.sequence <= last_of.get(order, 0):
+            if not is_free and not sent.may_lie_behind(others):
                 self._say(f"{_text(name)}: {_who(sent)} at {offset} is behind a later one of its producer")
-            last_of[order] = sent.sequence
+            others.append(sent)
             if sent.is_refused:
                 self._say(f"{_text(name)}: {_who(sent)} is there, though refused: {sent.outcome}")
 
