@@ -8,8 +8,9 @@ Where that is another record, or none ends there, the offset is of another log. 
 the begin of one of its epochs: of the newest that begins before the offset, or of an older one, as far back
 as epochs begin with a later id than the group has had. So some messages may come twice, rather than none.
 
-Not found out: an older epoch that was not read either, where it, or one between, begins with an early id; and
-a message that was committed to both logs at the same offset.
+Not found out: an older epoch that was not read either, where it, or one between, begins with an early id; the
+end of an epoch inside of which the logs parted, for this master was replaced there, and has never followed
+the other; and a message that was committed to both logs at the same offset.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -91,8 +91,8 @@ class Partition:
     """Of the last get that was answered with data."""
     waiting_gets: dict[WaitingGet, None] = attrs.Factory(dict)
     """In the order they came."""
-    told_epochs: WeakSet[ReplySink] = attrs.Factory(WeakSet)
-    """Whom the broker has told whose bytes the log holds."""
+    told_epochs: WeakKeyDictionary[ReplySink, None] = attrs.Factory(WeakKeyDictionary)
+    """Whom the broker has told whose bytes the log holds, in the order they asked."""
 
     @classmethod
     def of(cls, name: TopicPartition, log: PartitionLog, config: ServerConfig) -> Partition:
@@ -139,7 +139,7 @@ class Partition:
 
     def epochs_changed(self) -> None:
         """The log is another than those were told of: they must ask again, before they read more."""
-        told, self.told_epochs = self.told_epochs, WeakSet()
+        told, self.told_epochs = self.told_epochs, WeakKeyDictionary()
         self.publish(self.readable_offset)
         for sink in told:
             sink.close_after_replies()

@@ -44,7 +44,7 @@ def answer_epochs(
             own_end=end,
             end_of_replica=query.end_offset,
         )
-    partition.told_epochs.add(sink)
+    partition.told_epochs[sink] = None
     sink.send(encode_result(Status.SUCCESS, str(store.epochs[partition.name].chain), query.opaque))
 
 

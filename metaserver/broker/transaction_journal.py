@@ -2,7 +2,8 @@
 
 What is appended later comes later: an entry tells of the transaction's state when it was handed over. So old
 segments can be dropped without stopping anything: a new one begins, what is still wanted of the old ones is
-written once more, and when nothing live is left there, they go.
+written once more, and when nothing live is left there, they go. All but the last: a slave that has not come
+to its end finds there what it lacks, and its copy would have a gap otherwise.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class TransactionJournal:
     _compacted_offset: int = 0
     """Where the last compaction began."""
     _keep_from: int | None = None
-    """A compaction is under way: segments before this offset go when nothing live is left in them."""
+    """A compaction is under way: it ends when nothing live is left before this offset."""
+    _drop_before: int = 0
+    """Segments before this offset go then."""
     _is_working: bool = False
     """A worker has the log for a compaction."""
 
@@ -137,21 +140,28 @@ class TransactionJournal:
             return
         log = partition.log
 
-        def roll() -> int:
+        def roll() -> tuple[int, int]:
+            last = log.last_segment_start
             log.end_segment()
             if log.needs_roll:
                 log.roll()
-            return log.last_segment_start
+            return last, log.last_segment_start
 
-        def rolled(start: int | None, failure: Exception | None) -> None:
+        def rolled(starts: tuple[int, int] | None, failure: Exception | None) -> None:
             self._is_working = False
-            if start is None:
+            if starts is None:
                 _log.warning("The journal of transactions cannot be compacted", reason=str(failure))
             else:
-                self._keep_from = self._compacted_offset = start
+                self._drop_before, self._compacted_offset = starts
+                self._keep_from = self._compacted_offset
 
         self._is_working = True
         self._broker.committer.lend(partition, roll, rolled)
+
+    @property
+    def is_compacting(self) -> bool:
+        """Whether old segments are about to go."""
+        return self._is_working or self._keep_from is not None
 
     @property
     def keep_from(self) -> int | None:
@@ -160,8 +170,8 @@ class TransactionJournal:
 
     def finish_compaction(self) -> None:
         """Nothing live is left before :attr:`keep_from`."""
-        partition, offset = self.partition, self._keep_from
-        if partition is None or offset is None or self._is_working:
+        partition, offset = self.partition, self._drop_before
+        if partition is None or self._keep_from is None or self._is_working:
             return
 
         def dropped(_names: list[str] | None, failure: Exception | None) -> None:

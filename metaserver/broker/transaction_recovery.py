@@ -52,7 +52,8 @@ async def recover(
         await _carry_out_again(transaction, partition.log.start_offset, table, commits)
     _log.info("Recovered transactions", prepared=len(table.prepared()), committed=len(committed))
     if found:
-        # What was found is written once more: then a start reads no more than was journalled since the last.
+        # What was found is written once more: then a start reads no more than was journalled since the last
+        # but one.
         journal.begin_compaction(is_due=True)
 
 

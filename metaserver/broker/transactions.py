@@ -476,7 +476,7 @@ class TransactionHandler:
             self._compact_at = now
         if self.journal.keep_from is not None:
             self._compact(self.journal.keep_from)
-        if self.commits.unapplied or self.journal.keep_from is not None:
+        if self.commits.unapplied or self.journal.is_compacting:
             self._tick_soon()
 
     def _mark_applied(self, serials: list[int]) -> None:

@@ -292,14 +292,11 @@ class Consumer:
         for partition in partitions:
             offset = stored.get(partition)
             if offset is not None:
-                left_at, history = self._left.pop(partition, (None, None))
-                reader = PartitionReader(
-                    partition,
-                    self._around,
-                    offset.offset,
-                    offset.message_id,
-                    history if left_at == offset else None,
-                )
+                left_at, history = self._left.pop(partition, (offset, None))
+                # A new master may have set the group back, by ids, and not far enough: what was read is known
+                # here. Others that have stored more have read what is not.
+                known = history if offset.offset <= left_at.offset else None
+                reader = PartitionReader(partition, self._around, offset.offset, offset.message_id, known)
             else:
                 position = 0 if self.options.start == "earliest" else MAX_OFFSET
                 reader = PartitionReader(partition, self._around, position)

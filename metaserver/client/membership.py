@@ -137,7 +137,7 @@ class Membership:
         lost = await self._lost(nodes, [p for p in steps.release if p not in self._owned])
         await self._release([p for p in steps.release if p in lost], is_lost=True)
         await self._release([p for p in steps.release if p not in lost], is_lost=False)
-        await self._give_back(nodes, self._claimed.difference(self.held, wanted))
+        await self._give_back(nodes, sorted(self._claimed.difference(self.held, wanted), key=str))
         doubtful = [p for p in wanted if is_audit or p not in self._owned or p not in self.held]
         taken = await self._claim(nodes, doubtful)
         if is_audit:

@@ -44,8 +44,8 @@ class TransactionTable:
     size_bytes: int = 0
     """Of the messages held."""
     _found: dict[tuple[object, TransactionKey], Transaction] = attrs.Factory(dict)
-    _owned: dict[object, set[Transaction]] = attrs.Factory(dict)
-    """The open transactions of each connection."""
+    _owned: dict[object, dict[Transaction, None]] = attrs.Factory(dict)
+    """The open transactions of each connection, in the order they were opened."""
     _open_count: int = 0
 
     def __iter__(self) -> Iterator[Transaction]:
@@ -75,7 +75,7 @@ class TransactionTable:
         self._found[place] = begun
         self._open_count += 1
         if begun.owner is not None:
-            self._owned.setdefault(begun.owner, set()).add(begun)
+            self._owned.setdefault(begun.owner, {})[begun] = None
         return begun
 
     def restore(self, transaction: Transaction) -> None:
@@ -160,7 +160,7 @@ class TransactionTable:
         transaction.state = State.OPEN
         self._open_count += 1
         if transaction.owner is not None:
-            self._owned.setdefault(transaction.owner, set()).add(transaction)
+            self._owned.setdefault(transaction.owner, {})[transaction] = None
 
     def remember(self, transaction: Transaction, *, has_committed: bool) -> None:
         """What an operator has decided is told until :meth:`finish`; the messages are no longer held."""
@@ -185,7 +185,7 @@ class TransactionTable:
         self._open_count -= 1
         if transaction.owner is not None:
             owned = self._owned[transaction.owner]
-            owned.discard(transaction)
+            owned.pop(transaction, None)
             if not owned:
                 del self._owned[transaction.owner]
 

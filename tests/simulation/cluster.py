@@ -485,7 +485,7 @@ class Cluster:
                 path = f"/meta/consumers/{group}/offsets/{partition.topic}/0-{partition.partition}"
                 stored = self.registry.nodes.get(path)
                 position = 0 if stored is None else int(stored.data.rpartition(b"-")[2])
-                if position < log.end_offset:
+                if position != log.end_offset:  # Behind the end it is of another log, and will go back.
                     return f"group {group} is at {position} of {partition}, which ends at {log.end_offset}"
         return ""
 

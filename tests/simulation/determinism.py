@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
+import socket
 import uuid
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -37,6 +39,9 @@ def deterministic(seed: int) -> Iterator[None]:
         stack.enter_context(patch.object(trio_run, "_r", random.Random(seed)))
         stack.enter_context(patch.object(random.Random, "seed", seed_with))
         stack.enter_context(patch.object(uuid, "uuid4", next_uuid))
+        # They are told to others, and the length of what is told counts.
+        stack.enter_context(patch.object(os, "getpid", lambda: 4711))
+        stack.enter_context(patch.object(socket, "gethostname", lambda: "simulated"))
         stack.enter_context(patch.object(trio.to_thread, "run_sync", _refuse_thread))
         random.seed(seed)
         stack.callback(random.setstate, state)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from metaserver.client.lane import Sent
-from metaserver.errors import SendFailedError, SendRefusedError
+from metaserver.errors import UNCLEAR_TEXT, SendFailedError, SendRefusedError, SendUnknownError
+from metaserver.protocol import STORED_TEXT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from metaserver.client.received import ReceivedMessage
     from metaserver.errors import SendError
 
@@ -38,6 +41,26 @@ class SentMessage:
     def is_refused(self) -> bool:
         """Whether its producer was told that it is not stored."""
         return isinstance(self.outcome, SendRefusedError | SendFailedError)
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether it left and no answer came."""
+        outcome = self.outcome
+        return isinstance(outcome, SendUnknownError) and not (
+            STORED_TEXT in outcome.reason or UNCLEAR_TEXT in outcome.reason
+        )
+
+    def may_lie_behind(self, others: Iterable[SentMessage]) -> bool:
+        """Whether it may be in a log behind these of its producer.
+
+        Without an answer it may come late, over the connection that was given up. What its producer sent only
+        after that may be there before it; that has been settled later, for a partition has one request under
+        way.
+        """
+        later = [other for other in others if other.sequence >= self.sequence]
+        return not later or (
+            self.is_unanswered and all(other.settled_seconds > self.settled_seconds for other in later)
+        )
 
 
 @attrs.frozen

@@ -16,10 +16,12 @@ from metaserver.broker.committer import Committer
 from metaserver.broker.gate import PutGate
 from metaserver.broker.transaction_journal import TransactionJournal
 from metaserver.client.held_partition import HeldPartition
+from metaserver.client.lane import Lane
 from metaserver.message import iterate_records
 from metaserver.registry.paths import StoredOffset
 from metaserver.replication.progress import Action, ReplicaProgress, ReplicaState
 from metaserver.storage import LogEpochs, PartitionLog, Point, recovery
+from metaserver.transactions import replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
     from metaserver.broker import Partition
     from metaserver.broker.partition import PendingAppend
     from metaserver.client import ReceivedMessage
+    from metaserver.client.lane import Outgoing
     from metaserver.storage import FileSystem, PendingFlush
     from metaserver.storage.recovery import FoundSegment
     from metaserver.storage.resynchronise import ScanResult
+    from metaserver.transactions import Transaction
 
 
 def ack_before_sync() -> AbstractContextManager[Any]:
@@ -175,6 +179,16 @@ def slave_acknowledges_early() -> AbstractContextManager[Any]:
     return patch.object(PartitionLog, "flushed_offset", property(lambda self: self._end_offset))
 
 
+def repeated_behind() -> AbstractContextManager[Any]:
+    """A producer sends what was not taken again, behind what came meanwhile."""
+
+    def give_back(self: Lane, messages: list[Outgoing]) -> None:
+        self.waiting.extend(messages)
+        self.waiting_bytes += sum(message.size_bytes for message in messages)
+
+    return patch.object(Lane, "give_back", give_back)
+
+
 def fence_ignored() -> AbstractContextManager[Any]:
     """A master whose place is another's takes puts all the same."""
     return patch.object(PutGate, "fence", _nothing)
@@ -203,6 +217,15 @@ def floors_kept() -> AbstractContextManager[Any]:
     return patch.object(TransactionJournal, "write", write)
 
 
+def journal_with_a_hole_taken() -> AbstractContextManager[Any]:
+    """A start takes a journal of transactions of which something is missing for an empty one."""
+
+    def replay_whole(log: PartitionLog) -> list[Transaction]:
+        return [] if log.unreadable else replay(log)
+
+    return patch.object(transaction_recovery, "replay", replay_whole)
+
+
 def _tail_at_once(self: ReplicaProgress, start: int, end: int) -> Action | None:
     self.master_start, self.master_end = start, end
     return self._tail() if self.state is ReplicaState.PROBING else None
@@ -226,9 +249,11 @@ MODELS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         checkpoint_ahead_of_data,
         promotion_without_epoch,
         slave_acknowledges_early,
+        repeated_behind,
         fence_ignored,
         commit_not_finished,
         commit_finished_blindly,
         floors_kept,
+        journal_with_a_hole_taken,
     )
 }

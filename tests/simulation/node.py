@@ -148,6 +148,7 @@ class Node:
         guard = DiskGuard(disk, config.data_paths, config.min_free_disk_bytes)
         guard.check()
         self.committer = Committer(executor, syncer, timers, machine.clock, guard)
+        instance = self.world.random(f"instance of {machine.name} at {trio.current_time()}").getrandbits(64)
         broker = self.broker = Broker(
             config=config,
             store=store,
@@ -159,6 +160,7 @@ class Node:
             page_cache=SimPageCache(self.random),
             address=f"{machine.address}:{PORT}",
             master_address="nobody yet" if self.is_slave else None,
+            instance=f"{instance:016x}",
         )
         listener = SimListener(self.network, process, PORT)
         poller.introduce(listener)
@@ -184,6 +186,7 @@ class Node:
                 self._registrar.judge = partial(lost_offset, broker)
                 nursery.start_soon(self._make_succession(broker).run)
                 await broker.transactions.load()
+                self._check_journal(broker)
                 if broker.gate.fenced is not None:
                     self._taken_max = self._taken_and_decided()  # What a start finds was decided before.
             nursery.start_soon(self._stop_when_asked)
@@ -240,6 +243,13 @@ class Node:
         """Before its end: what it must not have done."""
         if self._taken_max is not None and self._taken() > self._taken_max:
             text = f"{self.machine.name} has taken puts after it knew that its place is another's"
+            self.world.violations.append(text)
+
+    def _check_journal(self, broker: Broker) -> None:
+        """With a gap it may lack what was prepared: it is not taken for a whole one."""
+        partition = broker.transactions.journal.partition
+        if partition is not None and partition.log.unreadable and not broker.transactions.problem:
+            text = f"{self.machine.name} takes transactions with gaps in the journal of those before"
             self.world.violations.append(text)
 
     def _look(self, place: RegisteredPlace) -> None:

@@ -17,13 +17,14 @@ SEEDS = range(1, 41)
 """Of the short run; ``tools/simulate`` goes on from there."""
 TRANSACTIONS = range(10_000, 10_010)
 """As above, with producers of transactions."""
-REPAIRED = (659, 848, 863, 1446, 2463, 2494, 2836, 3070, 3243, 3445, 4133, 4142, 4433, 4623,
-            10_103, 10_149, 10_150)  # fmt: skip
+REPAIRED = (494, 659, 848, 863, 1446, 2463, 2494, 2836, 3070, 3243, 3445, 4133, 4142, 4433, 4623,
+            10_103, 10_149, 10_150, 10_423, 10_482, 10_494)  # fmt: skip
 """They broke a promise once; docs/reliability.md says which."""
 SEEN_BY = {
     "commit_not_finished": TRANSACTIONS,
     "commit_finished_blindly": TRANSACTIONS,
     "floors_kept": [10_149],
+    "journal_with_a_hole_taken": [10_233],
 }
 """Models of transactions; the others are seen by the short run."""
 GROUP = 10
@@ -64,10 +65,12 @@ def test_a_seed_replays_a_run_event_by_event(seed: int) -> None:
     assert first.transcript() != simulate(seed + 1).transcript()
 
 
-def test_a_seed_means_the_same_in_every_process() -> None:
-    digest = hashlib.sha256(simulate(5).transcript().encode()).hexdigest()
+@pytest.mark.parametrize("seed", [5, 10_494])
+def test_a_seed_means_the_same_in_every_process(seed: int) -> None:
+    """The second once depended on where in memory connections lay, and on the number of the process."""
+    digest = hashlib.sha256(simulate(seed).transcript().encode()).hexdigest()
     printed = subprocess.run(
-        [sys.executable, "-c", _PRINT_DIGEST.format(seed=5)],
+        [sys.executable, "-c", _PRINT_DIGEST.format(seed=seed)],
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -5,7 +5,7 @@ It reads the segment files itself, without the store. The invariants are those o
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import attrs
@@ -13,12 +13,16 @@ import attrs
 from metaserver.client.lane import Sent
 from metaserver.message import HEADER_SIZE, iterate_records, scan
 from metaserver.names import INTERNAL_TOPICS, TRANSACTIONS_LOG, AckLevel
+from metaserver.storage.filenames import GAPS_NAME
+from metaserver.storage.gaps import decode_gaps, is_intended
+from metaserver.storage.segment import OffsetRange
 from metaserver.transactions.entries import decode_entry
 from metaserver.transactions.replay import Replay
 from tests.simulation.node import DATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from metaserver.message import Record
     from tests.simulation.cluster import Cluster
@@ -28,17 +32,21 @@ if TYPE_CHECKING:
 
 _SHOWN_MAX = 5
 _RECORD_BYTES_MAX = 1024
-_JOURNAL = (str(TRANSACTIONS_LOG.topic), int(TRANSACTIONS_LOG.partition))
 
 
 @attrs.define(eq=False)
 class _Log:
-    """One partition of one machine."""
+    """One partition of one machine, or what lies between two gaps of it."""
 
     start: int
     data: bytes
-    starts: tuple[int, ...]
-    """Of its segments."""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.data)
+
+    def part(self, start: int, end: int) -> bytes:
+        return self.data[start - self.start : end - self.start]
 
 
 @attrs.define(eq=False)
@@ -79,7 +87,8 @@ class Verifier:
     def _read_records(self, name: Name, log: _Log) -> None:
         records = self._records[name] = {}
         seen: dict[bytes, int] = {}
-        last_id, last_of = -(2**63), dict[str, int]()
+        last_id = -(2**63)
+        before: dict[str, list[SentMessage]] = {}
         for position, record in self._walk(name, log):
             offset = log.start + position
             payload = bytes(record.payload)
@@ -98,11 +107,11 @@ class Verifier:
                 self._say(f"{_text(name)}: {_who(sent)} is there twice, at {seen[payload]} and {offset}")
             seen[payload] = offset
             # A commit of unknown fate may come late, and what a power cut took of one comes again.
-            order = f"{sent.producer} {sent.transaction}"
+            others = before.setdefault(f"{sent.producer} {sent.transaction}", [])
             is_free = sent.transaction and self._cluster.may_have_been_rewritten(name[0])
-            if not is_free and sent.sequence <= last_of.get(order, 0):
+            if not is_free and not sent.may_lie_behind(others):
                 self._say(f"{_text(name)}: {_who(sent)} at {offset} is behind a later one of its producer")
-            last_of[order] = sent.sequence
+            others.append(sent)
             if sent.is_refused:
                 self._say(f"{_text(name)}: {_who(sent)} is there, though refused: {sent.outcome}")
 
@@ -224,33 +233,32 @@ class Verifier:
 
     def _check_journals(self) -> None:
         """All that is decided is carried out, and every journal is the master's as far as both go."""
-        machines = self._cluster.machines
         journals = {
-            name: read_logs(machine.disk, self._problems, is_internal=True).get(_JOURNAL)
-            for name, machine in machines.items()
+            name: read_journal(machine.disk, self._problems)
+            for name, machine in self._cluster.machines.items()
         }
         own = journals[self._cluster.master]
-        if own is None:
+        if not own:
             return
+        if len(own) == 1:  # With a gap its master takes no transactions, nor finishes any: node.py looks.
+            self._check_decided(own[0])
+        for slave, theirs in journals.items():
+            if not theirs:
+                self._say(f"{slave} has no journal of transactions")
+            for one, other in product(own, theirs):
+                start, end = max(one.start, other.start), min(one.end, other.end)
+                if start < end and one.part(start, end) != other.part(start, end):
+                    self._say(f"{slave} has another journal of transactions than {self._cluster.master}")
+
+    def _check_decided(self, journal: _Log) -> None:
         state, there = Replay(), self._payloads()
-        for record in iterate_records(own.data):
+        for record in iterate_records(journal.data):
             state.take(decode_entry(bytes(record.data)))
         for found in state.transactions():
             for name, batch in found.batches.items():
                 count = sum(bytes(r.payload) not in there for r in iterate_records(bytes(batch.data)))
                 if count:
                     self._say(f"{name}: {count} messages of {found.key} are decided on and not there")
-        for slave, theirs in journals.items():
-            if theirs is None:
-                self._say(f"{slave} has no journal of transactions")
-                continue
-            start = max(own.start, theirs.start)
-            end = min(own.start + len(own.data), theirs.start + len(theirs.data))
-            if (
-                own.data[start - own.start : end - own.start]
-                != (theirs.data[start - theirs.start : end - theirs.start])
-            ):
-                self._say(f"{slave} has another journal of transactions than {self._cluster.master}")
 
     def _payloads(self) -> set[bytes]:
         return {payload for records in self._records.values() for _id, payload in records.values()}
@@ -313,26 +321,57 @@ class Verifier:
             self._problems.append(problem)
 
 
-def read_logs(disk: SimDisk, problems: list[str], *, is_internal: bool = False) -> dict[Name, _Log]:
-    """Every partition on a disk, by its segment files; or those that the broker has for itself."""
+def read_logs(disk: SimDisk, problems: list[str]) -> dict[Name, _Log]:
+    """Every partition of a topic on a disk, by its segment files. None has a gap: nothing is deleted."""
     found: dict[Name, _Log] = {}
     for directory in sorted(disk.list_directory(DATA)) if disk.is_directory(DATA) else ():
         topic, _, number = directory.rpartition("-")
-        if not number.isdigit() or not topic or (topic in INTERNAL_TOPICS) is not is_internal:
+        if not number.isdigit() or not topic or topic in INTERNAL_TOPICS:
             continue
-        path = DATA / directory
-        files = sorted(file for file in disk.list_directory(path) if file.endswith(".meta"))
-        segments = [(int(file.removesuffix(".meta")), disk.read_bytes(path / file)) for file in files]
-        if not segments:
-            continue
-        for (start, data), (following, _data) in pairwise(segments):
-            if start + len(data) != following:
-                problems.append(
-                    f"{disk.name} {directory}: {start} ends at {start + len(data)}, not {following}"
-                )
-        starts = tuple(start for start, _data in segments)
-        found[topic, int(number)] = _Log(starts[0], b"".join(data for _start, data in segments), starts)
+        runs = _read_runs(disk, DATA / directory)
+        for before, behind in pairwise(runs):
+            _say_hole(disk, directory, before, behind, problems)
+        if runs:
+            found[topic, int(number)] = _Log(runs[0].start, b"".join(run.data for run in runs))
     return found
+
+
+def read_journal(disk: SimDisk, problems: list[str]) -> list[_Log]:
+    """What lies between gaps of a disk's journal of transactions.
+
+    A master drops of it what is over. A slave that was not so far goes on behind that, and drops what it has
+    before a gap when it has what its master had then: until then, or for ever where it is promoted, it has
+    both, and ``gaps`` tells.
+    """
+    directory = f"{TRANSACTIONS_LOG.topic}-{TRANSACTIONS_LOG.partition}"
+    path = DATA / directory
+    if not disk.is_directory(path):
+        return []
+    runs = _read_runs(disk, path)
+    told = decode_gaps(disk.read_bytes(path / GAPS_NAME)) if GAPS_NAME in disk.list_directory(path) else None
+    for before, behind in pairwise(runs):
+        is_gap = before.end < behind.start
+        if not is_gap or not is_intended(OffsetRange(before.end, behind.start), told or ()):
+            _say_hole(disk, directory, before, behind, problems)
+    return runs
+
+
+def _read_runs(disk: SimDisk, path: Path) -> list[_Log]:
+    """Segments that join are one."""
+    runs: list[_Log] = []
+    for file in sorted(file for file in disk.list_directory(path) if file.endswith(".meta")):
+        start, data = int(file.removesuffix(".meta")), disk.read_bytes(path / file)
+        if runs and runs[-1].end == start:
+            runs[-1].data += data
+        else:
+            runs.append(_Log(start, data))
+    return runs
+
+
+def _say_hole(disk: SimDisk, directory: str, before: _Log, behind: _Log, problems: list[str]) -> None:
+    problems.append(
+        f"{disk.name} {directory}: a file ends at {before.end}, the next begins at {behind.start}"
+    )
 
 
 def _who(sent: SentMessage) -> str:

@@ -264,6 +264,26 @@ async def test_an_operator_decides_and_it_is_remembered_until_it_is_forgotten(
     assert one.bodies(0) == ([b"hello"] if commit else [])
 
 
+async def test_what_was_written_since_the_last_compaction_stays_for_slaves_that_are_behind() -> None:
+    one = await started(checkpointInterval=1000)
+    found = []
+    for _ in range(4):
+        prepare(one)
+        assert one.do(Peer(), "ROLLBACK", XA) == OK
+        for _ in range(4):
+            one.filesystem.clock.advance(1.0)
+            one.machine.pass_time()
+        found.append(one.store.partitions[TRANSACTIONS_LOG].segment_starts)
+    first, second, third, fourth = (starts[-1] for starts in found)
+    assert found == [(0, first), (first, second), (second, third), (third, fourth)]
+    prepare(one)
+    one = await restarted(one)
+    for _ in range(2):
+        one.machine.pass_time()
+    log = one.store.partitions[TRANSACTIONS_LOG]
+    assert (log.start_offset, len(log.segment_starts)) == (fourth, 2), "a start compacts what it has found"
+
+
 async def test_a_decision_that_cannot_be_carried_out_is_none() -> None:
     one = await started()
     prepare(one)
