@@ -79,7 +79,7 @@ class Inside:
 def interrupted_everywhere(work: Callable[[], object], behind: Callable[[], object]) -> int:
     """Do the work again and again, interrupted at another place each time; returns how many there are."""
     for place in count():
-        signal.setitimer(signal.ITIMER_REAL, WAIT_SECONDS_MAX)
+        signal.setitimer(signal.ITIMER_REAL, WAIT_SECONDS_MAX, WAIT_SECONDS_MAX)
         try:
             with interrupted_at(place):
                 work()
