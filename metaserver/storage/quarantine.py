@@ -74,7 +74,9 @@ class QuarantineReport:
         if not isinstance(found, dict):
             raise ValueError("it is no object")  # noqa: TRY004 - the text is wrong, not our types
         for name, kinds in _KINDS.items():
-            value = found.get(name)
+            if name not in found:
+                raise ValueError(f"{name} is missing")
+            value = found[name]
             if isinstance(value, bool) or not isinstance(value, kinds):
                 raise ValueError(f"{name} is {str(value)[:40]!r}, which makes no sense")  # noqa: TRY004 - as above
         if unknown := found.keys() - _KINDS.keys():
