@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING
 
 import anyio
@@ -83,6 +83,22 @@ def test_who_gets_a_future_from_a_callback_finds_it_done(thread: LoopThread) -> 
     )
     looked.set()
     assert found == (True, False, False, False, None)
+
+
+def test_who_waits_for_several_finds_the_first_done(thread: LoopThread) -> None:
+    first, second = Fate(thread), Fate(thread)
+    found: list[object] = []
+
+    class Waiter:
+        """As those of concurrent.futures.wait and as_completed."""
+
+        def add_result(self, told: Future[Sent]) -> None:
+            found.append((told.done(), told.running()) == (True, False) and told.result(0))
+
+    first._waiters.append(Waiter())  # type: ignore[arg-type]  # nothing else of it is used
+    tell(thread, first)
+    assert wait([first, second], WAIT_SECONDS_MAX, FIRST_COMPLETED).done == {first}
+    assert found == [SENT]
 
 
 def test_a_callback_that_fails_or_comes_late(thread: LoopThread, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,9 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 class Fate(Future[Sent]):
-    """Its threads may be interrupted: they take the future's lock only behind the loop (see Bell).
+    """Its threads may be interrupted: they do not take the future's lock (see Bell).
 
-    Not so in :func:`concurrent.futures.wait` and ``as_completed``, which take it themselves.
+    Except in :func:`concurrent.futures.wait` and ``as_completed``, for which it is a future at all.
     """
 
     def __init__(self, thread: LoopThread) -> None:
@@ -31,19 +31,19 @@ class Fate(Future[Sent]):
         super().__init__()
         self.set_running_or_notify_cancel()
         self._thread = thread
-        self._is_told = False
+        self._outcome: Sent | Exception | None = None
         self._told = Bell()
         self._callbacks: list[Callable[[Future[Sent]], object]] = []
         """The loop's."""
 
     def tell(self, outcome: Sent | Exception) -> None:
         """Once."""
+        self._outcome = outcome
+        self._told.ring()
         if isinstance(outcome, Exception):
             self.set_exception(outcome)
         else:
             self.set_result(outcome)
-        self._is_told = True
-        self._told.ring()
 
     def call_back(self) -> None:
         """Behind :meth:`tell`: they find it done, as do those to whom they hand it."""
@@ -67,32 +67,38 @@ class Fate(Future[Sent]):
 
     def running(self) -> bool:
         """Whether it is not known."""
-        return not self._is_told
+        return self._outcome is None
 
     def done(self) -> bool:
         """Whether it is known."""
-        return self._is_told
+        return self._outcome is not None
 
     def result(self, timeout: float | None = None) -> Sent:
         """Wait, and return or raise it; raises TimeoutError after so many seconds."""
-        self._wait(timeout)
-        return super().result()
+        outcome = self._wait(timeout)
+        if isinstance(outcome, Exception):
+            try:
+                raise outcome
+            finally:
+                # The error's traceback holds this frame.
+                del self, outcome
+        return outcome
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait, and return what it raises; raises TimeoutError after so many seconds."""
-        self._wait(timeout)
-        return super().exception()
+        outcome = self._wait(timeout)
+        return outcome if isinstance(outcome, Exception) else None
 
-    def _wait(self, timeout: float | None) -> None:
-        if self._is_told:
-            return
-        self._thread.forbid()
-        timeout_seconds = -1 if timeout is None else max(0, timeout)
-        if not self._told.wait_until(lambda: self._is_told, timeout_seconds):
+    def _wait(self, timeout: float | None) -> Sent | Exception:
+        if self._outcome is None:
+            self._thread.forbid()
+            self._told.wait_until(self.done, -1 if timeout is None else max(0, timeout))
+        if self._outcome is None:
             raise TimeoutError
+        return self._outcome
 
     def _add(self, callback: Callable[[Future[Sent]], object]) -> None:
-        if self._is_told:
+        if self.done():
             self._call(callback)
         else:
             self._callbacks.append(callback)
