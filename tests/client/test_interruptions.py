@@ -182,6 +182,24 @@ def test_a_flush_and_a_wait_for_room(brokers: Brokers, backend: Backend) -> None
         assert interrupted_everywhere(work, producer.flush) > 10
 
 
+def test_an_iteration_loses_nothing_and_a_commit_may_be_repeated(brokers: Brokers, backend: Backend) -> None:
+    with open_session(brokers.servers, backend=backend) as session:
+        with session.producer() as producer:
+            producer.send_many("test", [b"x", b"x"])
+        with session.consumer(f"group-{backend}", "test") as consumer:
+            first = next(consumer)
+
+            def work() -> None:
+                next(consumer)
+                consumer.commit()
+
+            def behind() -> None:
+                consumer.seek(first.partition, first.offset)
+                assert next(consumer).offset == first.offset
+
+            assert interrupted_everywhere(work, behind) > 20
+
+
 def test_a_message_for_a_producer_that_is_closed_keeps_nobody_waiting(
     brokers: Brokers, backend: Backend
 ) -> None:
