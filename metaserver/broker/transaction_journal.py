@@ -141,7 +141,9 @@ class TransactionJournal:
         log = partition.log
 
         def roll() -> tuple[int, int]:
-            last = log.last_segment_start
+            # Not one that an earlier compaction has begun in vain: what slaves may lack lies before it.
+            filled = [start for start in log.segment_starts if start < log.end_offset]
+            last = filled[-1] if filled else log.last_segment_start
             log.end_segment()
             if log.needs_roll:
                 log.roll()

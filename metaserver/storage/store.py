@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import attrs
@@ -20,6 +22,7 @@ from metaserver.storage.segment import OpenSegments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from metaserver.storage.filesystem import Clock, DirectoryLock, FileSystem
@@ -196,8 +199,25 @@ class MessageStore:
         """Of many, side by side: each costs syncs, and the disk takes several at a time as one."""
         if len(ones) < _MANY:
             return list(map(work, ones))
+        left = deque(enumerate(ones))
+        results: dict[int, Result] = {}
+
+        def work_off() -> None:
+            while True:
+                try:
+                    number, one = left.popleft()
+                except IndexError:
+                    return
+                results[number] = work(one)
+
+        helpers: list[Future[None]] = []
         with ThreadPoolExecutor(_THREADS) as threads:
-            return list(threads.map(work, ones))
+            with suppress(RuntimeError):  # There are no more threads: those there are do it, and this one.
+                helpers.extend(threads.submit(work_off) for _ in range(_THREADS))
+            work_off()
+        for helper in helpers:
+            helper.result()
+        return [results[number] for number in range(len(ones))]
 
     def _begin_epoch(self, topic_partition: TopicPartition, log: PartitionLog) -> None:
         """A master's log takes no message before its epoch is durable."""

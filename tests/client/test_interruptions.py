@@ -14,10 +14,12 @@ import attrs
 import pytest
 
 from metaserver.client.blocking import open_session
+from metaserver.client.blocking.bell import Bell
 from metaserver.client.blocking.block import entered
 from metaserver.client.blocking.loop_thread import loop_thread
 from tests.client.brokers import Brokers
 from tests.client.interruptions import interrupted_at
+from tests.support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -154,6 +156,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
     [
         lambda producer: producer.send("test", b"x"),
         lambda producer: producer.send_nowait("test", b"x").result(),
+        lambda producer: producer.send_nowait("test", b"x").add_done_callback(str),
     ],
 )
 def test_a_message_goes_its_way_or_never_was(
@@ -177,3 +180,66 @@ def test_a_flush_and_a_wait_for_room(brokers: Brokers, backend: Backend) -> None
             producer.flush()
 
         assert interrupted_everywhere(work, producer.flush) > 10
+
+
+def test_an_iteration_loses_nothing_and_a_commit_may_be_repeated(brokers: Brokers, backend: Backend) -> None:
+    with open_session(brokers.servers, backend=backend) as session:
+        with session.producer() as producer:
+            producer.send_many("test", [b"x", b"x"])
+        with session.consumer(f"group-{backend}", "test") as consumer:
+            first = next(consumer)
+
+            def work() -> None:
+                next(consumer)
+                consumer.commit()
+
+            def behind() -> None:
+                consumer.seek(first.partition, first.offset)
+                assert next(consumer).offset == first.offset
+
+            assert interrupted_everywhere(work, behind) > 20
+
+
+def test_a_message_for_a_producer_that_is_closed_keeps_nobody_waiting(
+    brokers: Brokers, backend: Backend
+) -> None:
+    with open_session(brokers.servers, backend=backend) as session, session.producer() as producer:
+        pass
+    assert interrupted_everywhere(lambda: producer.send_nowait("test", b"x"), producer.flush) > 10
+
+
+def test_a_bell_rings_for_all_when_it_is_rung_again() -> None:
+    bell = Bell()
+    changed = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def begin() -> None:
+        changed.clear()
+        for _ in range(2):
+            threads.append(threading.Thread(target=bell.wait_until, args=[changed.is_set], daemon=True))
+            threads[-1].start()
+        eventually(lambda: len(bell._waiting) == 2, "they wait")
+        changed.set()
+
+    def behind() -> None:
+        bell.ring()
+        while threads:
+            threads.pop().join()
+        begin()
+
+    begin()
+    assert interrupted_everywhere(bell.ring, behind) > 5
+    behind()
+    changed.set()
+    bell.ring()
+
+
+def test_the_loop_does_not_wait_for_who_hands_in(brokers: Brokers, backend: Backend) -> None:
+    with open_session(brokers.servers, backend=backend) as session, session.producer() as producer:
+        gate = threading.Event()
+        session._block.thread.post(gate.wait)
+        sent = producer.send_nowait("test", b"x")
+        # As a garbage collection there, which ends an abandoned block and so waits for the loop.
+        with producer._count_lock:
+            gate.set()
+            assert sent.result(WAIT_SECONDS_MAX)

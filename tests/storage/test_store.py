@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -190,3 +191,24 @@ def test_a_thousand_partitions_stopped_in_order_open_fast(tmp_path: Path) -> Non
     started = time.process_time()
     store.close()
     assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("there_are", [0, 3])
+def test_many_close_also_where_there_are_no_threads(monkeypatch: pytest.MonkeyPatch, there_are: int) -> None:
+    filesystem = FaultyFileSystem()
+    store = open_store(filesystem, filesystem.clock)
+    logs = [store.create(TopicPartition(Topic("orders"), PartitionId(number)), DATA) for number in range(40)]
+    begin = Thread.start
+    begun: list[Thread] = []
+
+    def start(thread: Thread) -> None:
+        if len(begun) == there_are:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        begin(thread)
+
+    monkeypatch.setattr(Thread, "start", start)
+    store.close()
+    assert len(begun) == there_are
+    assert all(log.failure is not None for log in logs), "closed"
+    open_store(filesystem, filesystem.clock).close()

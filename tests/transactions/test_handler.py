@@ -284,6 +284,22 @@ async def test_what_was_written_since_the_last_compaction_stays_for_slaves_that_
     assert (log.start_offset, len(log.segment_starts)) == (fourth, 2), "a start compacts what it has found"
 
 
+async def test_a_start_drops_nothing_of_a_compaction_that_had_only_begun() -> None:
+    one = await started()
+    prepare(one)
+    log = one.store.partitions[TRANSACTIONS_LOG]
+    # Its new segment is empty: what slaves may lack lies before it.
+    log.end_segment()
+    log.roll()
+    second = log.last_segment_start
+    for is_dropped in (False, True):
+        one = await restarted(one)
+        for _ in range(3):
+            one.machine.pass_time()
+        starts = one.store.partitions[TRANSACTIONS_LOG].segment_starts
+        assert starts[:2] == ((second, starts[1]) if is_dropped else (0, second))
+
+
 async def test_a_decision_that_cannot_be_carried_out_is_none() -> None:
     one = await started()
     prepare(one)

@@ -61,6 +61,7 @@ class PowerCuts:
     bytes_cut: int = 0
     """Torn tails that recovery found and cut."""
     copy_seconds: float = 0.0
+    _is_recovering: bool = False
     _random: Random = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -111,6 +112,8 @@ class PowerCuts:
         def before_change() -> None:
             """Each of the moments is as likely as the others to be the one that stays."""
             nonlocal moments
+            if not self._is_recovering:
+                return  # In the orderly stop behind it, which makes more calls than a recovery.
             moments += 1
             if self._random.randrange(moments) == 0:
                 _copy(self._cut, again)
@@ -124,8 +127,15 @@ class PowerCuts:
         with mounted(str(disk), self.place.base / "cut", "-o", "loop") as mount:
             data = mount / "master"
             (data / ".lock").unlink(missing_ok=True)
-            options = StoreOptions(segment_bytes_max=MIB, checkpoint_bytes=MIB // 4)
+            # As a master: it begins an epoch in each log.
+            options = StoreOptions(
+                segment_bytes_max=MIB,
+                checkpoint_bytes=MIB // 4,
+                epoch_origin=self._random.getrandbits(64),
+            )
+            self._is_recovering = True
             store = MessageStore.open(filesystem, SystemClock(), options, [data], "torture")
+            self._is_recovering = False
             try:
                 problems = [f"{name}: {error}" for name, error in store.failed.items()]
                 for report in store.reports:

@@ -69,7 +69,9 @@ class Soak:
     verifier: Verifier = attrs.Factory(Verifier)
     samples: list[Sample] = attrs.Factory(list)
     delivered: int = 0
-    """Messages that the group was given."""
+    """Messages that the group was given; where members come and go, some of them twice."""
+    _given: set[tuple[Name, int]] = attrs.Factory(set)
+    """Where each of them begins."""
     committed: int = 0
     """Transactions."""
     slave_kills: int = 0
@@ -88,9 +90,13 @@ class Soak:
             nursery.start_soon(self._consume, session)
             while time.monotonic() < began + self.seconds:
                 await self._round(time.monotonic() - began)
+            await until(self._is_delivered, _WAIT_SECONDS_MAX, "the group has been given all of it")
             nursery.cancel_scope.cancel()
         await until(place.is_well, _WAIT_SECONDS_MAX, "all is well at the end")
         await trio.to_thread.run_sync(self._finish)
+
+    def _is_delivered(self) -> bool:
+        return len(self._given) >= self.verifier.acknowledged
 
     @property
     def _servers(self) -> str:
@@ -136,6 +142,7 @@ class Soak:
                 record = encode_record(message.payload, message.message_id)
                 self.verifier.was_delivered(name, message.offset, record)
                 self.delivered += 1
+                self._given.add((name, message.offset))
 
     async def _join_and_leave(self) -> None:
         async with open_session(self._servers) as session:

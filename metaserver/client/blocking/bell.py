@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,10 +31,18 @@ class Bell:
             self._waiting.append(lock)
             # Asked again behind that: the other side changes first, and then looks for who waits.
             if not condition() and not lock.acquire(timeout=timeout_seconds):
+                with suppress(ValueError):  # Rung for just now.
+                    self._waiting.remove(lock)
                 return condition()
         return True
 
     def ring(self) -> None:
-        """Behind a change: have all who wait look. Who was interrupted meanwhile is rung for in vain."""
-        for _ in range(len(self._waiting)):
-            self._waiting.popleft().release()
+        """Behind a change: have all who wait look. Who was interrupted meanwhile is rung for in vain.
+
+        From any thread. Interrupted, it may be repeated.
+        """
+        for lock in self._waiting.copy():
+            with suppress(RuntimeError):  # Another has rung for it.
+                lock.release()
+            with suppress(ValueError):
+                self._waiting.remove(lock)

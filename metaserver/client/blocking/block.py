@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -59,6 +60,7 @@ class Block(Generic[T]):
         self.value: T
         """What the manager gave."""
         self._manager = manager
+        self._owner = threading.get_ident()
         self._is_started = False
         self._scope: anyio.CancelScope | None = None
         self._is_cancelled = False
@@ -79,8 +81,10 @@ class Block(Generic[T]):
             self.thread.post(partial(self._begin, call, partial(function, *arguments)))
             return call.outcome.result()  # type: ignore[return-value]  # of the function
         except _EndedError:
-            with suppress(_EndedError):
-                self._ended.result()  # What has ended it, where that was not its owner.
+            # Its owner hears what has ended it. For another thread the end itself may wait: a handler's.
+            if self._ended.is_told or threading.get_ident() == self._owner:
+                with suppress(_EndedError):
+                    self._ended.result()
             raise
         except BaseException:
             if not call.outcome.is_told:
@@ -154,13 +158,15 @@ class Block(Generic[T]):
     async def _hold(self) -> None:
         async with self._manager as self.value:
             self._leaving = anyio.Event()
-            try:
-                async with anyio.create_task_group() as self._calls:
+            async with anyio.create_task_group() as calls:
+                self._calls = calls
+                try:
                     self._entered.tell(None)
                     await self._leaving.wait()
-                    self._calls.cancel_scope.cancel()
-            finally:
-                self._calls = None
+                finally:
+                    # At once: a group that is ending takes no more, or may not wait for it.
+                    self._calls = None
+                    calls.cancel_scope.cancel()
             if self._is_failed:
                 raise _LeftByError
 

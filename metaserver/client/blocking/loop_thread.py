@@ -78,8 +78,10 @@ class LoopThread:
         with suppress(RuntimeError):  # Of a loop that ends just now.
             self._wake()
         if self._has_ended():
-            # It ended meanwhile, and may have looked before this was there.
-            self._work_off()
+            # It ended meanwhile, and may have looked before this was there: then nobody does it.
+            with suppress(ValueError):
+                self._inbox.remove(call)
+                raise anyio.ClosedResourceError
 
     def run(self) -> None:
         """The thread: do what is posted, until :meth:`end`."""
@@ -89,6 +91,9 @@ class LoopThread:
             self._is_open = False
             if not self.started.is_told:
                 self.started.fail(error)
+        finally:
+            # Another thread may get the same one.
+            self.ident = 0
 
     async def _run(self) -> None:
         self.ident = threading.get_ident()
@@ -106,7 +111,9 @@ class LoopThread:
             self._is_open = False
             self._wake = _nobody_sleeps
             # Who waits for one of these is told that it is too late.
-            self._work_off()
+            with suppress(IndexError):
+                while True:
+                    self._inbox.popleft()()
 
     def end(self) -> None:
         """Stop running; on the loop."""
@@ -114,11 +121,6 @@ class LoopThread:
 
     def _has_ended(self) -> bool:
         return not self._is_open
-
-    def _work_off(self) -> None:
-        with suppress(IndexError):
-            while True:
-                self._inbox.popleft()()
 
 
 @contextmanager
@@ -141,7 +143,7 @@ def _end(loop: LoopThread, thread: threading.Thread) -> None:
     with suppress(anyio.ClosedResourceError):
         loop.post(loop.end)
     # The garbage collector ends an abandoned block wherever it happens to run, also on the loop.
-    if loop.started.is_told and not loop.is_current:
+    if loop.started.is_told and thread is not threading.current_thread():
         thread.join()
 
 

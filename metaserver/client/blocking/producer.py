@@ -57,8 +57,12 @@ class Producer:
         self._inner = block.value
         self._bytes_max = block.value.options.buffer_bytes_max
         self._count_lock = threading.Lock()
-        self._buffered = 0
-        self._buffered_bytes = 0
+        """Of threads that hand in. The loop does not take it: the garbage collector may wait there for it."""
+        self._handed_in = 0
+        self._handed_in_bytes = 0
+        self._settled = 0
+        """The loop's, as are the bytes."""
+        self._settled_bytes = 0
         self._change = Bell()
         self._known: set[str] = set()
         """The loop's: topics that were looked for."""
@@ -133,7 +137,7 @@ class Producer:
         """
         self._block.thread.forbid()
         self._post(self._hurry)
-        self._change.wait_until(lambda: not self._buffered)
+        self._change.wait_until(lambda: self.buffered <= 0)
 
     def partitions(self, topic: str) -> tuple[Partition, ...]:
         """Where messages of the topic may go now; raises DiscoveryError."""
@@ -147,10 +151,13 @@ class Producer:
     @property
     def buffered(self) -> int:
         """Messages of ``send`` and ``send_nowait`` whose fate is not known."""
-        return self._buffered
+        # In this order: of those handed in meanwhile none counts as settled.
+        settled = self._settled
+        return self._handed_in - settled
 
     def _has_room(self) -> bool:
-        return self._buffered_bytes < self._bytes_max
+        settled_bytes = self._settled_bytes
+        return self._handed_in_bytes - settled_bytes < self._bytes_max
 
     def _message(
         self,
@@ -169,16 +176,32 @@ class Producer:
             with self._count_lock:
                 if not self._has_room():
                     return False
-                self._buffered += 1
-                self._buffered_bytes += message.size_bytes
+                self._handed_in += 1
+                self._handed_in_bytes += message.size_bytes
                 message.is_counted = True
-            self._block.thread.post(partial(self._accept, message))
-        except anyio.ClosedResourceError:
-            self._settle(message, _closed(message))
+            try:
+                self._block.thread.post(partial(self._accept, message))
+            except anyio.ClosedResourceError:
+                self._uncount(message)
+                message.fate.tell(_closed(message))
         except BaseException:
-            self._post(partial(self._withdraw, message))
+            try:
+                self._block.thread.post(partial(self._withdraw, message))
+            except anyio.ClosedResourceError:
+                # The loop's last look may still accept it: it is counted once too little then, which keeps
+                # nobody waiting.
+                if not message.is_accepted:
+                    self._uncount(message)
             raise
         return True
+
+    def _uncount(self, message: _Message) -> None:
+        with self._count_lock:
+            if message.is_counted:
+                self._handed_in -= 1
+                self._handed_in_bytes -= message.size_bytes
+                message.is_counted = False
+        self._change.ring()
 
     def _post(self, call: Callable[[], object]) -> None:
         with suppress(anyio.ClosedResourceError):
@@ -241,11 +264,14 @@ class Producer:
                 self._settle(message, _closed(message))
 
     def _settle(self, message: _Message, outcome: Sent | Exception) -> None:
-        with self._count_lock:
-            self._buffered -= 1
-            self._buffered_bytes -= message.size_bytes
-        message.fate.settle(outcome)
-        self._change.ring()
+        # In this order: behind a flush all are done, and a callback finds the room there is now.
+        message.fate.tell(outcome)
+        self._settled += 1
+        self._settled_bytes += message.size_bytes
+        try:
+            message.fate.call_back()
+        finally:
+            self._change.ring()
 
 
 def _closed(message: _Message) -> SendFailedError:
