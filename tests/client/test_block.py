@@ -8,30 +8,16 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
-import pytest
 from anyio.to_thread import run_sync
 
 from metaserver.client.blocking.block import Block, entered
-from metaserver.client.blocking.loop_thread import loop_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
-    from metaserver.client.blocking.loop_thread import Backend, LoopThread
+    from metaserver.client.blocking.loop_thread import LoopThread
 
 WAIT_SECONDS_MAX = 30.0
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    found: Backend = request.param
-    return found
-
-
-@pytest.fixture
-def thread(backend: Backend) -> Iterator[LoopThread]:
-    with loop_thread(backend) as found:
-        yield found
 
 
 @asynccontextmanager

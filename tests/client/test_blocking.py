@@ -84,12 +84,6 @@ def bounded() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    found: Backend = request.param
-    return found
-
-
 @pytest.fixture
 def session(brokers: Brokers, backend: Backend) -> Iterator[Session]:
     with open_session(brokers.servers, backend=backend) as found:

@@ -17,23 +17,9 @@ from metaserver.client.blocking.loop_thread import loop_thread
 from metaserver.client.lane import Sent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from metaserver.client.blocking.loop_thread import Backend, LoopThread
 
 WAIT_SECONDS_MAX = 30.0
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    found: Backend = request.param
-    return found
-
-
-@pytest.fixture
-def thread(backend: Backend) -> Iterator[LoopThread]:
-    with loop_thread(backend) as found:
-        yield found
 
 
 SENT = Sent(Partition("test", 0, 0), 1, 2)

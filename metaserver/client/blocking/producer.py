@@ -82,7 +82,7 @@ class Producer:
 
         Raises NoPartitionError (nobody takes such messages), DiscoveryError (who does is not known),
         SendRefusedError, SendFailedError (all four: it is not stored) and SendUnknownError (it may be).
-        Interrupted, the message goes its way all the same.
+        Interrupted, the message goes its way all the same, or is as if it had never been.
         """
         self._block.thread.forbid()
         message = self._message(topic, payload, attribute, key, partition)
