@@ -17,8 +17,8 @@ import attrs
 import pytest
 
 from metaserver.cli import main
-from tests.client.brokers import free_port
 from tests.support import ROOT, ZOOKEEPER_SECTION, Wire, eventually, get, parse_records, put
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -15,8 +15,8 @@ from metaserver.cli.exit_codes import ExitCode
 from metaserver.cli.output import Failure
 from metaserver.cli.target import Address
 from metaserver.errors import BrokerUnreachableError, ReplyError
-from tests.client.brokers import free_port
 from tests.support import eventually
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,8 +117,7 @@ def test_stats_over_the_port_as_metaq_has_it(pair: Home, topic: str, call: Call)
 
 
 def test_a_broker_that_is_not_there(call: Call) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     ran = call("stats", "-host", "127.0.0.1", "-port", port)
     assert (ran.code, f"broker 127.0.0.1:{port} cannot be reached" in ran.err) == (ExitCode.UNREACHABLE, True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.storage.filenames import CHECKPOINT_NAME
 from tests.support import eventually
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,8 +160,7 @@ def test_what_cannot_be_asked(arguments: list[str], code: int, text: str, call: 
 
 
 def test_a_broker_that_is_not_there(pair: Home, call: Call) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     ran = call("compare", addresses(pair)[0], f"127.0.0.1:{port}")
     assert (ran.code, f"broker 127.0.0.1:{port} cannot be reached" in ran.err) == (ExitCode.UNREACHABLE, True)
 

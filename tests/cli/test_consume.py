@@ -13,6 +13,7 @@ import pytest
 
 from metaserver.cli.exit_codes import ExitCode
 from tests.support import eventually, put, record
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Home
@@ -112,9 +113,8 @@ def test_follow_waits_for_more_and_control_c_ends_it(pair: Home, topic: str) -> 
 
 
 def test_follow_goes_on_after_the_broker_comes_back(home: Home) -> None:
-    home.configure(topics="[topic=test]\n")
+    home.configure(serverPort=free_port())
     home.start()
-    home.configure(serverPort=home.port)
     home.run("produce", "test", stdin="before\n")
     with home.popen("consume", "test", "--follow", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -14,6 +14,7 @@ from metaserver.cli import doctor_checks
 from metaserver.cli.doctor_checks import filesystem_of
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.storage import RealFileSystem
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Home
@@ -85,8 +86,7 @@ def test_a_disk_without_room_and_too_few_descriptors(home: Home) -> None:
 
 
 def test_a_zookeeper_that_does_not_answer(home: Home) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     text = home.server_file.read_text()
     home.server_file.write_text(text.replace("[zookeeper]", f"[zookeeper]\nzk.zkConnect=127.0.0.1:{port}"))
     (problem,) = problems(examine(home)[1])

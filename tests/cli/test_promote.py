@@ -11,8 +11,8 @@ from kazoo.client import KazooClient
 from metaserver.cli.exit_codes import ExitCode
 from metaserver.node.role import Decision
 from tests.cli.conftest import received, send
-from tests.client.brokers import free_port
 from tests.support import eventually
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Home

@@ -13,8 +13,8 @@ import pytest
 
 from metaserver.cli.exit_codes import ExitCode
 from tests.cli.conftest import COMMAND_SECONDS_MAX, Home, ended, received, send
-from tests.client.brokers import free_port
 from tests.support import ROOT, eventually
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

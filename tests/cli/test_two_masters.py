@@ -11,8 +11,8 @@ import trio
 from metaserver.client import ProducerOptions, open_session
 from tests.cli.conftest import received, send
 from tests.cli.test_promote import RECORD_BYTES, texts, wait_copied
-from tests.client.brokers import free_port
 from tests.support import Wire, eventually, put
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Home

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import re
-import socket
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import attrs
 
 from tests.support import WAIT_SECONDS_MAX, BrokerProcess
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _SENT = re.compile(r'^metaserver_topic_sent_bytes_total\{topic="([^"]+)"\} ([0-9.e+]+)$', re.MULTILINE)
-
-
-def free_port() -> int:
-    """Below the range that the kernel takes clients' ports from: nobody else is given it meanwhile."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
 
 
 @attrs.define(eq=False)

@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from typing import Any, TypeAlias
 import attrs
 import pg8000
 import pytest
+
+from tools.ports import free_port
 
 PgConnection: TypeAlias = Any
 """It has no types."""
@@ -65,13 +66,6 @@ def _apt(*arguments: str) -> None:
     subprocess.run(["apt-get", *arguments], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _as_user() -> dict[str, Any]:
     """It refuses to run as root."""
     if os.geteuid() != 0:
@@ -84,7 +78,7 @@ class PostgresServer:
     """One server with a data directory of its own."""
 
     directory: Path = attrs.Factory(lambda: Path(tempfile.mkdtemp(prefix="metaserver-tests-postgres-")))
-    port: int = attrs.Factory(_free_port)
+    port: int = attrs.Factory(free_port)
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tests.cli.conftest import COMMAND_SECONDS_MAX, Home
-from tests.client.brokers import free_port
 from tests.support import Wire, eventually, get, parse_records, put
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,6 +20,7 @@ from zlib import crc32
 import attrs
 
 from tests.support import WAIT_SECONDS_MAX, BrokerProcess, eventually
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,14 +67,6 @@ deleteWhen=0 0 6,18 * * ?
 
 class NotToBeHadError(Exception):
     """The Java original cannot be run here; the text says why."""
-
-
-def free_port() -> int:
-    """A port nobody listens on; Java cannot be told to take any."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def fetch_classpath() -> str:

@@ -12,8 +12,8 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
 from tests.interop.java_member import JavaMember, in_time
-from tests.registry.ensembles import free_port
 from tests.support import BrokerProcess
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

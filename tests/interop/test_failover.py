@@ -9,7 +9,8 @@ import pytest
 
 from tests.interop.java_member import JavaError, RefusedError, in_time
 from tests.interop.place import Place, RegisteredBroker, Registry
-from tests.registry.ensembles import Embedded, free_port
+from tests.registry.ensembles import Embedded
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from tests.interop.original import JavaBroker, free_port
+from tests.interop.original import JavaBroker
 from tests.support import BrokerProcess, eventually, put
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

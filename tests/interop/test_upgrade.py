@@ -11,9 +11,9 @@ from kazoo.client import KazooClient
 
 from metaserver.control.client import call
 from tests.interop.java_member import JavaMember, in_time
-from tests.interop.original import free_port
 from tests.interop.test_java_client import session_of
 from tests.support import WAIT_SECONDS_MAX, BrokerProcess, put
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,7 @@ import attrs
 
 from tests.registry.wire import Session, SessionEndedError
 from tests.support import ROOT, WAIT_SECONDS_MAX, eventually
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,15 +38,6 @@ admin.enableServer=false
 def has_zookeeper() -> bool:
     """Whether the original can be started."""
     return shutil.which("java") is not None and ZOOKEEPER_JAR.exists()
-
-
-def free_port() -> int:
-    """Below the range that the kernel takes clients' ports from: a probe must not connect to itself."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise AssertionError("no port is free")
 
 
 @attrs.define(eq=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from tests.registry.ensembles import Embedded, free_port
+from tests.registry.ensembles import Embedded
 from tests.registry.wire import (
     ACL,
     Create,
@@ -23,6 +23,7 @@ from tests.registry.wire import (
     stat,
 )
 from tests.support import BrokerProcess
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

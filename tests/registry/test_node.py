@@ -9,7 +9,6 @@ import pytest
 from kazoo.client import KazooClient
 
 from metaserver.names import REGISTRY_LOG, REGISTRY_TOPIC
-from tests.registry.ensembles import free_port
 from tests.registry.wire import ACL, Create, Exists, GetData, Session, SetData, stat
 from tests.support import (
     WAIT_SECONDS_MAX,
@@ -21,6 +20,7 @@ from tests.support import (
     put_batch,
     record,
 )
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,8 +13,8 @@ from urllib.request import urlopen
 import pytest
 
 from metaserver.control.client import call
-from tests.registry_zookeeper.zookeeper_server import free_port
 from tests.support import ROOT, WAIT_SECONDS_MAX, BrokerProcess, eventually, put
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metaserver.control.client import call
-from tests.registry_zookeeper.zookeeper_server import free_port, tree
+from tests.registry_zookeeper.zookeeper_server import tree
 from tests.support import BrokerProcess, eventually, put
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

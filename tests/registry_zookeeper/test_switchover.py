@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from metaserver.client import ProducerOptions, SessionOptions, open_session
-from tests.registry_zookeeper.zookeeper_server import free_port
 from tests.support import ROOT, WAIT_SECONDS_MAX, BrokerProcess
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

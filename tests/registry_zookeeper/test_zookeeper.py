@@ -15,7 +15,8 @@ from metaserver.registry.paths import Replica
 from metaserver.registry.registrar import Registrar
 from metaserver.registry.registration import Registration, TopicRegistration
 from metaserver.registry.zookeeper import KazooTree
-from tests.registry_zookeeper.zookeeper_server import Found, Kazoo, ZooKeeperServer, free_port, tree
+from tests.registry_zookeeper.zookeeper_server import Found, Kazoo, ZooKeeperServer, tree
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -19,6 +19,8 @@ import attrs
 import pytest
 from kazoo.client import KazooClient
 
+from tools.ports import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -61,13 +63,6 @@ def _install() -> bool:
                 ["apt-get", *command], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
     return JAR.exists()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @attrs.define(eq=False)

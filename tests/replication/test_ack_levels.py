@@ -19,6 +19,7 @@ from tests.support import (
     put,
     record,
 )
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,9 +89,8 @@ def on_disk(node: BrokerProcess) -> dict[int, bytes]:
 
 
 def test_what_is_answered_is_on_the_slave_when_the_master_dies(start_node: StartNode) -> None:
-    master = start_node("master", topic("slave_disk"))
     # So that it comes back where the slave looks for it.
-    master.configure({"serverPort": master.port}, master.topics)
+    master = start_node("master", topic("slave_disk"), serverPort=free_port())
     slave = start_node("slave", "[topic=test]\n", slave_of=master.port)
     answered: dict[int, bytes] = {}
     for kill in range(KILLS):

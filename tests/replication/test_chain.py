@@ -18,8 +18,8 @@ from metaserver.replication.chain import (
     parse_chain,
 )
 from tests.support import NO_REGISTRY, WAIT_SECONDS_MAX, BrokerProcess, eventually, put
+from tools.ports import free_port
 from tools.torture import logfiles
-from tools.torture.nodes import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metaserver.message import iterate_records
-from tests.client.brokers import free_port
 from tests.support import BrokerProcess, eventually, get, put
+from tools.ports import free_port
 from tools.torture.filesystems import MIB, UnavailableError, fill, tmpfs
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 from kazoo.client import KazooClient
 
 from metaserver.control.client import call
-from tests.registry.ensembles import free_port
 from tests.support import WAIT_SECONDS_MAX, BrokerProcess, eventually, put
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

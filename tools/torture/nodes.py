@@ -6,9 +6,7 @@ Everything waits by looking, with a bound, never by sleeping for a while and hop
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +20,7 @@ import trio
 from metaserver.control.client import call
 from metaserver.errors import ControlError
 from metaserver.node.paths import NodePaths
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,20 +82,6 @@ class Site:
 
 class NodeError(Exception):
     """A node does not do what it must."""
-
-
-def free_port() -> int:
-    """A port nothing listens on now, and that no outgoing connection will be given."""
-    chosen = random.SystemRandom()
-    for _ in range(100):
-        port = chosen.choice(_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise NodeError("no free port in 100 attempts")
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:

@@ -19,7 +19,8 @@ import attrs
 from metaserver.control.client import call
 from metaserver.errors import ControlError
 from metaserver.node.paths import NodePaths
-from tools.torture.nodes import ROOT, NodeError, free_port, wait_until
+from tools.ports import free_port
+from tools.torture.nodes import ROOT, NodeError, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
