@@ -2,7 +2,8 @@
 
 It can be shown: both histories are one up to there (epochs), or the broker knows no epochs (MetaQ) and what
 lies around the damage is equal; the bytes are whole, valid records; and they end where the damage does, or at
-the end of a record behind it.
+the end of a record behind it. With epochs nothing around it is compared: the other replica may be damaged
+there itself, and two that each lack what the other has must be able to help each other.
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ class Donor:
 
         Raises NotRepairedError where it cannot be shown that they belong there, and other ClientErrors.
         """
-        await self._compare_histories(place)
-        data = await self._read(place, place.start - len(place.before), place.start)
-        if data != place.before:
-            self._refuse("what lies in front of the damage differs there")
+        is_shown = await self._compare_histories(place)
+        if not is_shown:
+            data = await self._read(place, place.start - len(place.before), place.start)
+            if data != place.before:
+                self._refuse("what lies in front of the damage differs there")
         size = place.end - place.start
         wanted = min(size, PIECE_BYTES)
         data = await self._read(place, place.start, place.start + wanted)
@@ -75,11 +77,14 @@ class Donor:
             if more <= place.start + len(data):
                 self._refuse("its records end elsewhere")
             data += await self._read(place, place.start + len(data), more)
-        if end == size and await self._read(place, place.end, place.end + len(place.after)) != place.after:
-            self._refuse("what lies behind the damage differs there")
+        if end == size and not is_shown:
+            data_behind = await self._read(place, place.end, place.end + len(place.after))
+            if data_behind != place.after:
+                self._refuse("what lies behind the damage differs there")
         return data[:end]
 
-    async def _compare_histories(self, place: DamagedPlace) -> None:
+    async def _compare_histories(self, place: DamagedPlace) -> bool:
+        """Whether epochs show that both are one there; False: there are none."""
         link, name = self._link, place.name
         span = parse_ranges(await link.stats("offsets", _ASK_SECONDS)).get(name)
         if span is None or not span.start <= place.start < place.end <= span.end:
@@ -87,7 +92,7 @@ class Donor:
         if "epochs" not in link.extensions:
             if not place.before and not place.after:
                 self._refuse("it knows no epochs, and there is nothing around the damage to compare")
-            return
+            return False
         try:
             chain = await ask_epochs(link, name, place.end, _ASK_SECONDS)
         except ValueError:
@@ -95,6 +100,7 @@ class Donor:
         common = common_end(place.history, LogHistory(chain, span.start, span.end))
         if common is None or common < place.end:
             self._refuse("its history is another one there")
+        return True
 
     async def _read(self, place: DamagedPlace, start: int, end: int) -> bytes:
         pieces: list[bytes] = []

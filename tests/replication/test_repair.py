@@ -236,6 +236,10 @@ async def read_around(port: int, record: Damaged) -> list[bytes]:
     return received
 
 
+def has_repaired_one(node: Node) -> bool:
+    return bool(scrub_of(node)["repaired"] == 1)
+
+
 def test_damage_on_both_sides_stays_and_replication_goes_on(scrubbed: Pair) -> None:
     scrubbed.start()
     for node in (scrubbed.place.master, scrubbed.place.slave):
@@ -249,6 +253,22 @@ def test_damage_on_both_sides_stays_and_replication_goes_on(scrubbed: Pair) -> N
     trio.run(scrubbed.put, texts(100))
     scrubbed.wait_equal()
     assert all(scrub_of(node)["repaired"] == 0 for node in (scrubbed.place.master, scrubbed.place.slave))
+
+
+def test_two_that_each_have_what_the_other_lacks_repair_each_other(scrubbed: Pair) -> None:
+    """Side by side: neither can show what lies around its own damage."""
+    scrubbed.start()
+    for node in (scrubbed.place.master, scrubbed.place.slave):
+        node.stop()
+    before = contents(scrubbed.place.master)
+    record_of(scrubbed.place.master, 100).flip()
+    record_of(scrubbed.place.slave, 101).flip()
+    scrubbed.place.master.start()
+    scrubbed.place.slave.start()
+    for node in (scrubbed.place.master, scrubbed.place.slave):
+        wait_until(partial(has_repaired_one, node), SECONDS_MAX, "it is repaired")
+        assert contents(node) == before
+    scrubbed.expect_all_is_well()
 
 
 @pytest.mark.parametrize("is_running", [True, False])
