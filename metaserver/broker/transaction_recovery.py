@@ -66,7 +66,7 @@ def _drop_present(store: MessageStore, transaction: Transaction) -> bool:
     for name, batch in transaction.batches.items():
         log = store.partitions.get(name)
         if log is not None:
-            drop_present(log, batch)
+            drop_present(store, name, batch)
         end = 0 if log is None else log.end_offset
         is_lower = is_lower or (batch.count > 0 and end < batch.floor)
         batch.floor = min(batch.floor, end)

@@ -18,6 +18,7 @@ from metaserver.storage.filenames import LOCK_NAME
 from metaserver.storage.filesystem import Point, make_directories, reason_of, translate_error
 from metaserver.storage.log import PartitionLog
 from metaserver.storage.recovery import RecoveryReport, recover
+from metaserver.storage.repair import repair_range
 from metaserver.storage.segment import OpenSegments
 
 if TYPE_CHECKING:
@@ -120,6 +121,14 @@ class MessageStore:
         self._begin_epoch(topic_partition, log)
         self.partitions[topic_partition] = log
         return log
+
+    def repair(self, topic_partition: TopicPartition, offset: int, records: bytes, source: str) -> None:
+        """Put whole records where they were and are damaged; see :func:`~metaserver.storage.repair`.
+
+        The caller owns the log. ``source`` says where they come from. Raises StorageError.
+        """
+        log = self.partitions[topic_partition]
+        repair_range(self._filesystem, log, topic_partition, offset, records, source)
 
     def release(self, topic_partition: TopicPartition) -> tuple[PartitionLog, EpochChain]:
         """Have nothing to do with an open partition any more; who takes its log closes it."""
