@@ -35,10 +35,13 @@ class Checking:
     def of(cls, broker: Broker, membership: Membership, following: Following | None) -> Checking:
         """Of a node: a slave asks its master, a master the slaves that stand in its registry."""
 
-        async def sources() -> list[Address]:
+        async def sources() -> list[Address] | None:
             if following is not None:
-                return [] if following.master_address is None else [following.master_address]
-            return [slave.address for slave in await membership.slaves() if slave.address is not None]
+                return None if following.master_address is None else [following.master_address]
+            slaves = await membership.known_slaves()
+            if slaves is None:
+                return None
+            return [slave.address for slave in slaves if slave.address is not None]
 
         logs = RunningLogs(broker)
         scrub = Scrub(broker, logs, Repairer(logs, RealFileSystem(), sources))

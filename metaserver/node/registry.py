@@ -216,14 +216,18 @@ class Membership:
 
     async def slaves(self) -> list[RegisteredSlave]:
         """Those of this broker that stand in the registry; none while it does not answer soon."""
+        return await self.known_slaves() or []
+
+    async def known_slaves(self) -> list[RegisteredSlave] | None:
+        """The same; None while it cannot be known, for the registry does not answer soon."""
         if self._registrar is None:
-            return []
+            return [] if self._servers is None else None
         with trio.move_on_after(_ASK_SECONDS):
             try:
                 return await self._registrar.slaves(self._replica.broker_id)
             except MetaServerError:
                 pass
-        return []
+        return None
 
     def _is_wanted(self, servers: str) -> bool:
         return not self._is_stopping and servers == self._servers

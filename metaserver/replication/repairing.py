@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 Address: TypeAlias = tuple[str, int]
-Sources: TypeAlias = "Callable[[], Awaitable[list[Address]]]"
+Sources: TypeAlias = "Callable[[], Awaitable[list[Address] | None]]"
+"""Which other replicas there are; None while that cannot be known."""
 
 _Result = TypeVar("_Result")
 
@@ -57,6 +58,9 @@ class Logs(Protocol):
 
     def history(self, name: TopicPartition) -> LogHistory:
         """Whose bytes it holds."""
+
+    async def look(self, job: Callable[[], _Result]) -> _Result:
+        """Run a job that only reads, in some thread, while others write; returns or raises what it does."""
 
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
         """Run a job in a thread that owns the log alone; returns or raises what it does.
@@ -84,6 +88,10 @@ class StoppedLogs:
         log = self.log(name)
         return LogHistory(self._store.epochs[name].chain, log.start_offset, log.end_offset)
 
+    async def look(self, job: Callable[[], _Result]) -> _Result:
+        """See :class:`Logs`."""
+        return await trio.to_thread.run_sync(job)
+
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:  # noqa: ARG002
         """See :class:`Logs`."""
         return await trio.to_thread.run_sync(job)
@@ -106,6 +114,10 @@ class RunningLogs:
     def history(self, name: TopicPartition) -> LogHistory:
         """See :class:`Logs`."""
         return StoppedLogs(self._broker.store).history(name)
+
+    async def look(self, job: Callable[[], _Result]) -> _Result:
+        """See :class:`Logs`."""
+        return await trio.to_thread.run_sync(job)
 
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
         """See :class:`Logs`."""
@@ -178,7 +190,7 @@ class Repairer:
         Raises OffsetOutOfRangeError at the end of what is durable, and StorageError.
         """
         log, cuts = self._logs.log(name), self.cut_count(name)
-        step = await trio.to_thread.run_sync(scrub_step, log, offset)
+        step = await self._logs.look(partial(scrub_step, log, offset))
         self.read_bytes += step.read_bytes
         if self.cut_count(name) != cuts:
             # A record may begin elsewhere by now.
@@ -291,13 +303,14 @@ class Repairer:
     async def _repair(self, damage: Damage, source: Address | None) -> bool:
         name, log = damage.name, self._logs.log(damage.name)
         sources = await self._sources() if source is None else [source]
+        is_alone = sources == []
         if not sources:
-            damage.reason = "no other replica is known"
+            damage.reason = "no other replica is known" + ("" if is_alone else " as yet")
         offset = damage.range.start
         while offset < damage.range.end:
-            given = await self._ask(sources, damage, log, offset)
+            given = await self._ask(sources or (), damage, log, offset)
             if given is None:
-                if not sources or damage.tries + 1 >= _TRIES_BEFORE_SKIP:
+                if is_alone or damage.tries + 1 >= _TRIES_BEFORE_SKIP:
                     await self._skip(damage)
                 return False
             records, damage.source = given
@@ -316,7 +329,7 @@ class Repairer:
     async def _ask(
         self, sources: Iterable[Address], damage: Damage, log: PartitionLog, offset: int
     ) -> tuple[bytes, str] | None:
-        place = await trio.to_thread.run_sync(self._place, damage, log, offset)
+        place = await self._logs.look(partial(self._place, damage, log, offset))
         reasons = []
         for address in sources:
             try:

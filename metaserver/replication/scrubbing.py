@@ -8,6 +8,7 @@ consumer does that gets bytes it cannot decode), it is looked at once what lies 
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -95,7 +96,7 @@ class Scrub:
     async def _look_at(self, name: TopicPartition, offset: int) -> None:
         log = self._logs.log(name)
         try:
-            if await trio.to_thread.run_sync(_begins_well, log, offset):
+            if await self._logs.look(partial(_begins_well, log, offset)):
                 return
             # From the beginning of the segment: not everybody asks where a record begins.
             position, now = log.segment_start(offset), trio.current_time()

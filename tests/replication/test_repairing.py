@@ -1,8 +1,10 @@
-"""What is found in a log that is being cut is no damage."""
+"""What is found in a log that is being cut is no damage; and when readers are sent on behind what is."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import pytest
 
 from metaserver.message import encode_record
 from metaserver.replication import repairing
@@ -13,8 +15,6 @@ from tests.storage.faulty_filesystem import FaultyFileSystem
 from tests.storage.support import DATA, NAME, open_store
 
 if TYPE_CHECKING:
-    import pytest
-
     from metaserver.replication.repairing import Address
     from metaserver.storage import PartitionLog
 
@@ -92,3 +92,26 @@ async def test_damage_before_a_cut_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     repairer.forget(NAME, 50)
     assert list(repairer.open) == [(NAME, 10)]
     assert log.unreadable == (OffsetRange(10, 40),)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_readers_are_sent_on_at_once_only_where_it_is_known_that_nobody_can_help(
+    monkeypatch: pytest.MonkeyPatch, *, is_known: bool
+) -> None:
+    """A registry that does not answer says nothing about other replicas."""
+    repairer, log = make()
+
+    async def sources() -> list[Address] | None:
+        return [] if is_known else None
+
+    damaged = OffsetRange(10, 40)
+    monkeypatch.setattr(repairer, "_sources", sources)
+    monkeypatch.setattr(repairing, "scrub_step", lambda _log, _offset: ScrubStep(200, 200, (damaged,)))
+    await repairer.check(NAME, 0)
+    assert log.unreadable == ((damaged,) if is_known else ())
+    for _ in range(2):
+        await repairer.check(NAME, 0)
+    assert log.unreadable == (damaged,), "not for ever"
+    assert [damage.reason.startswith("no other replica is known") for damage in repairer.open.values()] == [
+        True
+    ]
