@@ -21,6 +21,7 @@ from tests.simulation.history import History, SentMessage
 from tests.simulation.network import Network
 from tests.simulation.node import BROKER_ID, PORT, Machine, Node, Promotion
 from tests.simulation.registry import REGISTRY_ADDRESS, SimRegistry
+from tests.simulation.rot import choose_rot
 from tests.simulation.world import Process, SimClock, current_process
 from tests.storage.faulty_filesystem import CrashedError
 
@@ -50,7 +51,9 @@ _FAILURES = {
     "fail roll": Point.ROLL_CREATE,
     "fail checkpoint": Point.CHECKPOINT_WRITE,
 }
-_DISK_FAULTS = {*_FAILURES, "slow disk", "hang disk", "fill disk", "room"}
+_DISK_FAULTS = {*_FAILURES, "slow disk", "hang disk", "fill disk", "room", "rot"}
+_PASSES_MIN = 2
+"""Of the search for damage, from when every fault has ended: one may be under way then."""
 
 
 @attrs.define(eq=False)
@@ -77,6 +80,8 @@ class Cluster:
     _lives: int = 0
     _producing: int = 0
     """Producers whose messages have not all been settled."""
+    _passes: dict[Node, int] | None = None
+    """When every fault had ended: how often each node had looked at everything it holds."""
 
     def __attrs_post_init__(self) -> None:
         world = self.world
@@ -115,6 +120,8 @@ class Cluster:
             self.scenario.config(),
             is_slave=name != self.master,
             promotion=self.promotions.get(name),
+            history=self.history,
+            has_scrub=self.scenario.has_scrub,
         )
         self.nodes[name] = node
         self.network.powered[machine.address] = True
@@ -307,8 +314,16 @@ class Cluster:
                 disk.fill()
             case "room":
                 disk.capacity_bytes = None
+            case "rot":
+                self._rot(machine, action.value)
             case kind:
                 disk.planned[_FAILURES[kind]] = "EIO"
+
+    def _rot(self, machine: Machine, size: int) -> None:
+        """Bytes of a record that every machine holds for good, with another behind it, change on one of them."""
+        chosen = choose_rot([one.disk for one in self.machines.values()], machine.disk, self._random, size)
+        if chosen is not None:
+            self.world.log(machine.name, f"its disk changes {chosen}")
 
     def _cut(self, ways: str) -> None:
         master = self.machines[self.master].address
@@ -426,6 +441,7 @@ class Cluster:
                 await self._stop_node(name)
         for name in self.machines:
             self.start(name)
+        self._passes = {node: node.scrub.passes for node in self.nodes.values() if node.scrub is not None}
         problem = "nothing was looked at"
         with trio.move_on_after(_HEAL_SECONDS_MAX):
             while True:
@@ -475,6 +491,8 @@ class Cluster:
                     )
         if len(self.nodes) != len(self.machines):
             return f"only {list(self.nodes)} run"
+        if self._passes is not None and (problem := self._what_is_damaged(self._passes)):
+            return problem
         if not self.consumers:
             return ""
         used = {GROUPS[number % len(GROUPS)] for number in range(self.scenario.consumer_count)}
@@ -487,6 +505,16 @@ class Cluster:
                 position = 0 if stored is None else int(stored.data.rpartition(b"-")[2])
                 if position != log.end_offset:  # Behind the end it is of another log, and will go back.
                     return f"group {group} is at {position} of {partition}, which ends at {log.end_offset}"
+        return ""
+
+    def _what_is_damaged(self, passes: dict[Node, int]) -> str:
+        for name, node in self.nodes.items():
+            if node.scrub is None:
+                continue
+            for damage in node.scrub.repairer.open.values():
+                return f"{name} has damage in {damage.name} at {damage.range}: {damage.reason}"
+            if node.scrub.passes < passes.get(node, 0) + _PASSES_MIN:
+                return f"{name} has not looked at everything: {node.scrub.problem or 'it is under way'}"
         return ""
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from metaserver.client.received import ReceivedMessage
     from metaserver.errors import SendError
+    from metaserver.names import TopicPartition
+    from metaserver.storage import OffsetRange
 
 Name: TypeAlias = tuple[str, int]
 """Topic and partition."""
@@ -86,6 +88,15 @@ class History:
     """How often a master's place was taken by a slave."""
     power_cuts: int = 0
     power_cuts_of_slaves: int = 0
+    skipped: set[tuple[TopicPartition, OffsetRange]] = attrs.Factory(set)
+    """Damage that nobody could repair for a while, so that a node sent its readers on behind it."""
+
+    def may_be_missed(self, name: Name, offset: int) -> bool:
+        """Whether a group may have been sent past an offset."""
+        return any(
+            (skipped.topic, skipped.partition) == name and gap.start <= offset < gap.end
+            for skipped, gap in self.skipped
+        )
 
     def delivered(self, seconds: float, consumer: str, group: str, message: ReceivedMessage) -> None:
         name = (message.topic, message.partition.number)

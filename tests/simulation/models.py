@@ -21,7 +21,7 @@ from metaserver.message import iterate_records
 from metaserver.registry.paths import StoredOffset
 from metaserver.replication.progress import Action, ReplicaProgress, ReplicaState
 from metaserver.storage import LogEpochs, PartitionLog, Point, recovery
-from metaserver.transactions import replay
+from metaserver.transactions import redo, replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -226,6 +226,11 @@ def journal_with_a_hole_taken() -> AbstractContextManager[Any]:
     return patch.object(transaction_recovery, "replay", replay_whole)
 
 
+def commit_sought_past_damage() -> AbstractContextManager[Any]:
+    """A start takes what of a commit is damaged for missing."""
+    return patch.object(redo._Search, "_look_into", _nothing)
+
+
 def _tail_at_once(self: ReplicaProgress, start: int, end: int) -> Action | None:
     self.master_start, self.master_end = start, end
     return self._tail() if self.state is ReplicaState.PROBING else None
@@ -255,5 +260,6 @@ MODELS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         commit_finished_blindly,
         floors_kept,
         journal_with_a_hole_taken,
+        commit_sought_past_damage,
     )
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import attrs
 import trio
@@ -17,11 +17,14 @@ from metaserver.broker import Broker, Committer, DiskGuard, Server
 from metaserver.client.servers import format_address
 from metaserver.config import SlaveConfig, apply_slave
 from metaserver.config.server import parse_server_config
+from metaserver.errors import MetaServerError
 from metaserver.node.lost_offsets import lost_offset
 from metaserver.registry.paths import Layout, Replica
 from metaserver.registry.registrar import Registrar
 from metaserver.registry.registration import Registration, topics_to_register
 from metaserver.replication import RegisteredPlace, Slave, Succession
+from metaserver.replication.repairing import Repairer, RunningLogs
+from metaserver.replication.scrubbing import Scrub
 from metaserver.storage import MessageStore, StoreOptions
 from metaserver.timers import Timers
 from metaserver.transactions import State
@@ -30,20 +33,26 @@ from tests.simulation.network import SimListener, SimPoller, SimTransport
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from random import Random
 
     from metaserver.config import ServerConfig
+    from metaserver.names import TopicPartition
     from metaserver.replication import Successor
     from metaserver.replication.master import Address
     from tests.simulation.disk import SimDisk
+    from tests.simulation.history import History
     from tests.simulation.network import Network
     from tests.simulation.registry import SimRegistry
     from tests.simulation.world import Process, SimClock, World
+
+_Result = TypeVar("_Result")
 
 DATA = Path("/data")
 PORT = 8123
 BROKER_ID = 0
 _SEGMENT_BYTES = 4096
+_SCRUB_INTERVAL_MS = 3000
 _CHECKPOINT_BYTES = 1500
 """Less than a file may say, so that a short run writes many."""
 _SLAVE_SEGMENT_BYTES = 2**63
@@ -90,7 +99,38 @@ class Promotion:
 def server_config(topics: str) -> ServerConfig:
     """Of every node, as read from a file."""
     config = parse_server_config(_SERVER_INI + topics, source="/conf/server.ini", base_directory=Path("/"))
-    return attrs.evolve(config, checkpoint_bytes=_CHECKPOINT_BYTES)
+    return attrs.evolve(config, checkpoint_bytes=_CHECKPOINT_BYTES, scrub_interval_ms=_SCRUB_INTERVAL_MS)
+
+
+@attrs.frozen
+class SimLogs(RunningLogs):
+    """Those of a node, read in virtual time."""
+
+    _executor: SimExecutor
+    _history: History
+
+    async def look(self, job: Callable[[], _Result]) -> _Result:
+        """See :class:`metaserver.replication.repairing.Logs`."""
+        finished = trio.Event()
+        outcome: list[tuple[object, Exception | None]] = []
+
+        def done(result: object, failure: Exception | None) -> None:
+            outcome.append((result, failure))
+            finished.set()
+
+        self._executor.submit(job, done)
+        await finished.wait()
+        result, failure = outcome[0]
+        if failure is not None:
+            raise failure
+        return cast("_Result", result)
+
+    async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
+        """See :class:`metaserver.replication.repairing.Logs`."""
+        before = self.log(name).unreadable
+        result = await super().own(name, job)
+        self._history.skipped |= {(name, gap) for gap in self.log(name).unreadable if gap not in before}
+        return result
 
 
 @attrs.define(eq=False)
@@ -107,6 +147,9 @@ class Node:
     is_slave: bool
     promotion: Promotion | None
     """Of a master that has another's place."""
+    history: History
+    has_scrub: bool = False
+    scrub: Scrub | None = None
     broker: Broker = attrs.field(init=False)
     slave: Slave | None = None
     followed: Address | None = None
@@ -189,6 +232,8 @@ class Node:
                 self._check_journal(broker)
                 if broker.gate.fenced is not None:
                     self._taken_max = self._taken_and_decided()  # What a start finds was decided before.
+            if self.has_scrub:
+                nursery.start_soon(self._make_scrub(broker, executor).run)
             nursery.start_soon(self._stop_when_asked)
             self.is_ready = True
             await self._server.serve()
@@ -206,6 +251,22 @@ class Node:
     async def _register(self) -> None:
         with self._registering:
             await self._registrar.run()
+
+    def _make_scrub(self, broker: Broker, executor: SimExecutor) -> Scrub:
+        """As metaserver.node.checking does."""
+        logs = SimLogs(broker, executor, self.history)
+        self.scrub = Scrub(broker, logs, Repairer(logs, self.machine.disk, self._other_replicas))
+        broker.on_suspect = self.scrub.suspect
+        broker.on_cut = self.scrub.repairer.forget
+        return self.scrub
+
+    async def _other_replicas(self) -> list[Address] | None:
+        if self.is_slave:
+            return None if self.followed is None else [self.followed]
+        try:
+            return [one.address for one in await self._registrar.slaves(BROKER_ID) if one.address is not None]
+        except MetaServerError:
+            return None
 
     def _make_succession(self, broker: Broker) -> Succession:
         """As metaserver.node.succeeding does."""

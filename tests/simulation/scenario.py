@@ -16,6 +16,8 @@ _QUIET_SECONDS = 1.5
 """Before the first fault."""
 TRANSACTIONS_FROM = 10_000
 """Seeds below it are as they were before there were transactions: some are tests of repairs."""
+ROT_FROM = 20_000
+"""The same of disks that change what they hold, and of nodes that look for it."""
 
 
 @attrs.frozen
@@ -65,6 +67,11 @@ class Scenario:
     """How long there are producers."""
     actions: tuple[Action, ...]
 
+    @property
+    def has_scrub(self) -> bool:
+        """Whether nodes look for damage, and repair it."""
+        return self.seed >= ROT_FROM
+
     def config(self) -> str:
         return "".join(topic.section(self.slave_count) for topic in self.topics)
 
@@ -90,7 +97,7 @@ def scenario_of(seed: int) -> Scenario:
     actions: list[Action] = []
     at = _QUIET_SECONDS
     for _ in range(random.randint(1, 4)):
-        episode = random.choice(_EPISODES if slave_count else _EPISODES_ALONE)
+        episode = random.choice(_episodes(seed, slave_count))
         at += random.uniform(0.0, 2.0)
         actions += episode(random, at)
         at = max(action.at_seconds for action in actions)
@@ -232,6 +239,16 @@ def _disk_fills(random: Random, at: float) -> list[Action]:
     return [_action(at, "fill disk", target), _action(at + random.uniform(0.5, 5.0), "room")]
 
 
+def _disk_rots(random: Random, at: float) -> list[Action]:
+    """Bytes change that others hold as well."""
+    actions = []
+    for _ in range(random.randint(1, 4)):
+        target = random.choice(("master", "slave", "slaves", "everybody"))
+        actions.append(_action(at, "rot", target, random.choice((1, 1, 4, 200))))
+        at += random.uniform(0.0, 1.5)
+    return actions
+
+
 _EPISODES_ALONE: tuple[Callable[[Random, float], list[Action]], ...] = (
     _master_crashes,
     _master_crashes,
@@ -255,3 +272,9 @@ _EPISODES = (
     _zombie,
     _slow_network,
 )
+
+
+def _episodes(seed: int, slave_count: int) -> tuple[Callable[[Random, float], list[Action]], ...]:
+    if not slave_count:
+        return _EPISODES_ALONE
+    return (*_EPISODES, *[_disk_rots] * 6) if seed >= ROT_FROM else _EPISODES

@@ -286,13 +286,23 @@ class FaultyFileSystem:
         directory.names[path.name] = inode
         directory.durable[path.name] = inode
 
-    def flip(self, path: Path, position: int) -> None:
-        """Change a byte that is durable, as a disk does: nobody notices, and no power cut brings it back."""
+    def flip(self, path: Path, position: int, size: int = 1) -> None:
+        """Change bytes that are durable, as a disk does: nobody notices, and no power cut brings them back."""
         inode = self._inode(path)
-        inode.content[position] ^= 0x55
         durable = bytearray(inode.durable)
-        durable[position] ^= 0x55
+        for at in range(position, position + size):
+            inode.content[at] ^= 0x55
+            durable[at] ^= 0x55
         inode.durable = bytes(durable)
+
+    def surviving_bytes(self, path: Path) -> bytes:
+        """From the front of a file, what is there now and behind a power cut as well."""
+        directory = self._directory(path.parent)
+        inode = directory.names[path.name]
+        if not isinstance(inode, _Inode) or directory.durable.get(path.name) is not inode:
+            return b""
+        touched = [change[0] for change in inode.pending]
+        return bytes(inode.durable[: min(touched, default=len(inode.durable))])
 
     def delete(self, path: Path) -> None:
         directory = self._directory(path.parent)

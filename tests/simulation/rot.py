@@ -1,0 +1,68 @@
+"""Disks that change what they hold, where others hold it as well: nothing of it may ever be lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metaserver.message import iterate_records
+from metaserver.names import INTERNAL_TOPICS
+from tests.simulation.node import DATA
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+    from tests.simulation.disk import SimDisk
+
+_UNCOVERED = range(8, 20)
+"""Of a record: its id and its flag, which no checksum covers (docs/log-format.md)."""
+
+
+def choose_rot(disks: Sequence[SimDisk], disk: SimDisk, random: Random, size: int) -> str | None:
+    """Change up to so many bytes of one record of a disk; says where, or None where nothing may be changed.
+
+    What every disk holds, durably and whole, and what has another such record behind it: without that a
+    recovery takes the end of its log for a torn write.
+    """
+    places = [
+        (path, start, end)
+        for path in _segments(disk)
+        for start, end in _records([_surviving(one, path) for one in disks])
+    ]
+    if not places:
+        return None
+    path, start, end = random.choice(places)
+    at = random.choice([*range(start, start + _UNCOVERED.start), *range(start + _UNCOVERED.stop, end)])
+    size = min(size, (end if at >= start + _UNCOVERED.stop else start + _UNCOVERED.start) - at)
+    disk.flip(path, at, size)
+    return f"{size} bytes of {path.parent.name} at {int(path.stem) + at}"
+
+
+def _segments(disk: SimDisk) -> list[Path]:
+    """Of a machine that runs, or does not."""
+    found: list[Path] = []
+    for file, _content in disk.files():
+        path = Path(file)
+        topic, _, number = path.parent.name.rpartition("-")
+        is_log = path.parent.parent == DATA and number.isdigit() and topic
+        if is_log and topic not in INTERNAL_TOPICS and path.suffix == ".meta":
+            found.append(path)
+    return found
+
+
+def _surviving(disk: SimDisk, path: Path) -> bytes:
+    try:
+        return disk.surviving_bytes(path)
+    except (FileNotFoundError, KeyError):
+        return b""
+
+
+def _records(copies: list[bytes]) -> list[tuple[int, int]]:
+    """The whole records that are equal in all copies of a segment, but for the last."""
+    size = min(map(len, copies))
+    if len({copy[:size] for copy in copies}) > 1:
+        # One of them has been changed already: what lies in front of that.
+        size = next(i for i in range(size) if len({copy[i] for copy in copies}) > 1)
+    records = list(iterate_records(copies[0][:size]))
+    return [(record.position, record.position + record.size) for record in records[:-1]]
