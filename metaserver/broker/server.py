@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 _BACKLOG = 1000
-_ACCEPTS_AT_ONCE_MAX = 64
+_ACCEPTS_AT_ONCE_MAX = 8
+"""After so many the others have their turn; thousands may come at once."""
+_LOOKS_AT_ONCE_MAX = 32
+"""The same for the search for stale connections: all of them may be stale."""
 _STALE_CHECK_SECONDS = 1.0
 _SHORT_PAUSE_SECONDS = 0.1
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -134,12 +137,14 @@ class Server:
             if self._is_out_of_resources:
                 self._is_out_of_resources = False
                 self._poller.modify(self._listener.fileno(), READABLE)
-            self._close_stale()
+            await self._close_stale()
 
-    def _close_stale(self) -> None:
-        now = trio.current_time()
-        for connection in list(self._connections):
-            connection.close_if_stale(now)
+    async def _close_stale(self) -> None:
+        for number, connection in enumerate(list(self._connections), 1):
+            if connection in self._connections:  # Not closed meanwhile.
+                connection.close_if_stale(trio.current_time())
+            if number % _LOOKS_AT_ONCE_MAX == 0:
+                await trio.lowlevel.checkpoint()
 
     def _finish(self, connection: Connection) -> None:
         connection.close_after_replies()
@@ -165,7 +170,7 @@ class Server:
                 self._all_gone = trio.Event()
                 with trio.move_on_after(_SHORT_PAUSE_SECONDS):
                     await self._all_gone.wait()
-                self._close_stale()
+                await self._close_stale()
         if patience.cancelled_caught:
             _log.warning("Some replies were not taken in time", stop_timeout_ms=limit_ms)
 

@@ -38,7 +38,7 @@ _READABLE = select.EPOLLIN
 _WRITABLE = select.EPOLLOUT
 _BROKEN = select.EPOLLHUP | select.EPOLLERR
 _RECEIVE_BYTES = 64 * 1024
-_ACCEPTS_AT_ONCE_MAX = 64
+_ACCEPTS_AT_ONCE_MAX = 8
 _LINGER_SECONDS = 2.0
 """How long a connection that was told to go may take to read what it was sent."""
 _GREETING_SECONDS = 10.0
