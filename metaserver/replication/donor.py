@@ -1,9 +1,10 @@
 """What another replica gives for damaged bytes, where it can be shown that they belong there.
 
-It can be shown: both histories are one up to there (epochs), or the broker knows no epochs (MetaQ) and what
-lies around the damage is equal; the bytes are whole, valid records; and they end where the damage does, or at
-the end of a record behind it. With epochs nothing around it is compared: the other replica may be damaged
-there itself, and two that each lack what the other has must be able to help each other.
+It can be shown: both histories are one up to there (epochs), or no epoch covers the damage (of MetaQ, or
+from before an upgrade) and what lies around it is equal; the bytes are whole, valid records; and they end
+where the damage does, or at the end of a record behind it. Where an epoch covers it nothing around it is
+compared: the other replica may be damaged there itself, and two that each lack what the other has must be
+able to help each other.
 """
 
 from __future__ import annotations
@@ -84,14 +85,16 @@ class Donor:
         return data[:end]
 
     async def _compare_histories(self, place: DamagedPlace) -> bool:
-        """Whether epochs show that both are one there; False: there are none."""
+        """Whether epochs show that both are one there; False: what lies around it has to. Raises as above."""
         link, name = self._link, place.name
         span = parse_ranges(await link.stats("offsets", _ASK_SECONDS)).get(name)
         if span is None or not span.start <= place.start < place.end <= span.end:
             self._refuse("it does not hold these offsets" if span else "it does not hold the partition")
-        if "epochs" not in link.extensions:
-            if not place.before and not place.after:
-                self._refuse("it knows no epochs, and there is nothing around the damage to compare")
+        own, knows_epochs = place.history.chain.epochs, "epochs" in link.extensions
+        is_shown = knows_epochs and bool(own) and own[0].start_offset <= place.start
+        if not is_shown and not place.before and not place.after:
+            self._refuse("no epoch of both covers the damage, and there is nothing around it to compare")
+        if not knows_epochs:
             return False
         try:
             chain = await ask_epochs(link, name, place.end, _ASK_SECONDS)
@@ -100,7 +103,7 @@ class Donor:
         common = common_end(place.history, LogHistory(chain, span.start, span.end))
         if common is None or common < place.end:
             self._refuse("its history is another one there")
-        return True
+        return is_shown
 
     async def _read(self, place: DamagedPlace, start: int, end: int) -> bytes:
         pieces: list[bytes] = []
