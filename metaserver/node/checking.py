@@ -38,10 +38,11 @@ class Checking:
         async def sources() -> list[Address] | None:
             if following is not None:
                 return None if following.master_address is None else [following.master_address]
-            slaves = await membership.known_slaves()
-            if slaves is None:
-                return None
-            return [slave.address for slave in slaves if slave.address is not None]
+            if broker.config.zookeeper.ensemble is None:
+                return []
+            slaves = await membership.known_slaves() or ()
+            # One that is not registered just now may be back soon.
+            return [slave.address for slave in slaves if slave.address is not None] or None
 
         logs = RunningLogs(broker)
         scrub = Scrub(broker, logs, Repairer(logs, RealFileSystem(), sources))

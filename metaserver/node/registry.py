@@ -219,9 +219,9 @@ class Membership:
         return await self.known_slaves() or []
 
     async def known_slaves(self) -> list[RegisteredSlave] | None:
-        """The same; None while it cannot be known, for the registry does not answer soon."""
+        """The same; None while it cannot be known, for no registry answers soon."""
         if self._registrar is None:
-            return [] if self._servers is None else None
+            return None
         with trio.move_on_after(_ASK_SECONDS):
             try:
                 return await self._registrar.slaves(self._replica.broker_id)

@@ -20,7 +20,6 @@ from metaserver.errors import ClientError, OffsetOutOfRangeError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import scan
 from metaserver.replication.donor import DamagedPlace, Donor
-from metaserver.storage import OffsetRange
 from metaserver.storage.repair import is_whole, read_piece, repair_range
 from metaserver.storage.scrub import scrub_step
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from metaserver.broker import Broker
     from metaserver.names import TopicPartition
-    from metaserver.storage import FileSystem, MessageStore, PartitionLog
+    from metaserver.storage import FileSystem, MessageStore, OffsetRange, PartitionLog
 
 _log = get_logger(__name__)
 
@@ -241,14 +240,10 @@ class Repairer:
         """Take up what the log is known not to be able to give, though a file holds it."""
         log = self._logs.log(name)
         for gap in log.unreadable:
-            if (name, gap.start) in self.open:
-                continue
-            try:
-                _segment, held = log.layout.piece_at(gap.start, log.flushed_offset)
-            except OffsetOutOfRangeError:
-                continue  # A gap, or a hole: no file holds it.
-            self.found += 1
-            self.open[name, gap.start] = Damage(name, OffsetRange(gap.start, min(gap.end, held)))
+            for part in log.layout.held_parts(gap, log.flushed_offset):
+                if (name, part.start) not in self.open:
+                    self.found += 1
+                    self.open[name, part.start] = Damage(name, part)
 
     async def _take(self, name: TopicPartition, damaged: OffsetRange, source: Address | None) -> Damage:
         """Something was found: repair it, or keep it in mind."""
@@ -314,8 +309,8 @@ class Repairer:
                     await self._skip(damage)
                 return False
             records, damage.source = given
-            job = partial(repair_range, self._filesystem, log, name, offset, records, damage.source)
-            await self._logs.own(name, job)
+            if not await self._logs.own(name, partial(self._replace, damage, log, offset, records)):
+                return False
             offset += len(records)
         self.repaired += 1
         _log.warning(
@@ -324,6 +319,13 @@ class Repairer:
             offsets=f"{damage.range.start} to {damage.range.end}",
             source=damage.source,
         )
+        return True
+
+    def _replace(self, damage: Damage, log: PartitionLog, offset: int, records: bytes) -> bool:
+        """In a thread that owns the log; False where it was cut since the records were asked for."""
+        if self.open.get((damage.name, damage.range.start)) is not damage:
+            return False
+        repair_range(self._filesystem, log, damage.name, offset, records, damage.source)
         return True
 
     async def _ask(

@@ -83,6 +83,16 @@ class Layout:
             raise OffsetOutOfRangeError(offset, self.starts[0], end)
         return segment, held
 
+    def held_parts(self, gap: OffsetRange, end: int) -> list[OffsetRange]:
+        """What of a range files hold, damaged or not, a part for each segment; the log ends at ``end``."""
+        parts = []
+        for number, segment in enumerate(self.segments, 1):
+            held = end if number == len(self.segments) else segment.start_offset + segment.size_bytes
+            start, stop = max(gap.start, segment.start_offset), min(gap.end, held)
+            if start < stop:
+                parts.append(OffsetRange(start, stop))
+        return parts
+
     def is_readable(self, start: int, end: int) -> bool:
         """Whether nothing between two offsets is known to be damaged or missing."""
         return all(gap.end <= start or end <= gap.start for gap in self.unreadable)

@@ -12,7 +12,7 @@ from metaserver.replication.repairing import Repairer, StoppedLogs
 from metaserver.storage import OffsetRange
 from metaserver.storage.scrub import ScrubStep
 from tests.storage.faulty_filesystem import FaultyFileSystem
-from tests.storage.support import DATA, NAME, open_store
+from tests.storage.support import DATA, NAME, open_store, read_all
 
 if TYPE_CHECKING:
     from metaserver.replication.repairing import Address
@@ -115,3 +115,28 @@ async def test_readers_are_sent_on_at_once_only_where_it_is_known_that_nobody_ca
     assert [damage.reason.startswith("no other replica is known") for damage in repairer.open.values()] == [
         True
     ]
+
+
+async def test_what_another_gives_is_not_written_into_a_log_that_was_cut_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slave that follows another master by then has other records there, and they are good."""
+    repairer, log = make()
+    new = encode_record(b"of the new master", 2)
+    cut = 2 * len(RECORD)
+
+    async def ask(*_arguments: object) -> tuple[bytes, str]:
+        repairer.forget(NAME, cut)
+        log.truncate(cut)
+        log.append([new * 8], 8 * len(new), 8, 2)
+        log.flush()
+        return RECORD, "somebody"
+
+    start = 4 * len(RECORD)
+    step = ScrubStep(log.end_offset, 200, (OffsetRange(start, start + len(RECORD)),))
+    monkeypatch.setattr(repairing, "scrub_step", lambda _log, _offset: step)
+    monkeypatch.setattr(repairing, "is_whole", lambda _data: False)
+    monkeypatch.setattr(Repairer, "_ask", ask)
+    await repairer.check(NAME, 0)
+    assert read_all(log) == RECORD * 2 + new * 8
+    assert (repairer.open, repairer.repaired) == ({}, 0)

@@ -127,10 +127,15 @@ class SimLogs(RunningLogs):
 
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
         """See :class:`metaserver.replication.repairing.Logs`."""
-        before = self.log(name).unreadable
-        result = await super().own(name, job)
-        self._history.skipped |= {(name, gap) for gap in self.log(name).unreadable if gap not in before}
-        return result
+        log = self.log(name)
+
+        def watched() -> _Result:
+            before = log.unreadable
+            result = job()
+            self._history.skipped |= {(name, gap) for gap in log.unreadable if gap not in before}
+            return result
+
+        return await super().own(name, watched)
 
 
 @attrs.define(eq=False)
@@ -264,9 +269,10 @@ class Node:
         if self.is_slave:
             return None if self.followed is None else [self.followed]
         try:
-            return [one.address for one in await self._registrar.slaves(BROKER_ID) if one.address is not None]
+            slaves = await self._registrar.slaves(BROKER_ID)
         except MetaServerError:
             return None
+        return [one.address for one in slaves if one.address is not None] or None
 
     def _make_succession(self, broker: Broker) -> Succession:
         """As metaserver.node.succeeding does."""
