@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metaserver.errors import CorruptLogError, StorageError
+from metaserver.errors import CorruptLogError, OffsetInHoleError, StorageError
 from metaserver.message import scan
 
 if TYPE_CHECKING:
@@ -24,7 +24,13 @@ def read_runs(log: PartitionLog, offset: int) -> Iterator[tuple[int, bytes]]:
     end = log.end_offset
     held, held_offset = b"", offset
     while offset < end:
-        piece = log.read(offset, _READ_BYTES, end)
+        try:
+            piece = log.read(offset, _READ_BYTES, end)
+        except OffsetInHoleError as hole:
+            if held:
+                # What it announces to be long enough to reach in there is no whole record either.
+                raise CorruptLogError(log.directory, held_offset, "the last record is not whole") from hole
+            raise
         try:
             data = piece.read()
         except OSError as error:

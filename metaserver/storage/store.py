@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from metaserver.storage.filesystem import Clock, DirectoryLock, FileSystem
     from metaserver.storage.options import StoreOptions
+    from metaserver.storage.segment import OffsetRange
 
 One = TypeVar("One")
 Result = TypeVar("Result")
@@ -122,13 +123,15 @@ class MessageStore:
         self.partitions[topic_partition] = log
         return log
 
-    def repair(self, topic_partition: TopicPartition, offset: int, records: bytes, source: str) -> None:
-        """Put whole records where they were and are damaged; see :func:`~metaserver.storage.repair`.
+    def repair(
+        self, topic_partition: TopicPartition, offset: int, records: bytes, source: str
+    ) -> OffsetRange | None:
+        """Put whole records where they were and are damaged; None where nothing is damaged there.
 
         The caller owns the log. ``source`` says where they come from. Raises StorageError.
         """
         log = self.partitions[topic_partition]
-        repair_range(self._filesystem, log, topic_partition, offset, records, source)
+        return repair_range(self._filesystem, log, topic_partition, offset, records, source)
 
     def release(self, topic_partition: TopicPartition) -> tuple[PartitionLog, EpochChain]:
         """Have nothing to do with an open partition any more; who takes its log closes it."""

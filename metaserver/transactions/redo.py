@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from operator import eq
 from typing import TYPE_CHECKING
 
 import attrs
 
 from metaserver.errors import CorruptLogError, OffsetInHoleError, OffsetOutOfRangeError
 from metaserver.logs import get_logger
-from metaserver.message import iterate_records, scan
-from metaserver.storage import read_runs
+from metaserver.message import HEADER_SIZE, iterate_records, scan
+from metaserver.storage import OffsetRange, read_runs
 from metaserver.storage.repair import read_piece
 from metaserver.storage.scrub import scrub_step
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from metaserver.names import MessageId, TopicPartition
-    from metaserver.storage import MessageStore, OffsetRange, PartitionLog
+    from metaserver.storage import MessageStore, PartitionLog
     from metaserver.transactions.transaction import Batch
 
 _log = get_logger(__name__)
 
+_LENGTH_AND_CHECKSUM = slice(0, 8)
 _ID = slice(8, 16)
-"""Of a record."""
+_PIECE_BYTES = 1024 * 1024
 _SOURCE = "the journal of transactions"
 
 
@@ -30,17 +34,15 @@ def drop_present(store: MessageStore, name: TopicPartition, batch: Batch) -> int
 
     A message is known by its id, which no other has. Where retention has removed the log from the floor on,
     the batch was there, and counts as present. One that is there and damaged is repaired: it was written, and
-    only the journal may know what it was. Raises StorageError where the log cannot be read. Nobody else may
-    have the log: nothing is served yet.
+    perhaps nobody else knows any more what it was. Nothing is appended meanwhile. Raises StorageError where
+    the log cannot be read or repaired.
     """
     log = store.partitions[name]
     records = {
         record.message_id: bytes(batch.data[record.position : record.position + record.size])
         for record in iterate_records(bytes(batch.data))
     }
-    present = (
-        set(records) if batch.floor < log.start_offset else _Search(store, name, log, records).run(batch)
-    )
+    present = _Search(store, name, log, records, batch.floor).run()
     missing = {message_id: record for message_id, record in records.items() if message_id not in present}
     batch.data, batch.count = bytearray(b"".join(missing.values())), len(missing)
     batch.last_id = next(reversed(missing), 0)
@@ -56,12 +58,15 @@ class _Search:
     _log: PartitionLog
     _records: dict[MessageId, bytes]
     """Whole, by id."""
+    _floor: int
     _present: set[MessageId] = attrs.Factory(set)
+    _damaged: list[OffsetRange] = attrs.Factory(list)
+    """Found by the last look at what recovery had not met."""
 
-    def run(self, batch: Batch) -> set[MessageId]:
+    def run(self) -> set[MessageId]:
         """The ids of those that are there."""
         log, wanted, present = self._log, self._records.keys(), self._present
-        offset, is_boundary = batch.floor, False
+        offset, is_boundary = self._floor, False
         while offset < log.end_offset and len(present) < len(wanted):
             try:
                 for start, run in read_runs(log, offset):
@@ -69,37 +74,67 @@ class _Search:
                     offset, is_boundary = start + len(run), True
                 break
             except OffsetInHoleError as hole:
-                for gap in log.unreadable:
-                    if gap.end > offset and gap.start < hole.next_offset:
-                        self._look_into(gap)
+                self._look_into(OffsetRange(offset, hole.next_offset))
                 offset, is_boundary = hole.next_offset, True
+            except OffsetOutOfRangeError:
+                return set(wanted)  # Retention has it removed, from there on at least.
             except CorruptLogError:
                 if not is_boundary:
                     # The floor is none any more where the log was cut before it, and has grown since.
                     offset, is_boundary = log.segment_start(offset), True
                     continue
-                # Not known to be damaged till now.
-                damaged = scrub_step(log, offset).damaged
-                if not damaged:
+                damaged = self._damage_at(offset)
+                if damaged is None:
                     raise
-                self._look_into(damaged[0])
-                offset = damaged[0].end
+                self._look_into(damaged)
+                offset = damaged.end
         return present
 
+    def _damage_at(self, offset: int) -> OffsetRange | None:
+        if not any(one.start <= offset < one.end for one in self._damaged):
+            self._damaged = list(scrub_step(self._log, offset).damaged)
+        return next((one for one in self._damaged if one.start <= offset < one.end), None)
+
     def _look_into(self, damaged: OffsetRange) -> None:
-        """Repair what of the batch is there, by what is left of it: its id."""
-        try:
-            data = read_piece(self._log, damaged.start, damaged.end)
-        except OffsetOutOfRangeError:
-            return  # No file holds it.
-        for message_id, record in self._records.items():
-            at = data.find(record[_ID]) - _ID.start
-            if message_id in self._present or not 0 <= at <= len(data) - len(record):
-                continue
-            offset = damaged.start + at
-            self._store.repair(self._name, offset, record, _SOURCE)
-            self._present.add(message_id)
-            _log.warning("Damage repaired", partition=str(self._name), offset=offset, source=_SOURCE)
+        """Repair what of the batch is there."""
+        log = self._log
+        for part in log.layout.held_parts(damaged, log.flushed_offset):
+            for offset, message_id in self._remains(part):
+                self._present.add(message_id)
+                if self._store.repair(self._name, offset, self._records[message_id], _SOURCE) is not None:
+                    _log.warning("Damage repaired", partition=str(self._name), offset=offset, source=_SOURCE)
+
+    def _remains(self, part: OffsetRange) -> Iterator[tuple[int, MessageId]]:
+        """Where in damaged bytes of a segment records of the batch begin, behind the floor."""
+        wanted = {record[_ID]: message_id for message_id, record in self._records.items()}
+        prefix = _common_prefix(wanted)
+        size_max = max(map(len, self._records.values()))
+        for position in range(max(part.start, self._floor), part.end, _PIECE_BYTES):
+            size = min(_PIECE_BYTES, part.end - position)
+            # A record may end behind the damage: what looked like one behind it was in its data.
+            data = read_piece(self._log, position, position + size + size_max)
+            at = data.find(prefix, _ID.start)
+            while 0 <= at < size + _ID.start:
+                message_id = wanted.get(data[at : at + 8])
+                start = at - _ID.start
+                if message_id is not None and message_id not in self._present:
+                    record = self._records[message_id]
+                    if _is_rest_of(data[start : start + len(record)], record):
+                        yield position + start, message_id
+                at = data.find(prefix, at + 1)
+
+
+def _is_rest_of(found: bytes, record: bytes) -> bool:
+    """Whether bytes are what a disk has left of a record, and not others in which its id happens to be."""
+    if len(found) != len(record):
+        return False
+    same = sum(map(eq, found[HEADER_SIZE:], record[HEADER_SIZE:]))
+    return found[_LENGTH_AND_CHECKSUM] == record[_LENGTH_AND_CHECKSUM] or 2 * same > len(record) - HEADER_SIZE
+
+
+def _common_prefix(words: dict[bytes, MessageId]) -> bytes:
+    first, last = min(words), max(words)
+    return first[: next((i for i in range(len(first)) if first[i] != last[i]), len(first))]
 
 
 def _ids(run: bytes) -> set[int]:
