@@ -7,7 +7,8 @@ import socket
 from collections import deque
 
 _PORTS = range(10_240, 32_000)
-"""Below what the kernel gives to outgoing connections and to those who ask for any port."""
+"""Below what the kernel gives to those who ask for any, and to outgoing connections: a client that knocks
+at a dead broker's port could be given that very port for its own end, and nothing could listen there."""
 _ATTEMPTS_MAX = 1000
 _HELD_MAX = 256
 """So that descriptors stay few; by then a port's server listens, or nobody needs it any more."""

@@ -28,7 +28,7 @@ _log = get_logger(__name__)
 
 _BACKLOG = 1000
 _ACCEPTS_AT_ONCE_MAX = 8
-"""After so many the others have their turn; thousands may come at once."""
+"""After so many those that are here have their turn; thousands may come at once."""
 _LOOKS_AT_ONCE_MAX = 32
 """The same for the search for stale connections: all of them may be stale."""
 _STALE_CHECK_SECONDS = 1.0

@@ -7,6 +7,7 @@ and what it has seen. They stay as they are until the block ends.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import socket
 import struct
@@ -272,6 +273,7 @@ class Abuser:
             process.kill()
 
     def _run(self, link: Connection) -> None:
+        os.nice(19)  # They are not to take the core from the client, only what the broker gives them.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         with ExitStack() as held:

@@ -213,8 +213,8 @@ def _abuse(options: argparse.Namespace, base: Path) -> Table:
         say(name)
         found = run_abuse(base / name, name, options.count, options.seconds)
         what = f"{ABUSES[name].row} {name}, {found.connections:,}"
-        times = f"{found.p99_before_ms} / {found.p99_beside_ms} ms"
-        table.append((f"{what}: a client's p99 before / beside", times))
+        times = f"{found.p99_before_ms} / {found.p99_coming_ms} / {found.p99_staying_ms} ms"
+        table.append((f"{what}: a client's p99 before / while they come / while they stay", times))
         table.append((f"{what}: memory", f"{found.rss_megabytes} MiB"))
         table += [(f"{what}: {seen}", figure) for seen, figure in found.seen.items()]
         violations += [f"{what}: {violation}" for violation in found.violations]

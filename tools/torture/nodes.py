@@ -29,9 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 30.0
 _LOOK_SECONDS = 0.005
-_PORTS = range(10_240, 32_000)
-"""Below the ports that the kernel gives to outgoing connections: a client that knocks at a dead broker's
-port could be given that very port for its own end, and then nothing can listen there any more."""
 
 SERVER_INI = """\
 [system]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SETTINGS = {"maxSegmentSize": MIB, "recoveryCheckpointBytes": MIB // 4, "minFreeDiskBytes": 0}
 _DISK_BYTES = 2048 * MIB
 _HOST_BYTES = 3072 * MIB
-_ROUND_CUTS = 50
+_ROUND_CUTS = 20
 _CLONE = 0x40049409
 """FICLONE of linux/fs.h: one file gets the extents of another."""
 _SETTLED_SECONDS_MAX = 30.0
