@@ -38,7 +38,7 @@ class Checking:
         async def sources() -> list[Address] | None:
             if following is not None:
                 return None if following.master_address is None else [following.master_address]
-            if broker.config.zookeeper.ensemble is None:
+            if not broker.config.zookeeper.enable:
                 return []
             slaves = await membership.known_slaves() or ()
             # One that is not registered just now may be back soon.

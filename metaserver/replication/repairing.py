@@ -249,7 +249,8 @@ class Repairer:
         """Something was found: repair it, or keep it in mind."""
         damage = self.open.get((name, damaged.start))
         if damage is None:
-            damage = Damage(name, damaged)
+            # Not due while it is tried for the first time.
+            damage = Damage(name, damaged, due_seconds=trio.current_time() + _RETRY_SECONDS)
             self.found += 1
             self.open[name, damaged.start] = damage
             _log.error("Damage found", partition=str(name), offsets=f"{damaged.start} to {damaged.end}")

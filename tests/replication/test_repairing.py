@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
+import trio.lowlevel
+import trio.testing
 
 from metaserver.message import encode_record
 from metaserver.replication import repairing
@@ -140,3 +143,27 @@ async def test_what_another_gives_is_not_written_into_a_log_that_was_cut_meanwhi
     await repairer.check(NAME, 0)
     assert read_all(log) == RECORD * 2 + new * 8
     assert (repairer.open, repairer.repaired) == ({}, 0)
+
+
+async def test_what_is_tried_for_the_first_time_is_not_tried_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    repairer, _log = make()
+    asked, may_answer = [], trio.Event()
+
+    async def sources() -> list[Address] | None:
+        asked.append("somebody")
+        await may_answer.wait()
+        return None
+
+    damaged = OffsetRange(10, 40)
+    monkeypatch.setattr(repairer, "_sources", sources)
+    monkeypatch.setattr(repairing, "scrub_step", lambda _log, _offset: ScrubStep(200, 200, (damaged,)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repairer.check, NAME, 0)
+        while not asked:
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(repairer.try_again)
+        await trio.testing.wait_all_tasks_blocked()
+        may_answer.set()
+    assert asked == ["somebody"]
