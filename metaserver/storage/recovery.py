@@ -41,6 +41,7 @@ from metaserver.storage.resynchronise import ScanResult, scan_file
 from metaserver.storage.segment import OffsetRange
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from metaserver.names import TopicPartition
@@ -162,7 +163,7 @@ def recover(
     path = directory / segment_name(last.start_offset)
 
     trust = _decide_trust(filesystem, path, last, checkpoint)
-    damaged = [gap for gap in known if gap.start >= segments[0].start_offset and _is_kept(gap, trust, holes)]
+    damaged = _still_damaged(known, segments[0].start_offset, trust, holes)
     damaged += before_holes
     scanned = ScanResult(trust.scan_from - last.start_offset)
     failure = None
@@ -326,9 +327,17 @@ def _has_fingerprint(filesystem: FileSystem, path: Path, checkpoint: Checkpoint)
         file.close()
 
 
-def _is_kept(gap: OffsetRange, trust: _Trust, holes: list[OffsetRange]) -> bool:
-    """Whether a range the checkpoint names is still to be skipped: not where it is scanned again."""
-    return gap.end <= trust.scan_from and gap not in holes
+def _still_damaged(
+    known: Iterable[OffsetRange], log_start: int, trust: _Trust, holes: Iterable[OffsetRange]
+) -> list[OffsetRange]:
+    """What of the ranges the checkpoint names is in a file, and not scanned again.
+
+    The checkpoint has a hole and what joins it, damage or another hole, as one range.
+    """
+    damaged = [gap for gap in known if gap.start >= log_start]
+    for hole in holes:
+        damaged = subtract_range(damaged, hole)
+    return [gap for gap in damaged if gap.end <= trust.scan_from]
 
 
 # Pass 4.

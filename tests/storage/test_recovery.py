@@ -582,3 +582,37 @@ def test_the_report_knows_how_long_it_took(filesystem: FaultyFileSystem) -> None
     filesystem.on_call = lambda point: filesystem.clock.advance(2) if point is Point.RECOVERY_SYNC else None
     _, _, report = reopen(filesystem)
     assert report.seconds == 2
+
+
+def test_two_gaps_that_join_are_no_damage(filesystem: FaultyFileSystem) -> None:
+    """An empty segment between them, from a crash in the second; the checkpoint has both as one range."""
+    store = open_store(filesystem, filesystem.clock)
+    log = store.create(NAME, DIRECTORY.parent)
+    append(log, *RECORDS)
+    log.flush()
+    end = log.end_offset
+    log.skip_to(end + 900)
+    log.write_checkpoint(clean=False)
+    filesystem.write_bytes(segment_path(end + 500), b"")
+    _, log, report = reopen(filesystem)
+    assert (report.damaged_ranges, report.holes) == ((), ())
+    assert report.gaps == (OffsetRange(end, end + 500), OffsetRange(end + 500, end + 900))
+    assert log.unreadable == (OffsetRange(end, end + 900),)
+
+
+def test_damage_that_joins_a_gap_is_told_without_it(filesystem: FaultyFileSystem) -> None:
+    store = open_store(filesystem, filesystem.clock)
+    log = store.create(NAME, DIRECTORY.parent)
+    append(log, *RECORDS)
+    log.flush()
+    end, start = log.end_offset, log.end_offset + 900
+    log.skip_to(start)
+    append(log, *RECORDS)
+    log.flush()
+    filesystem.flip(segment_path(start), SIZE - 1)
+    log.set_unreadable(OffsetRange(start, start + SIZE))
+    log.write_checkpoint(clean=False)
+    _, log, report = reopen(filesystem)
+    assert report.damaged_ranges == (OffsetRange(start, start + SIZE),)
+    assert (report.holes, report.gaps) == ((), (OffsetRange(end, start),))
+    assert log.unreadable == (OffsetRange(end, start + SIZE),)
