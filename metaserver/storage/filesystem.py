@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from metaserver.message import Buffer
 
 OpenMode = Literal["create", "replace", "write", "read"]
-"""``create``: must not exist yet. ``replace``: emptied if it exists. ``write``: exists, read and written."""
+"""``create``: must not exist yet. ``write``: exists, read and written. ``replace``: a new file, in the place of one
+that may be there: a crash in a rename can leave two names of one file, and only one of them is meant.
+"""
 
 _OPEN_FLAGS: dict[OpenMode, int] = {
     "create": os.O_RDWR | os.O_CREAT | os.O_EXCL,
-    "replace": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+    "replace": os.O_RDWR | os.O_CREAT | os.O_EXCL,
     "write": os.O_RDWR,
     "read": os.O_RDONLY,
 }
@@ -345,7 +347,14 @@ class RealFileSystem:
 
     def open(self, path: Path, mode: OpenMode, point: Point) -> File:  # noqa: ARG002
         """See :class:`FileSystem`."""
-        return RealFile(os.open(path, _OPEN_FLAGS[mode] | os.O_CLOEXEC, 0o644))
+        flags = _OPEN_FLAGS[mode] | os.O_CLOEXEC
+        try:
+            return RealFile(os.open(path, flags, 0o644))
+        except FileExistsError:
+            if mode != "replace":
+                raise
+        path.unlink()
+        return RealFile(os.open(path, flags, 0o644))
 
     def list_directory(self, path: Path) -> list[str]:
         """See :class:`FileSystem`."""

@@ -186,7 +186,8 @@ class FaultyFileSystem:
         elif mode == "create":
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         elif mode == "replace":
-            _truncate(found, 0)
+            found = _Inode(modified_seconds=self.clock.wall_seconds())
+            directory.change(path.name, found)
         self.leave(kind)
         return FaultyFile(self, found, self.generation, is_writable=mode != "read")
 
@@ -220,7 +221,7 @@ class FaultyFileSystem:
             self.leave(kind)
             return
         inode = directory.names[source.name]
-        # One step of the journal: never both names, never none.
+        # Both names may be left, of the one file (rename(2)); never none.
         directory.change(target.name, inode)
         directory.names.pop(source.name)
         directory.pending[-1] = (target.name, inode)
