@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from metaserver.message import Buffer
 
 OpenMode = Literal["create", "replace", "write", "read"]
-"""``create``: must not exist yet. ``write``: exists, read and written. ``replace``: a new file, in the place of
-one that may be there: a crash in a rename can leave two names of one file, and only one of them is meant.
+"""``create``: must not exist yet. ``write``: exists, read and written. ``replace``: a new file, in place
+of one that may be there: a crash in a rename can leave two names of a file, and only one of them is meant.
 """
 
 _OPEN_FLAGS: dict[OpenMode, int] = {
