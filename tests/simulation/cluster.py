@@ -509,8 +509,8 @@ class Cluster:
 
     def _what_is_damaged(self, passes: dict[Node, int]) -> str:
         for name, node in self.nodes.items():
-            if node.scrub is None:
-                continue
+            if node.scrub is None or not self.scenario.slave_count:
+                continue  # Alone, nobody repairs what lost sectors of an unsynced write have left.
             for damage in node.scrub.repairer.open.values():
                 return f"{name} has damage in {damage.name} at {damage.range}: {damage.reason}"
             if node.scrub.passes < passes.get(node, 0) + _PASSES_MIN:

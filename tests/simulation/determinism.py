@@ -8,7 +8,7 @@ import random
 import socket
 import uuid
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import trio
@@ -19,18 +19,34 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
 _SEED = random.Random.seed
+_SCOPE = trio.CancelScope
 
 
 @contextmanager
-def deterministic(seed: int) -> Iterator[None]:
-    """Whoever draws random numbers without a seed of its own has one of this block's."""
+def deterministic(seed: int) -> Iterator[Callable[[], None]]:
+    """Whoever draws random numbers without a seed of its own has one of this block's.
+
+    Gives what has to be called at the end of a run: a process may have died behind a shield from
+    cancellation, where what it waited for does not come any more.
+    """
     source = random.Random(seed)
+    shields: list[trio.CancelScope] = []
 
     def seed_with(self: random.Random, a: int | str | None = None, version: int = 2) -> None:
         _SEED(self, source.getrandbits(64) if a is None else a, version)
 
     def next_uuid() -> uuid.UUID:
         return uuid.UUID(int=source.getrandbits(128), version=4)
+
+    def scope(**options: Any) -> trio.CancelScope:  # noqa: ANN401 - whatever trio's has
+        made = _SCOPE(**options)
+        if made.shield:
+            shields.append(made)
+        return made
+
+    def end() -> None:
+        for shield in shields:
+            shield.shield = False
 
     state = random.getstate()
     with ExitStack() as stack:
@@ -43,9 +59,10 @@ def deterministic(seed: int) -> Iterator[None]:
         stack.enter_context(patch.object(os, "getpid", lambda: 4711))
         stack.enter_context(patch.object(socket, "gethostname", lambda: "simulated"))
         stack.enter_context(patch.object(trio.to_thread, "run_sync", _refuse_thread))
+        stack.enter_context(patch.object(trio, "CancelScope", scope))
         random.seed(seed)
         stack.callback(random.setstate, state)
-        yield
+        yield end
 
 
 async def _refuse_thread(job: object, *_arguments: object, **_options: object) -> None:

@@ -16,6 +16,8 @@ from tests.simulation.verifier import Verifier
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.simulation.scenario import Scenario
     from tests.simulation.world import Event
 
@@ -53,10 +55,10 @@ def run(scenario: Scenario) -> Outcome:
 
     async def main() -> None:
         nonlocal outcome
-        outcome = await _run(scenario)
+        outcome = await _run(scenario, end)
 
     try:
-        with deterministic(scenario.seed):
+        with deterministic(scenario.seed) as end:
             run_in_virtual_time(main)
     finally:
         logging.disable(logging.NOTSET)
@@ -64,20 +66,23 @@ def run(scenario: Scenario) -> Outcome:
     return outcome
 
 
-async def _run(scenario: Scenario) -> Outcome:
+async def _run(scenario: Scenario, end: Callable[[], None]) -> Outcome:
     world = World(scenario.seed)
     with trio.move_on_after(_CPU_STEPS_SECONDS) as patience:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(world.timers.run)
             cluster = Cluster(world, scenario, nursery)
             trio.socket.set_custom_socket_factory(SimSockets(cluster.network))
-            for name in cluster.machines:
-                cluster.start(name)
-            await cluster.begin()
-            cluster.start_clients()
-            await cluster.carry_out()
-            await cluster.settle()
-            world.violations += Verifier(cluster).check()
+            try:
+                for name in cluster.machines:
+                    cluster.start(name)
+                await cluster.begin()
+                cluster.start_clients()
+                await cluster.carry_out()
+                await cluster.settle()
+                world.violations += Verifier(cluster).check()
+            finally:
+                end()
             nursery.cancel_scope.cancel()
     if patience.cancelled_caught:
         world.violations.append("the run has not come to its end")
