@@ -120,19 +120,8 @@ class RunningLogs:
 
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
         """See :class:`Logs`."""
-        finished = trio.Event()
-        outcome: list[tuple[object, Exception | None]] = []
-
-        def done(result: object, failure: Exception | None) -> None:
-            outcome.append((result, failure))
-            finished.set()
-
-        self._broker.committer.lend(self._broker.partitions[name.topic, name.partition], job, done)
-        await finished.wait()
-        result, failure = outcome[0]
-        if failure is not None:
-            raise failure
-        return cast("_Result", result)
+        partition = self._broker.partitions[name.topic, name.partition]
+        return cast("_Result", await self._broker.committer.borrow(partition, job))
 
 
 @attrs.define(eq=False)

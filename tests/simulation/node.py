@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from metaserver.broker import Broker, Committer, DiskGuard, Server
+from metaserver.broker.executor import wait_done
 from metaserver.client.servers import format_address
 from metaserver.config import SlaveConfig, apply_slave
 from metaserver.config.server import parse_server_config
@@ -111,19 +112,7 @@ class SimLogs(RunningLogs):
 
     async def look(self, job: Callable[[], _Result]) -> _Result:
         """See :class:`metaserver.replication.repairing.Logs`."""
-        finished = trio.Event()
-        outcome: list[tuple[object, Exception | None]] = []
-
-        def done(result: object, failure: Exception | None) -> None:
-            outcome.append((result, failure))
-            finished.set()
-
-        self._executor.submit(job, done)
-        await finished.wait()
-        result, failure = outcome[0]
-        if failure is not None:
-            raise failure
-        return cast("_Result", result)
+        return cast("_Result", await wait_done(partial(self._executor.submit, job)))
 
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
         """See :class:`metaserver.replication.repairing.Logs`."""
