@@ -78,7 +78,7 @@ class Layout:
         """
         index = self.index_of(offset)
         segment = self.segments[max(0, index)]
-        held = end if index + 1 == len(self.starts) else segment.start_offset + segment.size_bytes
+        held = self._held_end(max(0, index), end)
         if index < 0 or offset >= held:
             raise OffsetOutOfRangeError(offset, self.starts[0], end)
         return segment, held
@@ -86,12 +86,16 @@ class Layout:
     def held_parts(self, gap: OffsetRange, end: int) -> list[OffsetRange]:
         """What of a range files hold, damaged or not, a part for each segment; the log ends at ``end``."""
         parts = []
-        for number, segment in enumerate(self.segments, 1):
-            held = end if number == len(self.segments) else segment.start_offset + segment.size_bytes
-            start, stop = max(gap.start, segment.start_offset), min(gap.end, held)
+        for index, segment_start in enumerate(self.starts):
+            start, stop = max(gap.start, segment_start), min(gap.end, self._held_end(index, end))
             if start < stop:
                 parts.append(OffsetRange(start, stop))
         return parts
+
+    def _held_end(self, index: int, end: int) -> int:
+        """Where the bytes of a segment end, in a log that ends at ``end``."""
+        segment = self.segments[index]
+        return end if index + 1 == len(self.starts) else segment.start_offset + segment.size_bytes
 
     def is_readable(self, start: int, end: int) -> bool:
         """Whether nothing between two offsets is known to be damaged or missing."""

@@ -29,8 +29,8 @@ _PIECE_BYTES = 1024 * 1024
 _SOURCE = "the journal of transactions"
 
 
-def drop_present(store: MessageStore, name: TopicPartition, batch: Batch) -> int:
-    """Take out of a batch what the log holds from the batch's floor on; returns how many messages that are.
+def drop_present(store: MessageStore, name: TopicPartition, batch: Batch) -> None:
+    """Take out of a batch what the log holds from the batch's floor on.
 
     A message is known by its id, which no other has. Where retention has removed the log from the floor on,
     the batch was there, and counts as present. One that is there and damaged is repaired: it was written, and
@@ -46,7 +46,6 @@ def drop_present(store: MessageStore, name: TopicPartition, batch: Batch) -> int
     missing = {message_id: record for message_id, record in records.items() if message_id not in present}
     batch.data, batch.count = bytearray(b"".join(missing.values())), len(missing)
     batch.last_id = next(reversed(missing), 0)
-    return len(records) - len(missing)
 
 
 @attrs.define(eq=False)

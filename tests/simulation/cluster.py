@@ -441,7 +441,11 @@ class Cluster:
                 await self._stop_node(name)
         for name in self.machines:
             self.start(name)
-        self._passes = {node: node.scrub.passes for node in self.nodes.values() if node.scrub is not None}
+        if (
+            self.scenario.slave_count
+        ):  # Alone, nobody repairs what lost sectors of an unsynced write have left.
+            scrubs = {node: node.scrub for node in self.nodes.values() if node.scrub is not None}
+            self._passes = {node: scrub.passes for node, scrub in scrubs.items()}
         problem = "nothing was looked at"
         with trio.move_on_after(_HEAL_SECONDS_MAX):
             while True:
@@ -509,8 +513,8 @@ class Cluster:
 
     def _what_is_damaged(self, passes: dict[Node, int]) -> str:
         for name, node in self.nodes.items():
-            if node.scrub is None or not self.scenario.slave_count:
-                continue  # Alone, nobody repairs what lost sectors of an unsynced write have left.
+            if node.scrub is None:
+                continue
             for damage in node.scrub.repairer.open.values():
                 return f"{name} has damage in {damage.name} at {damage.range}: {damage.reason}"
             if node.scrub.passes < passes.get(node, 0) + _PASSES_MIN:
