@@ -5,8 +5,8 @@ anything, records too, so the answers are tried from the surest to the weakest:
 
 1. The damaged header is right about its length: behind it lies a valid record, or the end.
 2. Only the length is wrong: up to some valid record, the bytes have the checksum of the header.
-3. Any valid record. But inside the data of a header that is right about its length, or plausible and
-   cut short by the end of the file, records that are older than it are part of its body.
+3. Any valid record. But inside the data that a header announces which is right about its length, or
+   plausible (a power cut may have left zeros there), records that are older than it are part of its body.
 
 Only records with at least one byte of data are searched for: twelve bytes of zeros with an id behind
 them are no evidence.
@@ -167,6 +167,12 @@ def _find_next(file: File, damage: int, end: int, last_id: int | None) -> int | 
     is_joined = announced_end == end or (follower is not None and (is_plausible or follower.length > 0))
     is_cut_short = is_plausible and announced_end < 0
 
+    def is_data(candidate: _Found) -> bool:
+        is_inside = candidate.position < announced_end or is_cut_short
+        return (
+            is_inside and (is_joined or is_plausible) and _is_older(candidate.message_id, message_id, last_id)
+        )
+
     crc, crc_end = 0, body
     try:
         for candidate in _search(file, damage + 1, end, odd_flags=False):
@@ -176,8 +182,7 @@ def _find_next(file: File, damage: int, end: int, last_id: int | None) -> int | 
                     return candidate.position
             if is_joined and candidate.position >= announced_end:
                 break
-            is_inside = is_joined or is_cut_short
-            if not is_inside or not _is_older(candidate.message_id, message_id, last_id):
+            if not is_data(candidate):
                 return candidate.position
     except _SearchTooLongError:
         if not is_joined and not is_cut_short:
@@ -187,7 +192,8 @@ def _find_next(file: File, damage: int, end: int, last_id: int | None) -> int | 
     if is_cut_short:
         return None
     try:
-        return next((found.position for found in _search(file, damage + 1, end, odd_flags=True)), None)
+        with_any_flag = _search(file, damage + 1, end, odd_flags=True)
+        return next((found.position for found in with_any_flag if not is_data(found)), None)
     except _SearchTooLongError:
         return None
 

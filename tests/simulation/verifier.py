@@ -116,7 +116,7 @@ class Verifier:
                 self._say(f"{_text(name)}: {_who(sent)} is there, though refused: {sent.outcome}")
 
     def _walk(self, name: Name, log: _Log) -> Iterator[tuple[int, Record]]:
-        """The records; damage is passed over only where it may be the rest of a write that was never synced."""
+        """The records; damage is passed over where it may be the rest of a write."""
         position = 0
         while position < len(log.data):
             rest = log.data[position:]
@@ -125,13 +125,18 @@ class Verifier:
             position += scan(rest).end
             if position == len(log.data):
                 return
-            if self._cluster.scenario.slave_count or not self._cluster.history.power_cuts:
+            if not self._may_be_torn:
                 self._say(f"{_text(name)}: no whole record at {log.start + position}")
             following = self._following_record(log.data, position + 1)
             if following is None:
                 self._say(f"{_text(name)}: nothing valid from {log.start + position} to the end")
                 return
             position = following
+
+    @property
+    def _may_be_torn(self) -> bool:
+        """Of a write that was never synced a part may be there behind one that is not, and nobody repairs it."""
+        return not self._cluster.scenario.slave_count and self._cluster.history.power_cuts > 0
 
     def _following_record(self, data: bytes, position: int) -> int | None:
         for start in range(position, len(data) - HEADER_SIZE):
@@ -240,7 +245,8 @@ class Verifier:
         own = journals[self._cluster.master]
         if not own:
             return
-        if len(own) == 1:  # With a gap its master takes no transactions, nor finishes any: node.py looks.
+        # With a gap or damage its master takes no transactions, nor finishes any: node.py looks.
+        if len(own) == 1 and self._is_whole(own[0]):
             self._check_decided(own[0])
         for slave, theirs in journals.items():
             if not theirs:
@@ -249,6 +255,14 @@ class Verifier:
                 start, end = max(one.start, other.start), min(one.end, other.end)
                 if start < end and one.part(start, end) != other.part(start, end):
                     self._say(f"{slave} has another journal of transactions than {self._cluster.master}")
+
+    def _is_whole(self, journal: _Log) -> bool:
+        end = scan(journal.data).end
+        if end == len(journal.data):
+            return True
+        if not self._may_be_torn:
+            self._say(f"the journal of {self._cluster.master} has no whole record at {journal.start + end}")
+        return False
 
     def _check_decided(self, journal: _Log) -> None:
         state, there = Replay(), self._payloads()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaserver.errors import CorruptLogError, LogFailedError, OffsetInHoleError, StorageError
-from metaserver.message import HEADER, encode_record
+from metaserver.message import HEADER, HEADER_SIZE, encode_record
 from metaserver.storage import OffsetRange, Point
 from tests.storage.faulty_filesystem import Fault, FaultyFileSystem
 from tests.storage.support import (
@@ -191,6 +191,20 @@ def test_records_inside_a_torn_message_are_not_delivered(filesystem: FaultyFileS
     assert read_all(log) == WHOLE
 
 
+@pytest.mark.parametrize("written", [40, SIZE + 30, 3 * SIZE + 30])
+def test_records_inside_a_message_whose_end_became_zeros_are_not_delivered(
+    filesystem: FaultyFileSystem, written: int
+) -> None:
+    """The power went when the file had its length and not yet its bytes (seed 20808)."""
+    inside = encode_record(b"log: " + WHOLE + b" and more", 99)
+    behind = encode_record(b"behind", 100)
+    torn = inside[:written] + bytes(len(inside) - written + len(behind))
+    filesystem.write_bytes(segment_path(0), WHOLE + torn)
+    _, log, report = reopen(filesystem)
+    assert (report.bytes_cut, report.damaged_ranges) == (len(torn), ())
+    assert read_all(log) == WHOLE
+
+
 def test_records_of_another_log_inside_a_torn_message_are_not_delivered(filesystem: FaultyFileSystem) -> None:
     """They may be younger than the last message before, but not than the torn one."""
     now = 400_000_000_000 << 22
@@ -340,6 +354,15 @@ def test_damage_inside_a_message_that_holds_records(filesystem: FaultyFileSystem
     nested[-1] ^= 1
     content = WHOLE + bytes(nested) + encode_record(b"behind", 100)
     check_damage(filesystem, content, [(len(WHOLE), len(WHOLE) + len(nested))], 11)
+
+
+def test_an_older_record_behind_two_damaged_ones(filesystem: FaultyFileSystem) -> None:
+    """Messages of a transaction have their ids from before its commit."""
+    damaged = bytearray(encode_record(b"one", 99) + encode_record(b"another", 100))
+    damaged[HEADER_SIZE] ^= 1
+    damaged[-1] ^= 1
+    content = WHOLE + bytes(damaged) + encode_record(b"of a transaction", 50)
+    check_damage(filesystem, content, [(len(WHOLE), len(WHOLE) + len(damaged))], 11)
 
 
 def test_a_record_with_reserved_flags_is_found_behind_damage(filesystem: FaultyFileSystem) -> None:
