@@ -223,6 +223,18 @@ class DivergedLogError(StorageError):
 
 
 @attrs.define
+class PartitionRemovedError(StorageError):
+    """A partition that was taken out of service while somebody was at work with its log."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        """Which one."""
+        return f"{self.topic}-{self.partition} is not served any more: its topic was deleted"
+
+
+@attrs.define
 class FencedError(StorageError):
     """Another broker is registered in this one's place, so it takes no more messages."""
 

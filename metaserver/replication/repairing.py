@@ -7,6 +7,7 @@ it after a while, so that later records stay readable; it is asked for again and
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
@@ -16,7 +17,7 @@ import trio
 from metaserver.client import connect
 from metaserver.client.servers import format_address
 from metaserver.epochs import LogHistory
-from metaserver.errors import ClientError, OffsetOutOfRangeError, StorageError
+from metaserver.errors import ClientError, OffsetOutOfRangeError, PartitionRemovedError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import scan
 from metaserver.replication.donor import DamagedPlace, Donor
@@ -26,7 +27,7 @@ from metaserver.storage.scrub import scrub_step
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from metaserver.broker import Broker
+    from metaserver.broker import Broker, Partition
     from metaserver.names import TopicPartition
     from metaserver.storage import FileSystem, MessageStore, OffsetRange, PartitionLog
 
@@ -53,10 +54,10 @@ class Logs(Protocol):
         """Every partition whose log may be repaired."""
 
     def log(self, name: TopicPartition) -> PartitionLog:
-        """Of a partition."""
+        """Of a partition. Raises PartitionRemovedError where it was removed since :meth:`names`."""
 
     def history(self, name: TopicPartition) -> LogHistory:
-        """Whose bytes it holds."""
+        """Whose bytes it holds. Raises as :meth:`log` does."""
 
     async def look(self, job: Callable[[], _Result]) -> _Result:
         """Run a job that only reads, in some thread, while others write; returns or raises what it does."""
@@ -64,7 +65,7 @@ class Logs(Protocol):
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
         """Run a job in a thread that owns the log alone; returns or raises what it does.
 
-        Cancelled, the job goes on, and nobody is told of its outcome.
+        Raises as :meth:`log` does. Cancelled, the job goes on, and nobody is told of its outcome.
         """
 
 
@@ -108,10 +109,11 @@ class RunningLogs:
 
     def log(self, name: TopicPartition) -> PartitionLog:
         """See :class:`Logs`."""
-        return self._broker.store.partitions[name]
+        return self._partition(name).log
 
     def history(self, name: TopicPartition) -> LogHistory:
         """See :class:`Logs`."""
+        self._partition(name)
         return StoppedLogs(self._broker.store).history(name)
 
     async def look(self, job: Callable[[], _Result]) -> _Result:
@@ -120,8 +122,13 @@ class RunningLogs:
 
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
         """See :class:`Logs`."""
-        partition = self._broker.partitions[name.topic, name.partition]
-        return cast("_Result", await self._broker.committer.borrow(partition, job))
+        return cast("_Result", await self._broker.committer.borrow(self._partition(name), job))
+
+    def _partition(self, name: TopicPartition) -> Partition:
+        partition = self._broker.partitions.get((name.topic, name.partition))
+        if partition is None:
+            raise PartitionRemovedError(name.topic, name.partition)
+        return partition
 
 
 @attrs.define(eq=False)
@@ -175,7 +182,7 @@ class Repairer:
     ) -> tuple[int, list[Damage]]:
         """Look at the next records, and repair what is damaged; returns where to go on, and what was damaged.
 
-        Raises OffsetOutOfRangeError at the end of what is durable, and StorageError.
+        Raises OffsetOutOfRangeError at the end of what is durable, PartitionRemovedError, and StorageError.
         """
         log, cuts = self._logs.log(name), self.cut_count(name)
         step = await self._logs.look(partial(scrub_step, log, offset))
@@ -212,18 +219,24 @@ class Repairer:
         """
         found: list[Damage] = []
         for name in filter(is_wanted, self._logs.names()):
-            self.note_unreadable(name)
-            known = [one for one in self.open.values() if one.name == name]
-            for damage in known:
-                await self._try(damage, source)
-            found += known
-            log = self._logs.log(name)
-            offset, cuts = log.start_offset, self.cut_count(name)
-            while offset < log.flushed_offset:
-                offset, damages = await self.check(name, offset, source)
-                offset, cuts = self.resume(name, offset, cuts), self.cut_count(name)
-                found += [damage for damage in damages if damage not in known]
+            with suppress(PartitionRemovedError):
+                await self._check_partition(name, source, found)
         return found
+
+    async def _check_partition(
+        self, name: TopicPartition, source: Address | None, found: list[Damage]
+    ) -> None:
+        self.note_unreadable(name)
+        known = [one for one in self.open.values() if one.name == name]
+        for damage in known:
+            await self._try(damage, source)
+        found += known
+        log = self._logs.log(name)
+        offset, cuts = log.start_offset, self.cut_count(name)
+        while offset < log.flushed_offset:
+            offset, damages = await self.check(name, offset, source)
+            offset, cuts = self.resume(name, offset, cuts), self.cut_count(name)
+            found += [damage for damage in damages if damage not in known]
 
     def note_unreadable(self, name: TopicPartition) -> None:
         """Take up what the log is known not to be able to give, though a file holds it."""
@@ -261,8 +274,8 @@ class Repairer:
                 damage.is_over = await self._is_valid(damage) or await self._repair(damage, source)
                 if self.open.get(key) is not damage:
                     return  # The log has been cut there meanwhile.
-            except OffsetOutOfRangeError:
-                # Retention has taken it, or a master.
+            except (OffsetOutOfRangeError, PartitionRemovedError):
+                # Retention has taken it, or a master, or its topic was deleted.
                 damage.is_over = True
             except StorageError as error:
                 damage.reason = str(error)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.errors import OffsetOutOfRangeError, StorageError
+from metaserver.errors import OffsetOutOfRangeError, PartitionRemovedError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import scan
 from metaserver.rates import TokenBucket
@@ -94,8 +94,8 @@ class Scrub:
                 await self._wake.wait()
 
     async def _look_at(self, name: TopicPartition, offset: int) -> None:
-        log = self._logs.log(name)
         try:
+            log = self._logs.log(name)
             if await self._logs.look(partial(_begins_well, log, offset)):
                 return
             # From the beginning of the segment: not everybody asks where a record begins.
@@ -109,8 +109,8 @@ class Scrub:
             while position < stop:
                 position, _found = await self.repairer.check(name, position)
                 position, cuts = self.repairer.resume(name, position, cuts), self.repairer.cut_count(name)
-        except OffsetOutOfRangeError:
-            return  # It is known not to be readable, or retention was faster.
+        except (OffsetOutOfRangeError, PartitionRemovedError):
+            return  # It is known not to be readable, or retention was faster, or its topic is gone.
         except StorageError as error:
             self._complain(name, error)
 
@@ -127,6 +127,14 @@ class Scrub:
             await trio.sleep_until(began + self._broker.config.scrub_interval_ms / 1000)
 
     async def _pass_over(self, name: TopicPartition, bucket: TokenBucket) -> None:
+        try:
+            await self._read_all(name, bucket)
+        except PartitionRemovedError:
+            return
+        except StorageError as error:
+            self._complain(name, error)
+
+    async def _read_all(self, name: TopicPartition, bucket: TokenBucket) -> None:
         log = self._logs.log(name)
         offset, cuts = log.start_offset, self.repairer.cut_count(name)
         while offset < log.flushed_offset:
@@ -139,13 +147,12 @@ class Scrub:
                 if log.start_offset <= offset:
                     return
                 offset = log.start_offset
-            except StorageError as error:
-                self._complain(name, error)
-                return
             await trio.sleep(bucket.reserve(self.repairer.read_bytes - before, trio.current_time()))
             offset, cuts = self.repairer.resume(name, offset, cuts), self.repairer.cut_count(name)
 
     def _complain(self, name: TopicPartition, error: StorageError) -> None:
+        if name not in self._logs.names():
+            return  # The files of a removed one are elsewhere.
         self.problem = f"{name} cannot be checked: {error}"
         _log.error("A partition cannot be checked", partition=str(name), reason=str(error))
 
