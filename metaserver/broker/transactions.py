@@ -83,6 +83,8 @@ class TransactionHandler:
     commits: Commits = attrs.field(init=False)
     problem: str = _NOT_LOADED
     """Why no transaction is taken; blank while they are."""
+    java_problem: str = ""
+    """Why what a Java broker has left cannot be carried over, and none is taken therefore."""
     timeout_count: int = 0
     """Transactions rolled back because their time was over."""
     _waiting: dict[Transaction, list[Callable[[Outcome], None]]] = attrs.Factory(dict)
@@ -92,6 +94,8 @@ class TransactionHandler:
     _compact_at: float = 0.0
     """On the monotonic clock."""
     _is_stopped: bool = False
+    _is_unreadable: bool = False
+    """The journal, when it was looked at last."""
     _settled: trio.Event = attrs.Factory(trio.Event)
     """Set when no decision is under way."""
 
@@ -452,12 +456,19 @@ class TransactionHandler:
         try:
             await recover(self._broker, self.table, self.journal, self.commits)
         except MetaServerError as error:
-            self.problem = f"{_NOT_LOADED}: {error}"
+            self._is_unreadable = True
+            self.problem = self.java_problem or f"{_NOT_LOADED}: {error}"
             _log.error("Transactions are not available", reason=str(error))
         else:
-            self.problem = ""
+            self._is_unreadable = False
+            self.problem = self.java_problem
             if self.journal.partition is not None:
                 self._tick_soon()
+
+    async def load_again(self) -> None:
+        """The same, where it could not be done, and the journal has been repaired since."""
+        if self._is_unreadable and not self._is_stopped:
+            await self.load()
 
     def _tick_soon(self) -> None:
         if self._tick is None and not self._is_stopped:

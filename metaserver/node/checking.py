@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from metaserver.broker import Broker
     from metaserver.names import TopicPartition
     from metaserver.node.following import Following
-    from metaserver.node.registry import Membership
+    from metaserver.node.registry import EmbeddedRegistry, Membership
     from metaserver.replication.repairing import Damage
 
 TOLD_MAX = 200
@@ -32,7 +32,13 @@ class Checking:
     _scrub: Scrub
 
     @classmethod
-    def of(cls, broker: Broker, membership: Membership, following: Following | None) -> Checking:
+    def of(
+        cls,
+        broker: Broker,
+        membership: Membership,
+        following: Following | None,
+        embedded: EmbeddedRegistry | None,
+    ) -> Checking:
         """Of a node: a slave asks its master, a master the slaves that stand in its registry."""
 
         async def sources() -> list[Address] | None:
@@ -44,7 +50,7 @@ class Checking:
             # One that is not registered just now may be back soon.
             return [slave.address for slave in slaves if slave.address is not None] or None
 
-        logs = RunningLogs(broker)
+        logs = RunningLogs(broker, embedded)
         scrub = Scrub(broker, logs, Repairer(logs, RealFileSystem(), sources))
         broker.on_suspect = scrub.suspect
         broker.on_cut = scrub.repairer.forget

@@ -256,7 +256,7 @@ class _Node:
             membership.recovers_offsets = pair_config.recover_offset
             pair = PairLink(broker, broker.pair_master, pair_config, leave, join)
         slave, sync = (None, None) if following is None else (following.slave, following.config_sync)
-        checking = Checking.of(broker, membership, following)
+        checking = Checking.of(broker, membership, following, embedded)
         reporter = Reporter(broker, store, disk, slave, membership, checking, embedded, sync)
         reporter.is_lenient, reporter.log_format = self._is_lenient, self._log_format
         reporter.decision = None if self._role is None else self._role.decision

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from metaserver.errors import MetaServerError
+from metaserver.errors import CorruptLogError, MetaServerError, OffsetInHoleError
 from metaserver.logs import get_logger
 from metaserver.names import REGISTRY_LOG
 from metaserver.node.lost_offsets import lost_offset
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
+_DAMAGED = "repair it from a slave (`metaServer repair --from HOST:PORT`) and start again, or promote one"
 _STOP_SECONDS_MAX = 5.0
 """For the append under way."""
 _ASK_SECONDS = 1.0
@@ -66,8 +67,9 @@ class EmbeddedRegistry:
             with self._scope:
                 await self._serve()
         except MetaServerError as error:
-            _log.error("The embedded registry does not serve", reason=str(error))
-            self._failure = str(error)
+            is_damaged = isinstance(error, CorruptLogError | OffsetInHoleError)
+            self._failure = f"{error}; {_DAMAGED}" if is_damaged else str(error)
+            _log.error("The embedded registry does not serve", reason=self._failure)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the broker does its work
             _log.exception("The embedded registry does not serve")
             self._failure = repr(error)
@@ -102,6 +104,14 @@ class EmbeddedRegistry:
     def statistics(self) -> RegistryStatistics | None:
         """In figures; None before it answers, and where it never did."""
         return self._server.statistics() if self._server is not None and self._opened.is_set() else None
+
+    def renew(self) -> bool:
+        """See :class:`metaserver.replication.repairing.HostedRegistry`."""
+        if self._finished.is_set():
+            return False
+        if self._server is not None and self._opened.is_set():
+            self._server.renew()
+        return True
 
     def has_sessions(self) -> bool:
         """Whether anybody is there who could notice something."""

@@ -104,8 +104,10 @@ class Reporter:
 
     def problems(self) -> list[str]:
         """The same, and what keeps it from nothing but is for an operator to look at."""
-        second = [] if self.succession is None else list(filter(None, [self.succession.problem]))
-        return self.readiness() + second + self._checking.problems()
+        second = ["" if self.succession is None else self.succession.problem]
+        if not self._broker.is_slave:
+            second.append(self._broker.transactions.problem)
+        return self.readiness() + list(filter(None, second)) + self._checking.problems()
 
     def status(self) -> dict[str, object]:
         """The node on one page, in values JSON knows."""

@@ -79,17 +79,15 @@ async def load_transactions(broker: Broker) -> None:
             )
         handler.problem = ""
         return
-    problem = ""
     try:
         await carry_over(broker, RealFileSystem())
     except StorageError as error:
-        problem = (
+        handler.java_problem = (
             f"A Java broker has left transactions in {folder} that are not carried over: {error}. Start the "
             "Java broker again and decide them there, or move the folder away and give them up"
         )
-        _log.error("Transactions are not available", reason=problem)
+        _log.error("Transactions are not available", reason=handler.java_problem)
     await handler.load()
-    handler.problem = problem or handler.problem
 
 
 def transactions_status(broker: Broker) -> dict[str, object]:

@@ -20,6 +20,7 @@ from metaserver.epochs import LogHistory
 from metaserver.errors import ClientError, OffsetOutOfRangeError, PartitionRemovedError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import scan
+from metaserver.names import REGISTRY_LOG
 from metaserver.replication.donor import DamagedPlace, Donor
 from metaserver.storage.repair import is_whole, read_piece, repair_range
 from metaserver.storage.scrub import scrub_step
@@ -62,6 +63,9 @@ class Logs(Protocol):
     async def look(self, job: Callable[[], _Result]) -> _Result:
         """Run a job that only reads, in some thread, while others write; returns or raises what it does."""
 
+    def renew(self, name: TopicPartition) -> bool:
+        """Have whoever has the log for himself write it anew, without what is damaged; False: nobody has."""
+
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
         """Run a job in a thread that owns the log alone; returns or raises what it does.
 
@@ -92,20 +96,33 @@ class StoppedLogs:
         """See :class:`Logs`."""
         return await trio.to_thread.run_sync(job)
 
+    def renew(self, name: TopicPartition) -> bool:  # noqa: ARG002
+        """See :class:`Logs`."""
+        return False
+
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:  # noqa: ARG002
         """See :class:`Logs`."""
         return await trio.to_thread.run_sync(job)
 
 
+class HostedRegistry(Protocol):
+    """The registry of a master, which has all that its log holds in memory too."""
+
+    def renew(self) -> bool:
+        """Begin to write its log anew; False where it has ended, and nobody uses the log."""
+
+
 @attrs.frozen
 class RunningLogs:
-    """Those of a node that runs. Its own registry is no matter of repair: it has its own snapshots."""
+    """Those of a node that runs."""
 
     _broker: Broker
+    _registry: HostedRegistry | None = None
+    """Whose log nobody else may write into."""
 
     def names(self) -> list[TopicPartition]:
         """See :class:`Logs`."""
-        return [one.name for one in self._broker.partitions.values() if not one.is_internal]
+        return [one.name for one in self._broker.partitions.values()]
 
     def log(self, name: TopicPartition) -> PartitionLog:
         """See :class:`Logs`."""
@@ -119,6 +136,10 @@ class RunningLogs:
     async def look(self, job: Callable[[], _Result]) -> _Result:
         """See :class:`Logs`."""
         return await trio.to_thread.run_sync(job)
+
+    def renew(self, name: TopicPartition) -> bool:
+        """See :class:`Logs`."""
+        return name == REGISTRY_LOG and self._registry is not None and self._registry.renew()
 
     async def own(self, name: TopicPartition, job: Callable[[], _Result]) -> _Result:
         """See :class:`Logs`."""
@@ -171,6 +192,8 @@ class Repairer:
     found: int = 0
     """Damaged ranges found since the start, also those known before."""
     repaired: int = 0
+    mended: set[TopicPartition] = attrs.Factory(set)
+    """Where something is damaged no more, since somebody has emptied this."""
     read_bytes: int = 0
     """By the search for damage."""
     _cuts: defaultdict[TopicPartition, list[int]] = attrs.Factory(lambda: defaultdict(list))
@@ -281,6 +304,7 @@ class Repairer:
                 damage.reason = str(error)
             if damage.is_over:
                 self.open.pop(key, None)
+                self.mended.add(damage.name)
                 return
             damage.tries += 1
             pause_seconds = _RETRY_SECONDS if damage.tries <= _TRIES_BEFORE_SKIP else _LATER_SECONDS
@@ -300,6 +324,9 @@ class Repairer:
 
     async def _repair(self, damage: Damage, source: Address | None) -> bool:
         name, log = damage.name, self._logs.log(damage.name)
+        if self._logs.renew(name):
+            damage.reason = "what it holds is being written anew"
+            return False
         sources = await self._sources() if source is None else [source]
         is_alone = sources == []
         if not sources:

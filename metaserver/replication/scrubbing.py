@@ -17,6 +17,7 @@ import trio
 from metaserver.errors import OffsetOutOfRangeError, PartitionRemovedError, StorageError
 from metaserver.logs import get_logger
 from metaserver.message import scan
+from metaserver.names import TRANSACTIONS_LOG
 from metaserver.rates import TokenBucket
 from metaserver.storage.repair import read_piece
 from metaserver.storage.scrub import STEP_BYTES
@@ -89,6 +90,9 @@ class Scrub:
             await self.repairer.try_again()
             while self._suspects:
                 await self._look_at(*self._suspects.popleft())
+            if TRANSACTIONS_LOG in self.repairer.mended:
+                await self._broker.transactions.load_again()
+            self.repairer.mended.clear()
             self._wake = trio.Event()
             with trio.move_on_after(_TICK_SECONDS):
                 await self._wake.wait()

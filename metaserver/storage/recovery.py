@@ -5,7 +5,8 @@ The passes:
 0. Repair: finish what a crash has interrupted (repair.py).
 1. List: which segments there are. A file that ends like a segment and is none stops the opening.
 2. Join: each segment must end where the next begins. A missing piece becomes a *hole*, or a *gap* where
-   it is missing knowingly; two segments that both hold an offset stop the opening.
+   it is missing knowingly; two segments that both hold an offset stop the opening. A segment that ends in
+   the middle of a record was cut short: zeros take the place of what is missing, damage like any other.
 3. Trust: what does the checkpoint vouch for? Where it ends exactly where the log does, that is all.
 4. Scan: verify the last segment from there. A damaged record with a valid one anywhere behind it
    becomes a *damaged range*; bytes with nothing valid behind them are the *torn tail*.
@@ -157,14 +158,14 @@ def recover(
         segments = [FoundSegment(checkpoint.end_offset, 0)]
     known = _known_unreadable(checkpoint, repaired)
     intended = load_gaps(filesystem, directory)
-    holes, before_holes = _join_segments(filesystem, directory, segments, (*known, *intended))
+    holes, cut_short = _join_segments(filesystem, directory, segments, (*known, *intended))
     gaps = tuple(hole for hole in holes if is_intended(hole, intended))
     last = segments[-1]
     path = directory / segment_name(last.start_offset)
 
     trust = _decide_trust(filesystem, path, last, checkpoint)
     damaged = _still_damaged(known, segments[0].start_offset, trust, holes)
-    damaged += before_holes
+    damaged += cut_short
     scanned = ScanResult(trust.scan_from - last.start_offset)
     failure = None
     torn_file = None
@@ -264,9 +265,9 @@ def _create_segment(filesystem: FileSystem, directory: Path, start_offset: int) 
 def _join_segments(
     filesystem: FileSystem, directory: Path, segments: list[FoundSegment], known: tuple[OffsetRange, ...]
 ) -> tuple[list[OffsetRange], list[OffsetRange]]:
-    """The holes, and the incomplete records that lie before them."""
-    holes, incomplete = [], []
-    for segment, following in pairwise(segments):
+    """The holes, and the damage that lies before them; a segment that was cut short has its length again."""
+    holes, damaged = [], []
+    for index, (segment, following) in enumerate(pairwise(list(segments))):
         if segment.end_offset > following.start_offset:
             raise CorruptLogError(
                 directory / segment_name(segment.start_offset),
@@ -276,19 +277,42 @@ def _join_segments(
         if segment.end_offset == following.start_offset:
             continue
         hole = OffsetRange(segment.end_offset, following.start_offset)
-        holes.append(hole)
         if is_intended(hole, known):
+            holes.append(hole)
             continue
-        # What cut the file short did not do so between two records.
         path = directory / segment_name(segment.start_offset)
         result = _scan(filesystem, path, segment, segment.start_offset, None)
-        incomplete += [
+        damaged += [
             OffsetRange(segment.start_offset + start, segment.start_offset + end)
             for start, end in result.damaged
         ]
-        if result.end < segment.size_bytes:
-            incomplete.append(OffsetRange(segment.start_offset + result.end, segment.end_offset))
-    return holes, incomplete
+        whole_end = segment.start_offset + result.end
+        # Between two records it may be that whole files are missing.
+        is_cut_short = whole_end < segment.end_offset or not segment.size_bytes
+        if is_cut_short and _lengthen(filesystem, path, following.start_offset - segment.start_offset):
+            segments[index] = FoundSegment(
+                segment.start_offset, following.start_offset - segment.start_offset
+            )
+            damaged.append(OffsetRange(whole_end, following.start_offset))
+            continue
+        holes.append(hole)
+        if whole_end < segment.end_offset:
+            damaged.append(OffsetRange(whole_end, segment.end_offset))
+    return holes, damaged
+
+
+def _lengthen(filesystem: FileSystem, path: Path, size: int) -> bool:
+    """Whether it could be done: on a disk that takes nothing the hole stays one."""
+    try:
+        file = filesystem.open(path, "write", Point.RECOVERY_OPEN)
+        try:
+            file.truncate(size, Point.RECOVERY_CUT)
+            file.sync(Point.RECOVERY_SYNC)
+        finally:
+            file.close()
+    except OSError:
+        return False
+    return True
 
 
 def _known_unreadable(checkpoint: Checkpoint | None, repaired: OffsetRange | None) -> tuple[OffsetRange, ...]:

@@ -28,7 +28,7 @@ FIRST, SECOND = (TopicPartition(Topic(TOPIC), PartitionId(number)) for number in
 class WatchedLogs(RunningLogs):
     """Reads at once, and lets something happen before it."""
 
-    happening: Callable[[], object] = lambda: None
+    happening: Callable[[], object] = attrs.field(kw_only=True)
 
     async def look(self, job: Callable[[], _Result]) -> _Result:
         """See RunningLogs."""
@@ -53,7 +53,7 @@ async def test_a_partition_that_is_deleted_during_a_pass(deleted: TopicPartition
         if partition is not None:
             await remove_partition(memory.broker, partition, filesystem)
 
-    logs = WatchedLogs(memory.broker, delete)
+    logs = WatchedLogs(memory.broker, happening=delete)
     scrub = Scrub(memory.broker, logs, Repairer(logs, filesystem, nobody))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scrub.run)

@@ -122,6 +122,7 @@ class Cluster:
             promotion=self.promotions.get(name),
             history=self.history,
             has_scrub=self.scenario.has_scrub,
+            scrubs_journal=self.scenario.has_journal_rot,
         )
         self.nodes[name] = node
         self.network.powered[machine.address] = True
@@ -321,7 +322,9 @@ class Cluster:
 
     def _rot(self, machine: Machine, size: int) -> None:
         """Bytes of a record that every machine holds for good, with another behind it, change on one of them."""
-        chosen = choose_rot([one.disk for one in self.machines.values()], machine.disk, self._random, size)
+        disks = [one.disk for one in self.machines.values()]
+        with_journal = self.scenario.has_journal_rot
+        chosen = choose_rot(disks, machine.disk, self._random, size, with_journal=with_journal)
         if chosen is not None:
             self.world.log(machine.name, f"its disk changes {chosen}")
 

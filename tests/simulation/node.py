@@ -19,6 +19,7 @@ from metaserver.client.servers import format_address
 from metaserver.config import SlaveConfig, apply_slave
 from metaserver.config.server import parse_server_config
 from metaserver.errors import MetaServerError
+from metaserver.names import INTERNAL_TOPICS
 from metaserver.node.lost_offsets import lost_offset
 from metaserver.registry.paths import Layout, Replica
 from metaserver.registry.registrar import Registrar
@@ -107,8 +108,13 @@ def server_config(topics: str) -> ServerConfig:
 class SimLogs(RunningLogs):
     """Those of a node, read in virtual time."""
 
-    _executor: SimExecutor
-    _history: History
+    _executor: SimExecutor = attrs.field(kw_only=True)
+    _history: History = attrs.field(kw_only=True)
+    _has_journal: bool = attrs.field(kw_only=True)
+
+    def names(self) -> list[TopicPartition]:
+        """See :class:`metaserver.replication.repairing.Logs`."""
+        return [name for name in super().names() if self._has_journal or name.topic not in INTERNAL_TOPICS]
 
     async def look(self, job: Callable[[], _Result]) -> _Result:
         """See :class:`metaserver.replication.repairing.Logs`."""
@@ -143,6 +149,7 @@ class Node:
     """Of a master that has another's place."""
     history: History
     has_scrub: bool = False
+    scrubs_journal: bool = False
     scrub: Scrub | None = None
     broker: Broker = attrs.field(init=False)
     slave: Slave | None = None
@@ -248,7 +255,7 @@ class Node:
 
     def _make_scrub(self, broker: Broker, executor: SimExecutor) -> Scrub:
         """As metaserver.node.checking does."""
-        logs = SimLogs(broker, executor, self.history)
+        logs = SimLogs(broker, executor=executor, history=self.history, has_journal=self.scrubs_journal)
         self.scrub = Scrub(broker, logs, Repairer(logs, self.machine.disk, self._other_replicas))
         broker.on_suspect = self.scrub.suspect
         broker.on_cut = self.scrub.repairer.forget

@@ -19,7 +19,9 @@ _UNCOVERED = range(8, 20)
 """Of a record: its id and its flag, which no checksum covers (docs/log-format.md)."""
 
 
-def choose_rot(disks: Sequence[SimDisk], disk: SimDisk, random: Random, size: int) -> str | None:
+def choose_rot(
+    disks: Sequence[SimDisk], disk: SimDisk, random: Random, size: int, *, with_journal: bool
+) -> str | None:
     """Change up to so many bytes of one record of a disk; says where, or None where nothing may be changed.
 
     What every disk holds, durably and whole, and what has another such record behind it: without that a
@@ -27,7 +29,7 @@ def choose_rot(disks: Sequence[SimDisk], disk: SimDisk, random: Random, size: in
     """
     places = [
         (path, start, end)
-        for path in _segments(disk)
+        for path in _segments(disk, with_journal=with_journal)
         for start, end in _records([_surviving(one, path) for one in disks])
     ]
     if not places:
@@ -39,14 +41,15 @@ def choose_rot(disks: Sequence[SimDisk], disk: SimDisk, random: Random, size: in
     return f"{size} bytes of {path.parent.name} at {int(path.stem) + at}"
 
 
-def _segments(disk: SimDisk) -> list[Path]:
+def _segments(disk: SimDisk, *, with_journal: bool) -> list[Path]:
     """Of a machine that runs, or does not."""
     found: list[Path] = []
     for file, _content in disk.files():
         path = Path(file)
         topic, _, number = path.parent.name.rpartition("-")
         is_log = path.parent.parent == DATA and number.isdigit() and topic
-        if is_log and topic not in INTERNAL_TOPICS and path.suffix == ".meta":
+        is_wanted = with_journal or topic not in INTERNAL_TOPICS
+        if is_log and is_wanted and path.suffix == ".meta":
             found.append(path)
     return found
 

@@ -18,6 +18,8 @@ TRANSACTIONS_FROM = 10_000
 """Seeds below it are as they were before there were transactions: some are tests of repairs."""
 ROT_FROM = 20_000
 """The same of disks that change what they hold, and of nodes that look for it."""
+JOURNAL_ROT_FROM = 30_000
+"""The same of disks that change the journal of transactions."""
 
 
 @attrs.frozen
@@ -66,6 +68,11 @@ class Scenario:
     seconds: float
     """How long there are producers."""
     actions: tuple[Action, ...]
+
+    @property
+    def has_journal_rot(self) -> bool:
+        """Whether the journal of transactions rots too, and is looked at."""
+        return self.seed >= JOURNAL_ROT_FROM
 
     @property
     def has_scrub(self) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from metaserver.errors import CorruptLogError, LogFailedError, OffsetInHoleError, StorageError
 from metaserver.message import HEADER, HEADER_SIZE, encode_record
 from metaserver.storage import OffsetRange, Point
+from metaserver.storage.repair import repair_range
 from tests.storage.faulty_filesystem import Fault, FaultyFileSystem
 from tests.storage.support import (
     DIRECTORY,
@@ -443,17 +444,45 @@ def test_a_missing_segment_is_a_hole(filesystem: FaultyFileSystem) -> None:
     check_takes_appends(filesystem, log)
 
 
-def test_a_sealed_segment_cut_short_loses_its_last_record_too(filesystem: FaultyFileSystem) -> None:
-    filesystem.write_bytes(segment_path(0), WHOLE[:-7])
+@pytest.mark.parametrize("size", [0, 7, SIZE + 1, len(WHOLE) - 7])
+def test_what_a_sealed_segment_lacks_that_was_cut_short_is_damage(
+    filesystem: FaultyFileSystem, size: int
+) -> None:
+    """It has its length again, so that another replica's bytes have their place."""
+    filesystem.write_bytes(segment_path(0), WHOLE[:size])
     filesystem.write_bytes(segment_path(len(WHOLE)), WHOLE)
     store, log, report = reopen(filesystem)
-    assert report.holes == (OffsetRange(len(WHOLE) - 7, len(WHOLE)),)
-    assert report.damaged_ranges == (OffsetRange(9 * SIZE, len(WHOLE) - 7),)
-    assert read_all(log) == WHOLE[: 9 * SIZE] + WHOLE
+    lost = OffsetRange(size // SIZE * SIZE, len(WHOLE))
+    assert (report.holes, report.damaged_ranges) == ((), (lost,))
+    assert read_all(log) == WHOLE[: lost.start] + WHOLE
     store.close()
     _, log, report = reopen(filesystem)
     assert report.bytes_scanned == 0
+    assert (report.holes, report.damaged_ranges) == ((), (lost,))
+    repair_range(filesystem, log, NAME, lost.start, WHOLE[lost.start :], "a test")
+    assert read_all(log) == WHOLE + WHOLE
+    assert filesystem.read_bytes(segment_path(0)) == WHOLE
+
+
+def test_on_a_disk_that_takes_nothing_a_segment_that_was_cut_short_stays_so(
+    filesystem: FaultyFileSystem,
+) -> None:
+    filesystem.write_bytes(segment_path(0), WHOLE[:-7])
+    filesystem.write_bytes(segment_path(len(WHOLE)), WHOLE)
+    filesystem.fault = Fault(Point.RECOVERY_CUT, 0, "EIO")
+    store = open_store(filesystem, filesystem.clock)
+    log, (report,) = store.partitions[NAME], store.reports
     assert report.holes == (OffsetRange(len(WHOLE) - 7, len(WHOLE)),)
+    assert report.damaged_ranges == (OffsetRange(9 * SIZE, len(WHOLE) - 7),)
+    assert read_all(log) == WHOLE[: 9 * SIZE] + WHOLE
+
+
+def test_a_segment_that_ends_with_a_record_before_a_hole_stays_as_it_is(filesystem: FaultyFileSystem) -> None:
+    """Whole files may be missing behind it, and nobody knows where they began."""
+    filesystem.write_bytes(segment_path(0), WHOLE[: 9 * SIZE])
+    filesystem.write_bytes(segment_path(len(WHOLE)), WHOLE)
+    _, log, report = reopen(filesystem)
+    assert (report.holes, report.damaged_ranges) == ((OffsetRange(9 * SIZE, len(WHOLE)),), ())
     assert read_all(log) == WHOLE[: 9 * SIZE] + WHOLE
 
 

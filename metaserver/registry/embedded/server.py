@@ -167,6 +167,13 @@ class RegistryServer:
         """Returns when no append is under way: then the log may be closed. The poller must be running."""
         await self._appended.wait()
 
+    def renew(self) -> None:
+        """Have the log hold nothing of what it holds now: two snapshots. Nothing while appends wait."""
+        if self._is_serving and self._delivery.is_idle:
+            self._registry.compact()
+            self._registry.compact()
+            self.pump()
+
     def statistics(self) -> RegistryStatistics:
         """What there is now; only after :meth:`load`."""
         registry = self._registry
