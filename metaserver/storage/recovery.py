@@ -13,7 +13,8 @@ The passes:
 5. Cut: copy the torn tail into a file beside, sync that, then cut.
 6. Settle: write what was scanned once more and sync it, so that a second crash cannot take it back.
    A sync alone would not do: where the process died of a failed sync, the kernel shows bytes it has
-   given up writing.
+   given up writing. A log that ends before what the checkpoint vouches for has lost it since, by
+   whatever hand: offsets must never be given out twice, so zeros take the place of what is missing.
 7. Ids: where nothing above has shown the last message id, look into the segment before.
 
 Segments before the last are not read: a roll syncs a segment before its successor exists.
@@ -72,7 +73,7 @@ class RecoveryReport:
     repaired: OffsetRange | None
     """Where a repair was finished that a crash had interrupted."""
     bytes_missing: int
-    """What the checkpoint had vouched for and is not there any more."""
+    """What the checkpoint had vouched for at the end and is not there any more; damaged now."""
     highest_message_id: int | None
     """The last id of the log, where one was found."""
     seconds: float
@@ -136,7 +137,6 @@ class _Trust:
     """None where it does not fit the files."""
     is_settled: bool
     """Whether the names and everything before ``scan_from`` are known to be durable."""
-    bytes_missing: int = 0
 
 
 def recover(
@@ -156,6 +156,9 @@ def recover(
         # All segments are gone, by whatever hand. Offsets must never be given out twice.
         _create_segment(filesystem, directory, checkpoint.end_offset)
         segments = [FoundSegment(checkpoint.end_offset, 0)]
+    elif checkpoint is not None and _lacks_last_segment(segments[-1], checkpoint):
+        _create_segment(filesystem, directory, checkpoint.segment_start)
+        segments.append(FoundSegment(checkpoint.segment_start, 0))
     known = _known_unreadable(checkpoint, repaired)
     intended = load_gaps(filesystem, directory)
     holes, cut_short = _join_segments(filesystem, directory, segments, (*known, *intended))
@@ -166,28 +169,11 @@ def recover(
     trust = _decide_trust(filesystem, path, last, checkpoint)
     damaged = _still_damaged(known, segments[0].start_offset, trust, holes)
     damaged += cut_short
-    scanned = ScanResult(trust.scan_from - last.start_offset)
-    failure = None
-    torn_file = None
-    bytes_cut = 0
-    if trust.scan_from < last.end_offset or not trust.is_settled:
-        last_known_id = trust.checkpoint.last_message_id if trust.checkpoint is not None else None
-        scanned = _scan(filesystem, path, last, trust.scan_from, last_known_id)
-        bytes_cut = last.size_bytes - scanned.end
-        try:
-            if bytes_cut:
-                torn_file = _keep_torn_tail(filesystem, directory, last, scanned.end)
-            _settle(filesystem, path, trust.scan_from - last.start_offset, scanned.end)
-            if not trust.is_settled:
-                filesystem.sync_directory(directory, Point.RECOVERY_SYNC_DIRECTORY)
-        except OSError as error:
-            failure = LogFailedError(path, f"its end could not be repaired: {error.strerror or error}")
-        damaged += [
-            OffsetRange(last.start_offset + start, last.start_offset + end) for start, end in scanned.damaged
-        ]
+    end = _verify_end(filesystem, directory, last, trust, checkpoint)
+    damaged += end.damaged
+    segments[-1] = FoundSegment(last.start_offset, end.offset - last.start_offset)
 
-    count, last_id = scanned.count, scanned.last_id
-    bytes_scanned = scanned.end + bytes_cut - (trust.scan_from - last.start_offset)
+    count, last_id, bytes_scanned = end.scanned.count, end.scanned.last_id, end.bytes_scanned
     if trust.checkpoint is not None:
         count += trust.checkpoint.record_count
     if last_id is None:
@@ -195,37 +181,37 @@ def recover(
         last_id = earlier.last_id
         count += earlier.count
         bytes_scanned += earlier.bytes_scanned
-    end_offset = last.start_offset + scanned.end
-    segments[-1] = FoundSegment(last.start_offset, scanned.end)
+    if checkpoint is not None and checkpoint.last_message_id is not None:
+        last_id = max(last_id or 0, checkpoint.last_message_id)
     is_clean = (
         trust.checkpoint is not None
         and trust.checkpoint.is_clean
-        and trust.checkpoint.end_offset == end_offset
+        and trust.checkpoint.end_offset == end.offset
     )
     damaged = merge_ranges(damaged)
     recovered = RecoveredLog(
         directory=directory,
         segments=tuple(segments),
-        end_offset=end_offset,
+        end_offset=end.offset,
         record_count=count,
         last_message_id=last_id,
         unreadable=tuple(merge_ranges([*damaged, *holes])),
         # After a repair the one on disk may still call the range unreadable.
         checkpoint_offset=-1 if trust.checkpoint is None or repaired else trust.checkpoint.end_offset,
         is_checkpoint_clean=is_clean,
-        failure=failure,
+        failure=end.failure,
     )
     report = RecoveryReport(
         topic_partition=topic_partition,
-        bytes_cut=bytes_cut,
-        torn_file=torn_file,
+        bytes_cut=end.bytes_cut,
+        torn_file=end.torn_file,
         records_scanned=count - (trust.checkpoint.record_count if trust.checkpoint is not None else 0),
         bytes_scanned=bytes_scanned,
         damaged_ranges=tuple(damaged),
         holes=tuple(hole for hole in holes if hole not in gaps),
         gaps=gaps,
         repaired=repaired,
-        bytes_missing=trust.bytes_missing,
+        bytes_missing=end.bytes_missing,
         highest_message_id=last_id,
         seconds=clock.monotonic_seconds() - started,
         clean=is_clean and not bytes_scanned,
@@ -252,6 +238,11 @@ def _list_segments(filesystem: FileSystem, directory: Path) -> list[FoundSegment
         segments.append(FoundSegment(start_offset, filesystem.size(path)))
     segments.sort(key=lambda segment: segment.start_offset)
     return segments
+
+
+def _lacks_last_segment(last: FoundSegment, checkpoint: Checkpoint) -> bool:
+    is_before = last.start_offset < checkpoint.segment_start and last.end_offset <= checkpoint.segment_start
+    return is_before and last.end_offset < checkpoint.end_offset
 
 
 def _create_segment(filesystem: FileSystem, directory: Path, start_offset: int) -> None:
@@ -329,8 +320,7 @@ def _decide_trust(
     if checkpoint is None:
         return _Trust(last.start_offset, None, is_settled=False)
     if checkpoint.end_offset > last.end_offset:
-        missing = checkpoint.end_offset - last.end_offset
-        return _Trust(last.start_offset, None, is_settled=False, bytes_missing=missing)
+        return _Trust(last.start_offset, None, is_settled=False)
     if checkpoint.segment_start != last.start_offset:
         # Rolled since then; the roll has synced what lies between.
         fits = checkpoint.end_offset <= last.start_offset
@@ -375,6 +365,51 @@ def _scan(
         return scan_file(file, scan_from - segment.start_offset, segment.size_bytes, last_id)
     finally:
         file.close()
+
+
+# Passes 4 to 6, of the last segment.
+
+
+@attrs.define
+class _End:
+    """How a log ends."""
+
+    offset: int
+    scanned: ScanResult
+    bytes_scanned: int = 0
+    damaged: list[OffsetRange] = attrs.Factory(list)
+    bytes_cut: int = 0
+    torn_file: Path | None = None
+    bytes_missing: int = 0
+    failure: LogFailedError | None = None
+
+
+def _verify_end(
+    filesystem: FileSystem, directory: Path, last: FoundSegment, trust: _Trust, checkpoint: Checkpoint | None
+) -> _End:
+    start, scan_from = last.start_offset, trust.scan_from - last.start_offset
+    if trust.scan_from == last.end_offset and trust.is_settled:
+        return _End(last.end_offset, ScanResult(scan_from))
+    path = directory / segment_name(start)
+    last_known_id = trust.checkpoint.last_message_id if trust.checkpoint is not None else None
+    scanned = _scan(filesystem, path, last, trust.scan_from, last_known_id)
+    end = _End(start + scanned.end, scanned, last.size_bytes - scan_from)
+    end.damaged = [OffsetRange(start + damage_start, start + stop) for damage_start, stop in scanned.damaged]
+    end.bytes_cut = last.size_bytes - scanned.end
+    try:
+        if end.bytes_cut:
+            end.torn_file = _keep_torn_tail(filesystem, directory, last, scanned.end)
+        _settle(filesystem, path, scan_from, scanned.end)
+        if not trust.is_settled:
+            filesystem.sync_directory(directory, Point.RECOVERY_SYNC_DIRECTORY)
+    except OSError as error:
+        end.failure = LogFailedError(path, f"its end could not be repaired: {error.strerror or error}")
+        return end
+    end.bytes_missing = _bytes_missing(checkpoint, last, end.offset)
+    if end.bytes_missing and _lengthen(filesystem, path, scanned.end + end.bytes_missing):
+        end.damaged.append(OffsetRange(end.offset, end.offset + end.bytes_missing))
+        end.offset += end.bytes_missing
+    return end
 
 
 # Pass 5.
@@ -434,6 +469,13 @@ def _settle(filesystem: FileSystem, path: Path, start: int, end: int) -> None:
         file.sync(Point.RECOVERY_SYNC)
     finally:
         file.close()
+
+
+def _bytes_missing(checkpoint: Checkpoint | None, last: FoundSegment, end_offset: int) -> int:
+    """What of the last segment was vouched for and is not there, or is no whole record."""
+    if checkpoint is None or checkpoint.segment_start != last.start_offset:
+        return 0
+    return max(0, checkpoint.end_offset - end_offset)
 
 
 # Pass 7.

@@ -271,6 +271,25 @@ def test_two_that_each_have_what_the_other_lacks_repair_each_other(scrubbed: Pai
     scrubbed.expect_all_is_well()
 
 
+@pytest.mark.parametrize("who", ["master", "slave"])
+@pytest.mark.parametrize("number", [0, 1, -1])
+def test_a_file_that_was_cut_short_has_its_end_again(who: str, number: int, scrubbed: Pair) -> None:
+    """Sealed or the last one: what a checkpoint vouches for, the other replica gives."""
+    scrubbed.start()
+    node: Node = getattr(scrubbed.place, who)
+    before = contents(node)
+    node.stop()
+    segment = [one for one in logfiles.segments(node.data / "orders-0") if one.size_bytes][number]
+    with segment.path.open("r+b") as file:
+        file.truncate(segment.size_bytes // 3)
+    node.start()
+    wait_until(partial(has_repaired_one, node), SECONDS_MAX, f"a repair\n{node.log_tail()}")
+    assert contents(node) == before
+    trio.run(scrubbed.put, texts(100))
+    scrubbed.wait_equal()
+    scrubbed.expect_all_is_well()
+
+
 @pytest.mark.parametrize("is_running", [True, False])
 @pytest.mark.parametrize("who", ["master", "slave"])
 def test_an_operator_has_a_node_checked_and_repaired(who: str, is_running: bool, unscrubbed: Pair) -> None:

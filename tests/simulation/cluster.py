@@ -12,7 +12,7 @@ from metaserver.client import connect
 from metaserver.client.lane import Sent
 from metaserver.client.partition import Partition
 from metaserver.errors import ClientError, MetaServerError, SendUnknownError
-from metaserver.names import INTERNAL_TOPICS, AckLevel
+from metaserver.names import INTERNAL_TOPICS, TRANSACTIONS_LOG, AckLevel
 from metaserver.replication import ReplicaState
 from metaserver.storage import Point
 from tests.simulation.clients import GROUPS, consume, produce, transact
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from random import Random
     from typing import TypeAlias
 
+    from metaserver.replication.repairing import Damage
     from tests.simulation.scenario import Action, Scenario
     from tests.simulation.world import World
 
@@ -514,11 +515,22 @@ class Cluster:
                     return f"group {group} is at {position} of {partition}, which ends at {log.end_offset}"
         return ""
 
+    def _is_dropped_elsewhere(self, node: Node, damage: Damage) -> bool:
+        """What every other node has dropped of the journal of transactions, for it was over, nobody can give."""
+        if damage.name != TRANSACTIONS_LOG or len(self.nodes) == 1:
+            return False
+        logs = [
+            one.broker.store.partitions.get(damage.name) for one in self.nodes.values() if one is not node
+        ]
+        return all(log is not None and log.start_offset > damage.range.start for log in logs)
+
     def _what_is_damaged(self, passes: dict[Node, int]) -> str:
         for name, node in self.nodes.items():
             if node.scrub is None:
                 continue
             for damage in node.scrub.repairer.open.values():
+                if self._is_dropped_elsewhere(node, damage):
+                    continue
                 return f"{name} has damage in {damage.name} at {damage.range}: {damage.reason}"
             if node.scrub.passes < passes.get(node, 0) + _PASSES_MIN:
                 return f"{name} has not looked at everything: {node.scrub.problem or 'it is under way'}"

@@ -246,7 +246,8 @@ class Verifier:
         if not own:
             return
         # With a gap or damage its master takes no transactions, nor finishes any: node.py looks.
-        if len(own) == 1 and self._is_whole(own[0]):
+        others = [runs for name, runs in journals.items() if name != self._cluster.master]
+        if len(own) == 1 and self._is_whole(own[0], others):
             self._check_decided(own[0])
         for slave, theirs in journals.items():
             if not theirs:
@@ -256,11 +257,13 @@ class Verifier:
                 if start < end and one.part(start, end) != other.part(start, end):
                     self._say(f"{slave} has another journal of transactions than {self._cluster.master}")
 
-    def _is_whole(self, journal: _Log) -> bool:
+    def _is_whole(self, journal: _Log, others: list[list[_Log]]) -> bool:
         end = scan(journal.data).end
         if end == len(journal.data):
             return True
-        if not self._may_be_torn:
+        # Others may have dropped what is over before it was damaged here.
+        is_dropped = bool(others) and all(runs and runs[0].start > journal.start + end for runs in others)
+        if not (self._may_be_torn or is_dropped):
             self._say(f"the journal of {self._cluster.master} has no whole record at {journal.start + end}")
         return False
 

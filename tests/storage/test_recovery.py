@@ -575,13 +575,51 @@ def test_what_another_broker_changed_in_place_is_noticed(filesystem: FaultyFileS
     assert read_all(log) == changed
 
 
-def test_a_log_shorter_than_its_checkpoint_is_reported(filesystem: FaultyFileSystem) -> None:
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (WHOLE[: 4 * SIZE], 4),
+        (WHOLE[: 4 * SIZE + 5], 4),
+        (WHOLE[:-1] + b"?", 9),
+        (bytes(len(WHOLE)), 0),
+        (b"", 0),
+    ],
+)
+def test_what_a_checkpoint_vouches_for_stays_a_part_of_the_log(
+    filesystem: FaultyFileSystem, left: bytes, kept: int
+) -> None:
+    """Or its offsets were given out twice, with a replica that still has the first messages."""
     store, _ = make_log(filesystem)
     store.close()
-    filesystem.write_bytes(segment_path(0), WHOLE[: 4 * SIZE])
+    filesystem.write_bytes(segment_path(0), left)
+    store, log, report = reopen(filesystem)
+    lost = OffsetRange(kept * SIZE, len(WHOLE))
+    assert (report.bytes_missing, report.damaged_ranges) == (lost.end - lost.start, (lost,))
+    assert (log.end_offset, log.last_message_id) == (len(WHOLE), 10)
+    assert read_all(log) == WHOLE[: lost.start]
+    # A crash before the next checkpoint changes nothing.
+    store, log, report = reopen(filesystem)
+    assert report.damaged_ranges == (lost,)
+    append(log, *records(2, first_id=50))
+    store.close()
     _, log, report = reopen(filesystem)
-    assert report.bytes_missing == 6 * SIZE
-    assert (log.end_offset, log.record_count) == (4 * SIZE, 4)
+    assert report.damaged_ranges == (lost,)
+    repair_range(filesystem, log, NAME, lost.start, WHOLE[lost.start :], "a test")
+    assert read_all(log) == WHOLE + b"".join(records(2, first_id=50))
+
+
+def test_a_last_segment_that_is_gone_is_made_anew(filesystem: FaultyFileSystem) -> None:
+    filesystem.write_bytes(segment_path(0), WHOLE)
+    filesystem.write_bytes(segment_path(len(WHOLE)), WHOLE)
+    store, _, _ = reopen(filesystem)
+    store.close()
+    filesystem.remove(segment_path(len(WHOLE)), Point.RETENTION_REMOVE)
+    _, log, report = reopen(filesystem)
+    assert report.damaged_ranges == (OffsetRange(len(WHOLE), 2 * len(WHOLE)),)
+    assert log.end_offset == 2 * len(WHOLE)
+    assert read_all(log) == WHOLE
+    repair_range(filesystem, log, NAME, len(WHOLE), WHOLE, "a test")
+    assert read_all(log) == WHOLE * 2
 
 
 def test_truncating_and_appending_up_to_the_checkpoint_does_not_fool_the_next_opening(

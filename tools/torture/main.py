@@ -32,6 +32,7 @@ from tools.torture.links import FAULTS, run_link
 from tools.torture.memory import run_memory
 from tools.torture.nodes import NodeError, place_at
 from tools.torture.powercut import run_power_cuts
+from tools.torture.rot import run_rot
 from tools.torture.rows import KNOWN, UNAVAILABLE, run_rows, run_tests
 from tools.torture.slowdisk import SLOWNESS, run_slow
 from tools.torture.soak import run_soak
@@ -145,6 +146,11 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a list
     states.add_argument("--count", type=int, default=10_000)
     states.add_argument("--seed", type=int, default=1)
     states.set_defaults(run=lambda options, _base: run_states(options.count, options.seed, say))
+
+    rot = commands.add_parser("rot", help="damaged bytes in every kind of file, at rest and under a node")
+    rot.add_argument("--count", type=int, default=40, help="of files, one after the other")
+    rot.add_argument("--seed", type=int, default=1)
+    rot.set_defaults(run=lambda options, base: run_rot(base, options.count, options.seed, say))
 
     failover = commands.add_parser(
         "failover", help="master and slave die, lose data and change places, with producers and groups"
