@@ -18,4 +18,4 @@ def test_what_is_damaged_is_whole_again_or_is_told(tmp_path: Path) -> None:
     assert table["damaged files"] == str(FILES)
     outcomes = [one.rpartition(": ")[2] for one in said]
     assert len(outcomes) == FILES
-    assert set(outcomes) <= {"whole again", "it is told", "a start refuses, and names the file"}
+    assert set(outcomes) <= {"all is well", "it is told", "a start refuses, and names the file"}

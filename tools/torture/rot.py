@@ -164,7 +164,7 @@ class Rotting:
                 lacking = self._messages.keys() - self._read().keys()
                 if lacking:
                     raise BrokenPromiseError([f"nobody says so, and not all can be read: {sorted(lacking)}"])
-                return "whole again"
+                return "all is well"
             time.sleep(_LOOK_SECONDS)
         told = self._problems()
         if not any(path.parent.name in problem or path.name in problem for problem in told):
