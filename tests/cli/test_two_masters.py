@@ -111,6 +111,7 @@ def test_whoever_followed_the_other_is_the_later_one_by_whatever_clock(home: Hom
     if knows_by == "its master":
         date_decision(home, "master", "2026-01-01T00:00:00.000Z")
     home.kill("slave")
+    eventually(lambda: not home.status()["replication"]["connected"], "it notices")
     if knows_by == "what it was told to follow":
         assert home.run("restart").code == 0
     assert home.run("promote", "local").code == 0
