@@ -280,10 +280,9 @@ def _join_segments(
         whole_end = segment.start_offset + result.end
         # Between two records it may be that whole files are missing.
         is_cut_short = whole_end < segment.end_offset or not segment.size_bytes
-        if is_cut_short and _lengthen(filesystem, path, following.start_offset - segment.start_offset):
-            segments[index] = FoundSegment(
-                segment.start_offset, following.start_offset - segment.start_offset
-            )
+        size = following.start_offset - segment.start_offset
+        if is_cut_short and _lengthen(filesystem, path, size):
+            segments[index] = FoundSegment(segment.start_offset, size)
             damaged.append(OffsetRange(whole_end, following.start_offset))
             continue
         holes.append(hole)

@@ -110,8 +110,7 @@ class Pair:
 
 def contents(node: Node) -> dict[str, bytes]:
     """Without the segment that a master may have begun already, and a slave has not."""
-    found = {path.name: path.read_bytes() for path in (node.data / "orders-0").glob("*.meta")}
-    return {name: data for name, data in found.items() if data}
+    return logfiles.contents(node.data / "orders-0", "*.meta")
 
 
 def scrub_of(node: Node) -> dict[str, Any]:

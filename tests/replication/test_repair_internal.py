@@ -11,6 +11,7 @@ import trio
 from metaserver.client import open_session
 from metaserver.message import iterate_records
 from tests.replication.test_repair import AT_ONCE, SECONDS_MAX, Pair, make_pair, metaserver, scrub_of
+from tools.torture import logfiles
 from tools.torture.nodes import wait_until
 
 if TYPE_CHECKING:
@@ -43,14 +44,7 @@ async def commit_one(node: Node, payload: bytes) -> None:
 
 def has_all(pair: Pair) -> bool:
     """Whether the slave has every byte, also of logs that it has not heard of yet."""
-    master, slave = (
-        {
-            path.relative_to(node.data): data
-            for path in node.data.glob("*/*.meta")
-            if (data := path.read_bytes())
-        }
-        for node in (pair.place.master, pair.place.slave)
-    )
+    master, slave = (logfiles.contents(node.data) for node in (pair.place.master, pair.place.slave))
     return master == slave and pair.place.is_well()
 
 

@@ -16,7 +16,7 @@ from tests.storage.faulty_filesystem import FaultyFileSystem
 from tests.transactions.memory_broker import TOPIC, MemoryBroker, Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from metaserver.replication.repairing import Address
 
@@ -28,12 +28,12 @@ FIRST, SECOND = (TopicPartition(Topic(TOPIC), PartitionId(number)) for number in
 class WatchedLogs(RunningLogs):
     """Reads at once, and lets something happen before it."""
 
-    happening: Callable[[], object] = attrs.field(kw_only=True)
+    happening: Callable[[], Awaitable[None]] = attrs.field(kw_only=True)
 
     async def look(self, job: Callable[[], _Result]) -> _Result:
         """See RunningLogs."""
         await trio.lowlevel.checkpoint()
-        await self.happening()  # type: ignore[misc]
+        await self.happening()
         return job()
 
 

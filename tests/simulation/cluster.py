@@ -445,9 +445,8 @@ class Cluster:
                 await self._stop_node(name)
         for name in self.machines:
             self.start(name)
-        if (
-            self.scenario.slave_count
-        ):  # Alone, nobody repairs what lost sectors of an unsynced write have left.
+        if self.scenario.slave_count:
+            # Alone, nobody repairs what lost sectors of an unsynced write have left.
             scrubs = {node: node.scrub for node in self.nodes.values() if node.scrub is not None}
             self._passes = {node: scrub.passes for node, scrub in scrubs.items()}
         problem = "nothing was looked at"

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 from metaserver.message import iterate_records
 from metaserver.names import INTERNAL_TOPICS
 from tests.simulation.node import DATA
+from tools.torture.logfiles import UNCOVERED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
     from tests.simulation.disk import SimDisk
-
-_UNCOVERED = range(8, 20)
-"""Of a record: its id and its flag, which no checksum covers (docs/log-format.md)."""
 
 
 def choose_rot(
@@ -35,8 +33,8 @@ def choose_rot(
     if not places:
         return None
     path, start, end = random.choice(places)
-    at = random.choice([*range(start, start + _UNCOVERED.start), *range(start + _UNCOVERED.stop, end)])
-    size = min(size, (end if at >= start + _UNCOVERED.stop else start + _UNCOVERED.start) - at)
+    at = random.choice([*range(start, start + UNCOVERED.start), *range(start + UNCOVERED.stop, end)])
+    size = min(size, (end if at >= start + UNCOVERED.stop else start + UNCOVERED.start) - at)
     disk.flip(path, at, size)
     return f"{size} bytes of {path.parent.name} at {int(path.stem) + at}"
 

@@ -17,6 +17,8 @@ _SEGMENT = re.compile(r"(\d{20})\.meta")
 _DIRECTORY = re.compile(r"(.+)-(\d+)")
 Name = tuple[str, int]
 """Topic and partition."""
+UNCOVERED = range(8, 20)
+"""Of a record: its id and its flag, which no checksum covers (docs/log-format.md)."""
 
 
 @attrs.frozen
@@ -52,6 +54,12 @@ def segments(directory: Path) -> list[SegmentFile]:
         if match is not None:
             found.append(SegmentFile(path, int(match[1]), path.stat().st_size))
     return sorted(found, key=lambda segment: segment.start_offset)
+
+
+def contents(place: Path, pattern: str = "*/*.meta") -> dict[str, bytes]:
+    """The segment files that hold something, by their paths: a master may have begun one already."""
+    found = {str(path.relative_to(place)): path.read_bytes() for path in place.glob(pattern)}
+    return {name: data for name, data in found.items() if data}
 
 
 def read(directory: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:

@@ -51,8 +51,6 @@ _FILES: dict[FileKind, str] = {
 }
 Harm = Literal["a bit", "a sector of zeros", "cut short"]
 _SECTOR_BYTES = 512
-_UNCOVERED = range(8, 20)
-"""Of a record: its id and its flag, which no checksum covers (docs/log-format.md)."""
 Place: TypeAlias = "tuple[Name, int]"
 """Where a message begins."""
 _MESSAGES = 200
@@ -145,7 +143,8 @@ class Rotting:
 
     def _judge(self, path: Path, *, is_running: bool) -> str:
         if is_running:
-            self._must_start()
+            self._master.start()
+            self._slave.start()
             wait_until(self._slave.is_well, _WAIT_SECONDS_MAX, "all is well before it")
         harm(path, self.random.choice(get_args(Harm)), self.random)
         if is_running:
@@ -178,10 +177,6 @@ class Rotting:
             if code != 0:
                 return out + err
         return ""
-
-    def _must_start(self) -> None:
-        if refusal := self._start():
-            raise NodeError(refusal)
 
     def _stop(self) -> None:
         for member in (self._slave, self._master):
@@ -228,7 +223,7 @@ def harm(path: Path, kind: Harm, random: Random) -> None:
             at = random.randrange(len(data))
             if path.suffix == ".meta":
                 record = random.choice(list(iterate_records(bytes(data))))
-                covered = [at for at in range(record.size) if at not in _UNCOVERED]
+                covered = [at for at in range(record.size) if at not in logfiles.UNCOVERED]
                 at = record.position + random.choice(covered)
             data[at] ^= 1 << random.randrange(8)
         case "a sector of zeros":
@@ -243,12 +238,8 @@ def harm(path: Path, kind: Harm, random: Random) -> None:
 
 
 def _logs(member: Member) -> dict[str, bytes]:
-    found = {
-        str(path.relative_to(member.data)): path.read_bytes()
-        for path in member.data.glob("*/*.meta")
-        if not path.parent.name.startswith("__registry")
-    }
-    return {name: data for name, data in found.items() if data}
+    found = logfiles.contents(member.data)
+    return {name: data for name, data in found.items() if not name.startswith("__registry")}
 
 
 def run_rot(base: Path, count: int, seed: int, say: Callable[[str], None]) -> list[tuple[str, str]]:
