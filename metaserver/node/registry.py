@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-_DAMAGED = "repair it from a slave (`metaServer repair --from HOST:PORT`) and start again, or promote one"
+_DAMAGED = (
+    "repair it from a slave (`metaServer repair --from HOST:PORT`) and start again, or promote one; without "
+    "a slave stop the broker, move the directory __registry-0 away, with it the offsets of groups, and start"
+)
 _STOP_SECONDS_MAX = 5.0
 """For the append under way."""
 _ASK_SECONDS = 1.0
